@@ -1,0 +1,223 @@
+"""Bags without a ROS graph: MCAP and sqlite3, read and written through `rosbags`, our own message types included."""
+
+import shutil
+import struct
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+from rosbags.highlevel import AnyReader
+from rosbags.interfaces import Qos
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
+
+
+class BagError(Exception):
+    """A bag cannot be read or written; the sentence names the file, the cause and the remedy."""
+
+
+class TopicError(BagError):
+    """The bag has no such topic, or one of another type; the sentence lists those that it has."""
+
+
+class Topic(NamedTuple):
+    """What a bag says about one of its topics.
+
+    Attributes:
+        type: as ROS names it, e.g. `sensor_msgs/msg/Image`.
+        count: of messages.
+        qos: what the first recorded publisher offered; None where the recording does not say.
+    """
+
+    name: str
+    type: str
+    count: int
+    qos: Qos | None
+
+
+class Message(NamedTuple):
+    """One recorded message: `time` is when it was recorded, ns since 1970; `data` is CDR, as it went over the wire."""
+
+    topic: str
+    time: int
+    data: bytes
+
+    @property
+    def stamp(self) -> int:
+        """The stamp of its header, ns; only for types that begin with a `std_msgs/Header`."""
+        # After 4 bytes that say how the rest is encoded: int32 sec, uint32 nanosec; odd is little-endian.
+        sec, nanosec = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
+        return int(sec) * 1_000_000_000 + int(nanosec)
+
+
+def typestore() -> Typestore:
+    """The types of ROS 2 Jazzy and those of this package, from its own `.msg` files."""
+    store = get_typestore(Stores.ROS2_JAZZY)
+    for file in sorted(_message_folder().glob("*.msg")):
+        store.register(get_types_from_msg(file.read_text(), f"lisa_ros/msg/{file.stem}"))
+    return store
+
+
+def _message_folder() -> Path:
+    """Where this package's `.msg` files lie: in the share folder beside the installed package, or in the checkout.
+
+    Not asked of the ament index: a bag can be read with no ROS sourced.
+    """
+    here = Path(__file__)
+    candidates = [*(parent / "share/lisa_ros/msg" for parent in here.parents), here.parents[1] / "msg"]
+    for folder in candidates:
+        if (folder / "Answer.msg").is_file():
+            return folder
+    raise BagError(f"share/lisa_ros/msg is nowhere above {here}: install the package, its messages included")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Of a recording, ns since 1970: the times of the first and the last message."""
+
+    start: int
+    end: int
+
+
+class BagReader:
+    """A bag that is open for reading: a folder with `metadata.yaml`, or a single `.mcap` or `.db3` file.
+
+    with BagReader(path) as bag:
+        for message in bag.messages(["/camera/image"]):
+            image = bag.decode(message)
+
+    Raises BagError wherever the bag turns out to be missing, cut off or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.topics: dict[str, Topic] = {}
+
+    def __enter__(self) -> "BagReader":
+        if not self.path.exists():
+            raise BagError(f"there is no bag at {self.path}")
+        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
+            raise BagError(
+                f"{self.path} has no metadata.yaml: no bag, or a recording that was never closed; "
+                "for the latter, `ros2 bag reindex` writes one"
+            )
+        with self._damage_named():
+            self._reader = AnyReader([self.path], default_typestore=typestore())
+            if not self._reader.is2:
+                raise BagError(f"{self.path} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it")
+            self._reader.open()
+        for connection in self._reader.connections:
+            earlier = self.topics.get(connection.topic, Topic(connection.topic, connection.msgtype, 0, None))
+            profiles = getattr(connection.ext, "offered_qos_profiles", ())
+            self.topics[connection.topic] = Topic(
+                earlier.name,
+                earlier.type,
+                earlier.count + connection.msgcount,
+                earlier.qos or (profiles[0] if profiles else None),
+            )
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    @property
+    def span(self) -> Span:
+        """When the recording begins and ends; raises BagError for a bag without messages."""
+        if not self._reader.message_count:
+            raise BagError(f"{self.path} has no messages")
+        return Span(self._reader.start_time, self._reader.end_time - 1)
+
+    def require(self, name: str, *types: str) -> Topic:
+        """The topic of that name (with or without the first slash); raises TopicError if it has none of the types."""
+        topic = self.topics.get("/" + name.lstrip("/"))
+        if topic is None:
+            raise TopicError(f"{self.path} has no topic {name}. {self.listing()}")
+        if types and topic.type not in types:
+            raise TopicError(f"{topic.name} is of type {topic.type}, not {' or '.join(types)}. {self.listing()}")
+        return topic
+
+    def listing(self) -> str:
+        """The bag's topics with their types, for people."""
+        if not self.topics:
+            return "It has no topics."
+        lines = [f"  {topic.name}  {topic.type}  ({topic.count})" for _, topic in sorted(self.topics.items())]
+        return "\n".join(["Its topics, with types and numbers of messages:", *lines])
+
+    def messages(
+        self, topics: Collection[str] = (), start: int | None = None, stop: int | None = None
+    ) -> Iterator[Message]:
+        """The messages in the order of their recording; of all topics if none is named, from start to before stop."""
+        with self._damage_named():
+            connections = [c for c in self._reader.connections if not topics or c.topic in topics]
+            if connections:
+                for connection, time, data in self._reader.messages(connections, start, stop):
+                    yield Message(connection.topic, time, bytes(data))
+
+    def at(self, topic: str, time: int) -> Message:
+        """The message of that topic that was recorded at that time, one of those that `messages` gave before."""
+        return next(self.messages([topic], time, time + 1))
+
+    def decode(self, message: Message) -> Any:
+        """The message with the fields that ROS gives it; arrays are numpy. Raises BagError if its bytes are damaged."""
+        with self._damage_named():
+            return self._reader.deserialize(message.data, self.topics[message.topic].type)
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        # What rosbags raises on damaged files is whatever the damaged bytes lead to, down to a TypeError of ord().
+        try:
+            yield
+        except BagError:
+            raise
+        except Exception as error:
+            raise BagError(
+                f"{self.path} is cut off or damaged ({error}). If its recording was interrupted, "
+                "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there"
+            ) from error
+
+
+class BagWriter:
+    """A bag that is being written; made by `write_bag`."""
+
+    def __init__(self, writer: Writer, store: Typestore) -> None:
+        self._writer = writer
+        self._store = store
+        self._connections: dict[str, Any] = {}
+
+    def add_topic(self, name: str, kind: str, qos: Collection[Qos] = ()) -> None:
+        """Announces a topic of that type; `qos` is what a player is to offer for it."""
+        self._connections[name] = self._writer.add_connection(
+            name, kind, typestore=self._store, offered_qos_profiles=list(qos)
+        )
+
+    def write(self, topic: str, time: int, data: bytes) -> None:
+        """Adds a serialised (CDR) message of an announced topic, recorded at that time, ns since 1970."""
+        self._writer.write(self._connections[topic], time, data)
+
+
+@contextmanager
+def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
+    """Writes an MCAP bag, compressed with zstd, that appears at `path` once it is whole, and never before.
+
+    What was there before is replaced then. `store` knows the types of all topics.
+    """
+    # rosbags names the file in a bag after the bag's folder, so it has to have its name from the start.
+    workshop = path.with_name(path.name + ".partial")
+    shutil.rmtree(workshop, ignore_errors=True)
+    workshop.mkdir(parents=True)
+    try:
+        writer = Writer(workshop / path.name, version=8, storage_plugin=StoragePlugin.MCAP)
+        writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        with writer:
+            yield BagWriter(writer, store)
+        if path.exists():
+            shutil.rmtree(path)
+        (workshop / path.name).rename(path)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
