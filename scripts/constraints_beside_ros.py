@@ -1,0 +1,21 @@
+"""Print constraints.txt as it holds beside a sourced ROS; run by the environment's Python.
+
+What ROS's Python already has stays as it is wherever the ranges in pyproject.toml allow it; NumPy stays in any case,
+because the compiled modules of ROS are built for it.
+"""
+
+import re
+from importlib.metadata import distributions
+from pathlib import Path
+
+
+def normalized(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+installed = {normalized(found.name): found.version for found in distributions()}
+for line in Path("constraints.txt").read_text().splitlines():
+    name = normalized(line.partition("==")[0])
+    if name not in installed:
+        print(line)
+print(f"numpy=={installed['numpy']}")
