@@ -1,0 +1,32 @@
+"""Tests with ROS run against the installed lisa_ros, in a graph of their own that nobody else sees."""
+
+import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from domain_coordinator import domain_id
+
+# Ahead of the first rclpy.init(), and inherited by the processes that tests start.
+os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
+os.environ.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+if os.environ.get("ROS_DISTRO") == "humble":
+    os.environ["ROS_LOCALHOST_ONLY"] = "1"
+
+
+def pytest_sessionstart() -> None:
+    """Refuse to test a lisa_ros without interfaces, which is what a checkout alone has."""
+    if find_spec("lisa_ros") is None or find_spec("lisa_ros.srv") is None:
+        pytest.exit("lisa_ros is not installed: run the tests by `make test`", returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A domain that no other test session on this machine has, and logs that go away with the session."""
+    os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
+    with domain_id() as number:
+        os.environ["ROS_DOMAIN_ID"] = str(number)
+        yield
