@@ -29,13 +29,13 @@ class Topic(NamedTuple):
 
     Attributes:
         type: as ROS names it, e.g. `sensor_msgs/msg/Image`.
-        count: of messages.
+        messages: how many there are.
         qos: what the first recorded publisher offered; None where the recording does not say.
     """
 
     name: str
     type: str
-    count: int
+    messages: int
     qos: Qos | None
 
 
@@ -116,7 +116,7 @@ class BagReader:
             self.topics[connection.topic] = Topic(
                 earlier.name,
                 earlier.type,
-                earlier.count + connection.msgcount,
+                earlier.messages + connection.msgcount,
                 earlier.qos or (profiles[0] if profiles else None),
             )
         return self
@@ -146,16 +146,14 @@ class BagReader:
         """The bag's topics with their types, for people."""
         if not self.topics:
             return "It has no topics."
-        lines = [f"  {topic.name}  {topic.type}  ({topic.count})" for _, topic in sorted(self.topics.items())]
+        lines = [f"  {topic.name}  {topic.type}  ({topic.messages})" for _, topic in sorted(self.topics.items())]
         return "\n".join(["Its topics, with types and numbers of messages:", *lines])
 
-    def messages(
-        self, topics: Collection[str] = (), start: int | None = None, stop: int | None = None
-    ) -> Iterator[Message]:
-        """The messages in the order of their recording; of all topics if none is named, from start to before stop."""
+    def messages(self, topics: Collection[str], start: int | None = None, stop: int | None = None) -> Iterator[Message]:
+        """The messages of these topics in the order of their recording, from start (ns) to before stop."""
         with self._damage_named():
-            connections = [c for c in self._reader.connections if not topics or c.topic in topics]
-            if connections:
+            connections = [connection for connection in self._reader.connections if connection.topic in topics]
+            if connections:  # none would mean all
                 for connection, time, data in self._reader.messages(connections, start, stop):
                     yield Message(connection.topic, time, bytes(data))
 

@@ -252,18 +252,21 @@ def measured(depth: Floats, seed: int) -> NDArray[np.uint16]:
 
 
 def seen(depth: Floats, label: NDArray[np.uint8]) -> dict[str, Any]:
-    """For each visible thing: its pixels, and the median and extent of its visible surface in the camera's axes."""
+    """Of each thing its pixels, and position and size by exact depth, as `lisa_ros/msg/Segment` defines them."""
     v, u = np.mgrid[:HEIGHT, :WIDTH]
     points = np.stack([(u - CX) / FOCAL * depth, (v - CY) / FOCAL * depth, depth], axis=-1)
     result = {}
     for index, thing in enumerate(THINGS, start=1):
-        mine = points[label == index]
-        if len(mine):
-            result[thing.name] = {
-                "pixels": len(mine),
-                "median": np.median(mine, axis=0).round(4).tolist(),
-                "extent": np.ptp(mine, axis=0).round(4).tolist(),
-            }
+        mine = label == index
+        inner = points[cv2.erode(mine.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0]
+        deviation = np.abs(inner[:, 2] - np.median(inner[:, 2]))
+        surface = inner[deviation <= 3 * np.median(deviation)]
+        low, middle, high = np.percentile(surface, (2, 50, 98), axis=0)
+        result[thing.name] = {
+            "pixels": int(mine.sum()),
+            "position": middle.round(4).tolist(),
+            "size": (high - low).round(4).tolist(),
+        }
     return result
 
 

@@ -1,0 +1,192 @@
+"""`play`: publishes a bag with its clock, for machines that have no `ros2 bag`."""
+
+import heapq
+import importlib
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import rclpy
+import typer
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
+from rclpy.signals import SignalHandlerOptions
+from rclpy.utilities import remove_ros_args
+from rich.console import Console
+from rich.markup import escape
+from rosbags.interfaces import QosDurability, QosReliability
+from rosgraph_msgs.msg import Clock
+
+from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
+
+CLOCK = "/clock"
+FAREWELL = 2.0
+"""Seconds that the last messages have to reach reliable subscribers."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+console = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Runs the command and exits: 0 played or stopped by Ctrl-C, 1 the bag is damaged, 2 wrong usage."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    app(args=remove_ros_args(arguments), prog_name="play", obj=arguments)
+    sys.exit(0)
+
+
+@app.command()
+def play(
+    context: typer.Context,
+    bag: Annotated[
+        Path, typer.Argument(exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False)
+    ],
+    topics: Annotated[
+        list[str] | None, typer.Option(help="A topic to publish; may be given several times; default: all.")
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0.001, help="How many times faster than it was recorded.")] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="From the start again and again; the clock jumps back.")] = False,
+    clock: Annotated[float, typer.Option(min=0, help="Hz of /clock, the time of the recording; 0: none.")] = 40.0,
+    start_offset: Annotated[float, typer.Option(min=0, help="Seconds of the recording to leave out.")] = 0.0,
+    delay: Annotated[float, typer.Option(min=0, help="Seconds before the first message, to be found by others.")] = 1.0,
+) -> None:
+    """Publish a bag, with its clock, as it was recorded.
+
+    Messages go out byte for byte, with the QoS of their recording where the bag says it.
+
+    [b]Over and over, for a node that runs on the bag's time[/b]
+
+    $ ros2 run lisa_ros play drive1 --loop
+
+    $ ros2 run lisa_ros lisa_node --ros-args -p use_sim_time:=true -r image:=/camera/image
+
+    [b]Only the images, twice as fast, under another name[/b]
+
+    $ ros2 run lisa_ros play drive1 --topics /camera/image --rate 2 --ros-args -r /camera/image:=/image
+
+    Exit codes: 0 played, or stopped by Ctrl-C; 1 the bag is damaged; 2 wrong usage.
+    """
+    try:
+        with BagReader(bag) as reader:
+            wanted = [reader.require(name) for name in topics] if topics else list(reader.topics.values())
+            start = reader.span.start + round(start_offset * 1e9)
+            if start > reader.span.end:
+                raise typer.BadParameter(f"--start-offset is beyond the end of {bag}")
+            _publish(context.obj, reader, wanted, Pace(start, rate, clock, delay), loop)
+    except TopicError as error:
+        _fail(str(error), 2)
+    except BagError as error:
+        _fail(str(error), 1)
+
+
+class Pace:
+    """When what goes out: the time of the recording against the clock on the wall."""
+
+    def __init__(self, start: int, rate: float, clock: float, delay: float) -> None:
+        """Begins at that time of the recording, ns, in `delay` seconds; `clock` is in Hz of the wall."""
+        self.start = start
+        self.clock = clock
+        self._rate = rate
+        self._begin = time.monotonic() + delay
+
+    def begin_again(self) -> None:
+        """The start of the recording is now."""
+        self._begin = time.monotonic()
+
+    def wait_for(self, moment: int, stopped: threading.Event) -> bool:
+        """Sleeps until that time of the recording, ns; true if it is over by then, because of Ctrl-C."""
+        due = self._begin + (moment - self.start) / 1e9 / self._rate
+        return stopped.wait(max(0.0, due - time.monotonic()))
+
+    def ticks(self, end: int) -> Iterator[Message]:
+        """The messages of `/clock` from start to end."""
+        if not self.clock:
+            return
+        step = max(1, round(1e9 * self._rate / self.clock))
+        for moment in range(self.start, end + step, step):
+            seconds, nanoseconds = divmod(moment, 1_000_000_000)
+            tick = Clock(clock=Time(sec=seconds, nanosec=nanoseconds))
+            yield Message(CLOCK, moment, serialize_message(tick))
+
+
+def _publish(arguments: Sequence[str], bag: BagReader, topics: Sequence[Topic], pace: Pace, loop: bool) -> None:
+    stopped = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: stopped.set())
+    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node("play", start_parameter_services=False)
+        publishers = _publishers(node, topics, with_clock=pace.clock > 0)
+        names = ", ".join(sorted(publishers))
+        console.print(f"playing {escape(str(bag.path))}: {escape(names)}{', Ctrl-C ends it' if loop else ''}")
+        while not _play_once(bag, publishers, pace, stopped) and loop:
+            pace.begin_again()
+        if not stopped.is_set():
+            for publisher in publishers.values():
+                publisher.wait_for_all_acked(Duration(seconds=FAREWELL))
+    finally:
+        rclpy.shutdown()
+
+
+def _play_once(bag: BagReader, publishers: Mapping[str, Publisher], pace: Pace, stopped: threading.Event) -> bool:
+    """Publishes everything from the start on, in the order of the recording; true if Ctrl-C ended it."""
+    recorded = bag.messages(publishers.keys() - ({CLOCK} if pace.clock else set()), start=pace.start)
+    for message in heapq.merge(pace.ticks(bag.span.end), recorded, key=lambda m: m.time):
+        if pace.wait_for(message.time, stopped):
+            return True
+        publishers[message.topic].publish(message.data)
+    return stopped.is_set()
+
+
+def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[str, Publisher]:
+    """A publisher by topic; a topic whose type is not installed is left out, with a warning."""
+    publishers = {}
+    for topic in topics:
+        if with_clock and topic.name == CLOCK:
+            continue
+        kind = _type(topic.type)
+        if kind is None:
+            console.print(f"[yellow]left out:[/yellow] {topic.name}, its type {topic.type} is not installed")
+            continue
+        publishers[topic.name] = node.create_publisher(kind, topic.name, offered(topic))
+    if with_clock:
+        publishers[CLOCK] = node.create_publisher(Clock, CLOCK, 10)
+    return publishers
+
+
+def _type(name: str) -> Any:
+    package, _, kind = name.split("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.msg"), kind, None)
+    except ModuleNotFoundError:
+        return None
+
+
+def offered(topic: Topic) -> QoSProfile:
+    """Reliability, durability and depth as recorded; else reliable, which all subscribers take, and latched if static.
+
+    Deadline, lifespan and liveliness are left out: they are promises about the original publisher's timing.
+    """
+    profile = QoSProfile(depth=10)
+    if topic.qos is None:
+        if topic.name == "/tf_static":
+            profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        return profile
+    profile.depth = topic.qos.depth or profile.depth
+    if topic.qos.reliability is QosReliability.BEST_EFFORT:
+        profile.reliability = ReliabilityPolicy.BEST_EFFORT
+    if topic.qos.durability is QosDurability.TRANSIENT_LOCAL:
+        profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
+    return profile
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    console.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
+    raise typer.Exit(code)

@@ -1,0 +1,211 @@
+"""Bags are read as they were recorded, in both formats, and are whole or not there at all."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lisa_ros.msg import Answer, Segment
+from rclpy.serialization import serialize_message
+from rosbags.rosbag2 import StoragePlugin, Writer
+from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, save, truth
+
+from lisa_core.geometry import locate
+from lisa_ros import conversions
+from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
+
+
+def as_sqlite3(path: Path) -> Path:
+    """The bag in `test/data` in the other format."""
+    with BagReader(BAG) as bag, Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        connections = {
+            name: writer.add_connection(name, topic.type, typestore=typestore()) for name, topic in bag.topics.items()
+        }
+        for message in bag.messages(bag.topics):
+            writer.write(connections[message.topic], message.time, message.data)
+    return path
+
+
+def test_the_topics_are_those_recorded() -> None:
+    with BagReader(BAG) as bag:
+        kinds = {name: (topic.type, topic.messages) for name, topic in bag.topics.items()}
+    assert kinds == {
+        IMAGE: ("sensor_msgs/msg/Image", 14),
+        DEPTH: ("sensor_msgs/msg/Image", 14),
+        INFO: ("sensor_msgs/msg/CameraInfo", 14),
+    }
+
+
+def test_messages_come_in_the_order_of_their_recording_with_their_stamps() -> None:
+    with BagReader(BAG) as bag:
+        everything = list(bag.messages(bag.topics))
+        for message in everything:
+            stamp = bag.decode(message).header.stamp
+            assert message.stamp == stamp.sec * 10**9 + stamp.nanosec
+        assert bag.span.start == everything[0].time
+        assert bag.span.end == everything[-1].time
+    assert [m.time for m in everything] == sorted(m.time for m in everything)
+    assert [m.stamp for m in everything if m.topic == IMAGE] == [frame["stamp"] for frame in truth()["frames"]]
+
+
+def test_both_formats_give_the_same_messages(tmp_path: Path) -> None:
+    assert messages(as_sqlite3(tmp_path / "other")) == messages()
+
+
+def test_a_single_file_is_a_bag_too() -> None:
+    assert messages(BAG / "tabletop_bag.mcap") == messages()
+
+
+def test_one_message_is_found_again_by_its_time() -> None:
+    wanted = messages()[20]
+    with BagReader(BAG) as bag:
+        assert bag.at(wanted.topic, wanted.time) == wanted
+
+
+def test_no_topics_are_no_messages() -> None:
+    with BagReader(BAG) as bag:
+        assert list(bag.messages([])) == []
+
+
+def test_a_written_bag_gives_back_what_was_put_in(tmp_path: Path) -> None:
+    answer = Answer(instruction="where?", text="[SEG].", segments=[Segment(area=7, score=1.25)], duration=0.5)
+    with write_bag(tmp_path / "bag", typestore()) as bag:
+        bag.add_topic("/lisa/answer", "lisa_ros/msg/Answer")
+        bag.write("/lisa/answer", 12, serialize_message(answer))
+    with BagReader(tmp_path / "bag") as bag:
+        [message] = bag.messages(["/lisa/answer"])
+        read = bag.decode(message)
+    assert (message.time, read.instruction, read.text, read.duration) == (12, "where?", "[SEG].", 0.5)
+    assert [(segment.area, segment.score) for segment in read.segments] == [(7, 1.25)]
+
+
+def test_our_types_are_those_of_the_interfaces_that_were_built() -> None:
+    store = typestore()
+    for built in (Answer, Segment):
+        _, recorded = store.fielddefs[f"lisa_ros/msg/{built.__name__}"]
+        assert [name for name, _ in recorded] == list(built.get_fields_and_field_types())
+
+
+def test_a_bag_is_not_there_before_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+
+    def write_half_of_it() -> None:
+        with write_bag(path, typestore()) as bag:
+            bag.add_topic("/lisa/answer", "lisa_ros/msg/Answer")
+            bag.write("/lisa/answer", 0, serialize_message(Answer()))
+            assert not path.exists()
+            raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError, match="in the middle"):
+        write_half_of_it()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_new_bag_takes_the_place_of_an_old_one(tmp_path: Path) -> None:
+    save(tmp_path / "bag", messages()[:3])
+    save(tmp_path / "bag", messages()[:5])
+    assert messages(tmp_path / "bag") == messages()[:5]
+
+
+def test_no_bag(tmp_path: Path) -> None:
+    with pytest.raises(BagError, match="there is no bag at"), BagReader(tmp_path / "nothing"):
+        pass
+
+
+def test_a_recording_that_was_never_closed(tmp_path: Path) -> None:
+    shutil.copytree(BAG, tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").unlink()
+    with pytest.raises(BagError, match="reindex"), BagReader(tmp_path / "bag"):
+        pass
+
+
+@pytest.mark.parametrize("kept", [0, 5, 4000, 300_000, -1])
+@pytest.mark.parametrize("kind", ["mcap", "db3"])
+def test_a_bag_that_is_cut_off(tmp_path: Path, kind: str, kept: int) -> None:
+    bag = tmp_path / "bag"
+    if kind == "mcap":
+        shutil.copytree(BAG, bag)
+    else:
+        as_sqlite3(bag)
+    [file] = bag.glob(f"*.{kind}")
+    file.write_bytes(file.read_bytes()[: kept or None] if kept else b"")
+    with pytest.raises(BagError, match="cut off or damaged"):
+        messages(bag)
+
+
+def test_bytes_that_changed_in_the_middle(tmp_path: Path) -> None:
+    shutil.copytree(BAG, tmp_path / "bag")
+    file = tmp_path / "bag" / "tabletop_bag.mcap"
+    content = bytearray(file.read_bytes())
+    content[200_000:200_050] = bytes(50)
+    file.write_bytes(content)
+    with pytest.raises(BagError, match="cut off or damaged"):
+        messages(tmp_path / "bag")
+
+
+def test_a_message_that_is_too_short() -> None:
+    with BagReader(BAG) as bag, pytest.raises(BagError, match="damaged"):
+        bag.decode(Message(IMAGE, 0, next(bag.messages([IMAGE])).data[:40]))
+
+
+def test_metadata_that_is_none(tmp_path: Path) -> None:
+    shutil.copytree(BAG, tmp_path / "bag")
+    (tmp_path / "bag" / "metadata.yaml").write_text("just words")
+    with pytest.raises(BagError, match="damaged"), BagReader(tmp_path / "bag"):
+        pass
+
+
+def test_a_bag_of_ros_1(tmp_path: Path) -> None:
+    (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
+    with pytest.raises(BagError, match="rosbags-convert"), BagReader(tmp_path / "old.bag"):
+        pass
+
+
+def test_a_topic_that_is_not_there_is_answered_with_those_that_are() -> None:
+    with BagReader(BAG) as bag:
+        with pytest.raises(TopicError, match=r"no topic /image\.(.|\n)*/camera/image  sensor_msgs/msg/Image  \(14\)"):
+            bag.require("/image", "sensor_msgs/msg/Image")
+        with pytest.raises(TopicError, match="/camera/camera_info is of type sensor_msgs/msg/CameraInfo, not"):
+            bag.require(INFO, "sensor_msgs/msg/Image")
+        assert bag.require("camera/image").name == IMAGE
+
+
+def test_the_bag_shows_known_geometry() -> None:
+    """Masks, depth and intrinsics of the bag give the positions in its truth, within a centimetre."""
+    with BagReader(BAG) as bag:
+        depths = [conversions.to_depth(bag.decode(message)) for message in bag.messages([DEPTH])]
+        info = bag.decode(next(bag.messages([INFO])))
+    lens = conversions.intrinsics(info, depths[0].shape)
+    assert lens is not None
+    for number, frame in enumerate(truth()["frames"]):
+        for index, thing in enumerate(truth()["things"], start=1):
+            placement = locate(labels()[number] == index, depths[number], lens)
+            assert placement is not None
+            seen = frame["seen"][thing["name"]]
+            assert np.linalg.norm(np.subtract(placement.position, seen["position"])) < 0.01
+            assert np.allclose(placement.size, seen["size"], atol=0.02)
+
+
+def test_the_bag_is_what_its_generator_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BAG.parent)
+    import make_bag
+
+    depth, label = make_bag.render_depth(make_bag.camera_pose(3))
+    with BagReader(BAG) as bag:
+        recorded = [bag.decode(message) for message in bag.messages([DEPTH])][3].data.view("<u2")
+    # Not to the last bit: machines differ in the last digit of a sine.
+    assert np.mean(label != labels()[3]) < 1e-4
+    assert np.mean(make_bag.measured(depth, seed=3).ravel() != recorded) < 1e-3
+    assert make_bag.seen(depth, label).keys() == truth()["frames"][3]["seen"].keys()
+
+
+def test_the_bag_is_small() -> None:
+    assert sum(file.stat().st_size for file in BAG.iterdir()) < 3e6
+    assert json.loads((BAG / "truth.json").read_text())["frames"]
+
+
+def test_a_changed_message_still_decodes() -> None:
+    first = next(message for message in messages() if message.topic == IMAGE)
+    with BagReader(BAG) as bag:
+        assert bag.decode(changed(first, encoding="odd")).encoding == "odd"
