@@ -63,7 +63,7 @@ endif
 ifeq ($(ROS),wheels)
 	@$(VENV)/bin/python scripts/adopt_wheels.py
 endif
-	@rm -rf "$(BUILD)" && touch $@
+	@touch $@
 
 $(STAMPS)/installed: export AMENT_PREFIX_PATH := $(PREFIX):$(AMENT_PREFIX_PATH)
 $(STAMPS)/installed: export CMAKE_PREFIX_PATH := $(PREFIX):$(CMAKE_PREFIX_PATH)
