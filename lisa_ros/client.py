@@ -1,0 +1,156 @@
+"""Ask the node from another node, in a few lines.
+
+    class Picker(Node):
+        async def on_button(self, _) -> None:
+            reply = await ask(self, "the cup that is nearest to the edge")
+            self.get_logger().info(reply.text)
+            mask = reply.masks[0]
+
+From outside of a callback: `executor.create_task(ask, node, "the cup")` gives a future of the reply.
+"""
+
+import math
+import time
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rclpy.client import Client
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+from lisa_ros.conversions import image_message
+from lisa_ros.msg import Answer
+from lisa_ros.questions import Code
+from lisa_ros.srv import ReasonSegment
+
+DISCOVERY = 5.0
+"""Seconds that the node may take to be found, and to be late with an answer."""
+
+POLL = 0.05
+"""Seconds between two looks."""
+
+_clients: "weakref.WeakKeyDictionary[Node, dict[str, Client]]" = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Reply:
+    """What the node answered.
+
+    Attributes:
+        text: the words, `[SEG]` where a mask belongs.
+        masks: one (H, W) bool array per `[SEG]`.
+        answer: the whole message, with header, boxes, scores and positions.
+    """
+
+    text: str
+    masks: tuple[NDArray[np.bool_], ...]
+    answer: Answer
+
+
+class AskError(Exception):
+    """The question was not answered.
+
+    Attributes:
+        code: why, one of the service's constants.
+    """
+
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+async def ask(
+    node: Node,
+    instruction: str,
+    *,
+    camera: str = "",
+    conversation: str = "",
+    new_frame: bool = False,
+    max_age: float = 0.0,
+    timeout: float = 0.0,
+    mask_only: bool = False,
+    image: NDArray[np.uint8] | Image | None = None,
+    server: str = "lisa",
+) -> Reply:
+    """Ask, and await the reply; arguments as in ReasonSegment.srv.
+
+    Args:
+        node: the one who asks; it has to be spinning.
+        image: (H, W, 3) uint8 RGB, or a message; None: the camera's newest.
+        server: name of the node that answers.
+
+    Raises:
+        AskError: with the node's code and sentence; TIMEOUT if there is no such node.
+    """
+    request = ReasonSegment.Request(
+        instruction=instruction,
+        camera=camera,
+        conversation=conversation,
+        new_frame=new_frame,
+        max_age=max_age,
+        timeout=timeout,
+        include_masks=True,
+        mask_only=mask_only,
+    )
+    if isinstance(image, np.ndarray):
+        request.image = image_message(image, "rgb8", Header())
+    elif image is not None:
+        request.image = image
+    response = await _call(node, f"{server}/reason_segment", request, timeout)
+    if not response.success:
+        raise AskError(Code(response.code), response.message)
+    masks = tuple(mask_array(segment.mask) for segment in response.answer.segments)
+    return Reply(text=response.answer.text, masks=masks, answer=response.answer)
+
+
+def mask_array(message: Image) -> NDArray[np.bool_]:
+    """(H, W) bool from a mono8 mask."""
+    rows: NDArray[np.uint8] = np.frombuffer(message.data, np.uint8).reshape(message.height, message.step)
+    return rows[:, : message.width] > 0
+
+
+async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
+    client = _client(node, service)
+    found = Future()
+    await _settled(node, found, lambda: client.service_is_ready() and "found", DISCOVERY)
+    if not client.service_is_ready():
+        raise AskError(Code.TIMEOUT, f"nobody serves {client.srv_name}: start the node, or name it in `server`")
+    response = client.call_async(request)
+    limit = timeout + DISCOVERY if timeout else math.inf
+    await _settled(node, response, lambda: not client.service_is_ready() and "gone", limit)
+    if response.done():
+        return response.result()
+    client.remove_pending_request(response)
+    raise AskError(Code.TIMEOUT, f"{client.srv_name} went away, or did not answer in time")
+
+
+async def _settled(node: Node, future: Future, given_up: Callable[[], object], limit: float) -> None:
+    """Return when the future is done, or `given_up` says something, or after `limit` seconds."""
+    settled = Future()
+    deadline = time.monotonic() + limit
+
+    def look() -> None:
+        if given_up() or time.monotonic() > deadline:
+            settled.set_result(None)
+
+    future.add_done_callback(settled.set_result)
+    timer = node.create_timer(POLL, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    try:
+        look()
+        await settled
+    finally:
+        node.destroy_timer(timer)
+
+
+def _client(node: Node, service: str) -> Client:
+    of_node = _clients.setdefault(node, {})
+    if service not in of_node:
+        of_node[service] = node.create_client(ReasonSegment, service)
+    return of_node[service]

@@ -1,0 +1,119 @@
+"""The parameters in ROS: declared with descriptions and bounds, checked at start and on every change."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from lisa_ros.parameters import (
+    ParameterError,
+    Rule,
+    Value,
+    all_rules,
+    checked_cameras,
+    default_image,
+    validated,
+)
+
+
+class DeclaredParameters:
+    """Declares the parameters on a node and keeps `value` equal to them.
+
+    All are declared with dynamic types, because rclpy would refuse `-p max_frame_age:=1` for a double before anyone
+    could take the 1 for 1.0; what may be set is decided by `validated` alone.
+
+    Raises:
+        ParameterError: a value given at start cannot be.
+    """
+
+    def __init__(self, node: Node, is_unconfigured: Callable[[], bool], on_change: Callable[[], None]) -> None:
+        self._node = node
+        self._is_unconfigured = is_unconfigured
+        self._on_change = on_change
+        self._declaring = True
+        # rclpy has no public name for the values from the command line and from files.
+        self._overrides = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
+        self.value = validated(self._overrides)
+        for name, (default, rule) in all_rules(self.value.cameras).items():
+            self._declare_one(name, self._overrides.get(name, default), default, rule)
+        self._warn_of_unknown()
+        self._declaring = False
+        node.add_on_set_parameters_callback(self._on_set)
+
+    def _declare_one(self, name: str, value: object, default: Value, rule: Rule) -> None:
+        ros_value = list(value) if isinstance(value, tuple) else value
+        self._node.declare_parameter(name, ros_value, _descriptor(default, rule), ignore_override=True)
+
+    def _warn_of_unknown(self) -> None:
+        for name in self._overrides:
+            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+                continue
+            self._node.get_logger().warning(
+                f"{name} is not a parameter of this node, which has the cameras {', '.join(self.value.cameras)}; "
+                "it is ignored"
+            )
+
+    def _on_set(self, changed: Sequence[Parameter]) -> SetParametersResult:
+        if self._declaring:  # by ourselves: the cameras' parameters come and go with `cameras`
+            return SetParametersResult(successful=True)
+        try:
+            self._change({p.name: p for p in changed})
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _change(self, changed: Mapping[str, Parameter]) -> None:
+        rules = all_rules(self.value.cameras)
+        ours = {name: parameter for name, parameter in changed.items() if name in rules}
+        for name, parameter in ours.items():
+            if parameter.type_ == Parameter.Type.NOT_SET and name != "cameras":
+                raise ParameterError(f"{name} cannot be deleted")
+            if not rules[name][1].live and not self._is_unconfigured():
+                raise ParameterError(
+                    f"{name} can be set while the node is unconfigured only: deactivate and clean up first"
+                )
+        values = {name: self._node.get_parameter(name).value for name in rules}
+        values |= {name: parameter.value for name, parameter in ours.items()}
+        cameras = checked_cameras(values["cameras"])
+        if cameras != self.value.cameras:
+            values = self._follow_cameras(cameras, values)
+        self.value = validated(values)
+        if ours:
+            self._on_change()
+
+    def _follow_cameras(self, cameras: tuple[str, ...], values: Mapping[str, object]) -> dict[str, object]:
+        """Declare the parameters of new cameras, undeclare those of old ones; the values of all that there are now."""
+        former = self.value.cameras
+        rules = all_rules(cameras)
+        stale = {f"{camera}.image" for camera in former if values[f"{camera}.image"] == default_image(camera, former)}
+        kept = {name: value for name, value in values.items() if name in rules and name not in stale}
+        now = {name: kept.get(name, self._overrides.get(name, default)) for name, (default, _) in rules.items()}
+        validated(now)  # before anything is touched
+        self._declaring = True
+        try:
+            for name in set(values) - set(kept):
+                self._node.undeclare_parameter(name)
+            for name in set(rules) - set(kept):
+                self._declare_one(name, now[name], *rules[name])
+        finally:
+            self._declaring = False
+        return now
+
+
+def _descriptor(default: Value, rule: Rule) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=rule.text,
+        additional_constraints=_constraints(rule),
+        dynamic_typing=True,
+    )
+    if isinstance(default, float):
+        descriptor.floating_point_range = [FloatingPointRange(from_value=rule.low, to_value=rule.high)]
+    elif isinstance(default, int) and not isinstance(default, bool):
+        descriptor.integer_range = [IntegerRange(from_value=int(rule.low), to_value=int(rule.high), step=1)]
+    return descriptor
+
+
+def _constraints(rule: Rule) -> str:
+    choices = f"one of {', '.join(choice or '(empty)' for choice in rule.choices)}; " if rule.choices else ""
+    return choices + ("any time" if rule.live else "while unconfigured")

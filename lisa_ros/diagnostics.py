@@ -1,0 +1,121 @@
+"""How the node does, once a second on `/diagnostics`."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+
+import numpy as np
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+
+from lisa_ros.cameras import SILENCE, Camera
+from lisa_ros.model import Model
+from lisa_ros.questions import Code, Outcome, Question
+
+LATENCIES_KEPT = 256
+"""Answers over which percentiles are taken."""
+
+REFUSALS = frozenset({Code.LOADING, Code.INACTIVE, Code.BUSY, Code.BAD_REQUEST})
+"""Ends of questions that the model never saw; the others but OK and CANCELED are failures."""
+
+
+class Statistics:
+    """Counts questions by how they ended and keeps the latencies of the last ones; thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._ends: Counter[Code] = Counter()
+        self._latencies: dict[str, deque[float]] = {}
+        self._standing_failure = ""
+
+    def add_outcome(self, question: Question | None, outcome: Outcome) -> None:
+        """Count the end of a question; None for one that was none."""
+        with self._lock:
+            self._ends[outcome.code] += 1
+            if question is not None and question.standing:
+                failed = outcome.code not in (Code.OK, Code.INACTIVE, Code.CANCELED)
+                self._standing_failure = f"{outcome.code.name}: {outcome.message}" if failed else ""
+
+    def add_latencies(self, stages: Mapping[str, float]) -> None:
+        """Add the seconds that an answer spent by stage."""
+        with self._lock:
+            for stage, seconds in stages.items():
+                self._latencies.setdefault(stage, deque(maxlen=LATENCIES_KEPT)).append(seconds)
+
+    def forget_standing_failure(self) -> None:
+        """The standing instruction has changed: what was wrong with the old one is the past."""
+        with self._lock:
+            self._standing_failure = ""
+
+    def status(self, ahead: int) -> DiagnosticStatus:
+        """The status `lisa: questions`; `ahead` of them are waiting or being answered."""
+        with self._lock:
+            ends = Counter(self._ends)
+            latencies = {stage: list(seconds) for stage, seconds in self._latencies.items()}
+            standing_failure = self._standing_failure
+        failed = {code: n for code, n in ends.items() if code not in REFUSALS | {Code.OK, Code.CANCELED}}
+        values: list[tuple[str, object]] = [
+            ("in the queue", ahead),
+            ("answered", ends[Code.OK]),
+            ("refused", sum(ends[code] for code in REFUSALS)),
+            ("canceled", ends[Code.CANCELED]),
+            ("failed", sum(failed.values())),
+            *((f"failed with {code.name}", n) for code, n in sorted(failed.items())),
+        ]
+        for stage, seconds in latencies.items():
+            values.append((f"{stage}, last, s", f"{seconds[-1]:.4f}"))
+            values.append((f"{stage}, p95, s", f"{np.percentile(seconds, 95):.4f}"))
+        if standing_failure:
+            text = f"the standing instruction fails with {standing_failure}"
+            return _status("questions", DiagnosticStatus.WARN, text, values)
+        return _status("questions", DiagnosticStatus.OK, f"{ends[Code.OK]} answered", values)
+
+
+def camera_status(camera: Camera) -> DiagnosticStatus:
+    """The status `lisa: camera <name>`."""
+    health = camera.health
+    values: list[tuple[str, object]] = [
+        ("topic", camera.topic),
+        ("qos", camera.parameters.qos),
+        ("rate, Hz", f"{health.rate:.1f}"),
+        ("age of the newest frame, s", "none yet" if health.age is None else f"{health.age:.3f}"),
+    ]
+    if health.age is None or health.age > SILENCE:
+        return _status(f"camera {camera.name}", DiagnosticStatus.WARN, "silent", values)
+    return _status(f"camera {camera.name}", DiagnosticStatus.OK, f"{health.rate:.1f} Hz", values)
+
+
+def model_status(state: str, reason: str, model: Model) -> DiagnosticStatus:
+    """The status `lisa: model`; `reason` says why the last transition failed."""
+    values = [("state", state), *model.facts.items()]
+    if model.progress:
+        return _status("model", DiagnosticStatus.WARN, f"loading: {model.progress}", values)
+    if reason:
+        return _status("model", DiagnosticStatus.ERROR, f"{state}: {reason}", values)
+    level = DiagnosticStatus.OK if state == "active" else DiagnosticStatus.WARN
+    return _status("model", level, state, values)
+
+
+class Diagnostics:
+    """Publishes the statuses at 1 Hz of the steady clock, so a paused simulation does not silence them."""
+
+    def __init__(self, node: Node, statuses: Callable[[], Iterable[DiagnosticStatus]]) -> None:
+        self._node = node
+        self._statuses = statuses
+        self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
+        clock = Clock(clock_type=ClockType.STEADY_TIME)
+        node.create_timer(1.0, self._publish, clock=clock)
+
+    def _publish(self) -> None:
+        try:
+            message = DiagnosticArray(status=list(self._statuses()))
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._publisher.publish(message)
+        except Exception as error:
+            self._node.get_logger().error(f"diagnostics: {error}", throttle_duration_sec=10.0)
+
+
+def _status(name: str, level: bytes, message: str, values: Iterable[tuple[str, object]]) -> DiagnosticStatus:
+    pairs = [KeyValue(key=key, value=str(value)) for key, value in values]
+    return DiagnosticStatus(name=f"lisa: {name}", level=level, message=message, hardware_id="lisa", values=pairs)

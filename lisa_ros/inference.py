@@ -1,0 +1,227 @@
+"""The one thread that owns the engine, and the queue before it.
+
+Questions wait in a bounded queue; the thread takes the first that can be answered now, those of people before the
+node's own. A second thread watches the clock, because the first may hang in the engine: whatever happens there,
+every question is answered once, and within its time.
+"""
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from lisa_ros.questions import Code, Outcome, Question, Refused
+
+LONGEST_SLEEP = 60.0
+"""Seconds after which the clock is looked at in any case; some timeouts are longer than a lock can wait."""
+
+
+class Ticket:
+    """A question on its way; completed exactly once, by whoever comes first.
+
+    Attributes:
+        asked: when, on the steady clock.
+        cancel: set when the engine should stop; nobody waits for the answer any more.
+        stage: where it is: waiting, encoding, answering, masking.
+    """
+
+    def __init__(
+        self,
+        question: Question,
+        on_done: Callable[[Outcome], None],
+        on_progress: Callable[[str, str], None] | None = None,
+    ) -> None:
+        self.question = question
+        self.asked = time.monotonic()
+        self.cancel = threading.Event()
+        self.stage = "waiting"
+        self._text = ""
+        self._on_done = on_done
+        self._on_progress = on_progress
+        self._lock = threading.Lock()
+        self._done = False
+
+    @property
+    def done(self) -> bool:
+        """Whether it has been completed."""
+        return self._done
+
+    @property
+    def deadline(self) -> float:
+        """When it is to be answered at the latest, on the steady clock."""
+        return self.asked + self.question.timeout
+
+    def complete(self, outcome: Outcome) -> None:
+        """End it with this outcome, unless it has ended."""
+        with self._lock:
+            if self._done:
+                return
+            self._done = True
+        self._on_done(outcome)
+
+    def enter(self, stage: str) -> None:
+        """Tell how far it is."""
+        self.stage = stage
+        self._tell()
+
+    def add_text(self, text: str) -> None:
+        """Tell the words that are new."""
+        self._text += text
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._on_progress is not None and not self._done:
+            self._on_progress(self.stage, self._text)
+
+
+class Answering(Protocol):
+    """What the inference thread needs to know about questions."""
+
+    def answer(self, ticket: Ticket) -> Outcome:
+        """Answer it; called on the inference thread, and may raise."""
+
+    def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
+        """What to say when `answer` raised."""
+
+    def patience(self, ticket: Ticket) -> float | None:
+        """None if it can be answered now, else until when it may wait for a frame (steady clock)."""
+
+    def no_frame(self, ticket: Ticket) -> Outcome:
+        """What to say when its patience is over."""
+
+
+class InferenceThread:
+    """Answers the questions in its queue one by one until it is closed."""
+
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+        self._changed = threading.Condition()
+        self._waiting: list[Ticket] = []  # in order of arrival
+        self._current: Ticket | None = None
+        self._open = True
+        self._threads = [
+            threading.Thread(target=self._serve, name="lisa_inference", daemon=True),
+            threading.Thread(target=self._watch, name="lisa_deadlines", daemon=True),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def ahead(self) -> int:
+        """How many questions are waiting or being answered."""
+        return len(self._waiting) + (self._current is not None)
+
+    @property
+    def busy(self) -> bool:
+        """Whether the engine is at work."""
+        return self._current is not None
+
+    def submit(self, ticket: Ticket, queue_size: int) -> None:
+        """Queue a question; raises Refused as BUSY if `queue_size` of them wait already, standing ones aside."""
+        with self._changed:
+            if not self._open:
+                raise Refused(Code.INACTIVE, "the node is shutting its model down")
+            waiting = sum(not other.question.standing for other in self._waiting)
+            if waiting >= queue_size and not ticket.question.standing:
+                raise Refused(Code.BUSY, f"busy: {self.ahead} questions are ahead of this one")
+            self._waiting.append(ticket)
+            self._changed.notify_all()
+
+    def frame_arrived(self) -> None:
+        """Some camera has a new frame: what waits for it can go on."""
+        if self._waiting:
+            with self._changed:
+                self._changed.notify_all()
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a question up: at once if it waits, else as soon as the engine stops."""
+        with self._changed:
+            ticket.cancel.set()
+            waiting = ticket in self._waiting
+            if waiting:
+                self._waiting.remove(ticket)
+        if waiting:
+            ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
+
+    def refuse_all(self, outcome: Outcome) -> None:
+        """End all questions with this outcome; the engine is told to stop with the one that it has."""
+        with self._changed:
+            tickets, self._waiting = self._waiting, []
+            if self._current is not None:
+                self._current.cancel.set()
+                tickets.append(self._current)
+        for ticket in tickets:
+            ticket.complete(outcome)
+
+    def close(self, timeout: float) -> bool:
+        """End the threads; False if the engine did not come back in time, and then it is still in use."""
+        with self._changed:
+            self._open = False
+            self._changed.notify_all()
+        self.refuse_all(Outcome(Code.INACTIVE, "the node is shutting its model down"))
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _serve(self) -> None:
+        for ticket in self._next():
+            try:
+                outcome = self._answering.answer(ticket)
+            except BaseException as error:  # whatever it is, the thread lives on
+                outcome = self._answering.failure(ticket, error)
+            with self._changed:
+                self._current = None
+            ticket.complete(outcome)
+
+    def _next(self) -> Iterator[Ticket]:
+        while True:
+            with self._changed:
+                while self._open and (ticket := self._first_ready()) is None:
+                    self._changed.wait()
+                if not self._open:
+                    return
+                assert ticket is not None
+                self._waiting.remove(ticket)
+                self._current = ticket
+                self._changed.notify_all()
+            yield ticket
+
+    def _first_ready(self) -> Ticket | None:
+        ready = (ticket for ticket in self._waiting if self._answering.patience(ticket) is None)
+        return min(ready, key=lambda ticket: ticket.question.standing, default=None)
+
+    def _watch(self) -> None:
+        while self._open:
+            with self._changed:
+                overdue, soonest = self._overdue()
+                self._waiting = [ticket for ticket in self._waiting if ticket not in overdue]
+                if not overdue and self._open:
+                    self._changed.wait(min(max(0.0, soonest - time.monotonic()), LONGEST_SLEEP))
+            for ticket, outcome in overdue.items():
+                ticket.cancel.set()
+                ticket.complete(outcome)
+
+    def _overdue(self) -> tuple[dict[Ticket, Outcome], float]:
+        """The questions whose time is over with what to say, and when the next one's will be."""
+        now = time.monotonic()
+        overdue, limits = {}, []
+        for ticket in self._waiting:
+            patience = self._answering.patience(ticket)
+            if ticket.deadline <= now:
+                overdue[ticket] = _timeout(ticket)
+            elif patience is not None and patience <= now:
+                overdue[ticket] = self._answering.no_frame(ticket)
+            else:
+                limits.append(ticket.deadline if patience is None else min(patience, ticket.deadline))
+        if self._current is not None and not self._current.done:
+            if self._current.deadline <= now:
+                overdue[self._current] = _timeout(self._current)
+            else:
+                limits.append(self._current.deadline)
+        return overdue, min(limits, default=math.inf)
+
+
+def _timeout(ticket: Ticket) -> Outcome:
+    return Outcome(Code.TIMEOUT, f"no answer within {ticket.question.timeout:g} s: it was still {ticket.stage}")

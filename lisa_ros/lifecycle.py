@@ -1,0 +1,179 @@
+"""A lifecycle node that brings itself up, says why when it cannot, and listens while it does.
+
+rclpy's own lifecycle node blocks its services while a transition runs, dies of an illegal transition and swallows
+exceptions; here slow transitions run on a thread of their own, and the rest is answered.
+"""
+
+import threading
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.callback_groups import CallbackGroup, ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.task import Future
+
+T = TypeVar("T")
+
+TRANSITIONS: dict[int, tuple[str, str]] = {
+    Transition.TRANSITION_CONFIGURE: ("configure", "unconfigured"),
+    Transition.TRANSITION_CLEANUP: ("cleanup", "inactive"),
+    Transition.TRANSITION_ACTIVATE: ("activate", "inactive"),
+    Transition.TRANSITION_DEACTIVATE: ("deactivate", "active"),
+    Transition.TRANSITION_UNCONFIGURED_SHUTDOWN: ("shutdown", "unconfigured"),
+    Transition.TRANSITION_INACTIVE_SHUTDOWN: ("shutdown", "inactive"),
+    Transition.TRANSITION_ACTIVE_SHUTDOWN: ("shutdown", "active"),
+}
+"""By id: the label, and the state that it starts from."""
+
+SLOW = ("configure", "cleanup")
+"""Transitions that take a thread; the others create and destroy subscriptions, which belongs on the executor's."""
+
+
+class TransitionFailed(Exception):
+    """A transition cannot be done; the message says why, and the node stays in the state that it was in."""
+
+
+class SelfStartingNode(LifecycleNodeMixin, Node):
+    """A lifecycle node whose subclasses say in `configure`, `activate`, `deactivate` and `cleanup` what they do.
+
+    They raise to fail, and any exception will do. All callbacks are in one reentrant group, made for a
+    `SingleThreadedExecutor`.
+
+    Attributes:
+        starting: it is on its way up by itself.
+        reason: why the last transition failed; empty if it did not.
+    """
+
+    def __init__(self, name: str, **options: Any) -> None:
+        self.group = ReentrantCallbackGroup()
+        self.starting = False
+        self.reason = ""
+        self._transition = threading.Lock()
+        Node.__init__(self, name, **options)
+        LifecycleNodeMixin.__init__(self, callback_group=self.group)
+        self._service_change_state.callback = self._on_change_state  # type: ignore[assignment] # a coroutine will do
+
+    @property
+    def default_callback_group(self) -> CallbackGroup:
+        """The reentrant group, so that a callback that awaits holds up no other."""
+        return self.group
+
+    @property
+    def state(self) -> str:
+        """The label of the lifecycle state, such as `active` or `configuring`."""
+        return str(self._state_machine.current_state[1])
+
+    def configure(self) -> None:
+        """Get what takes long; called on a thread of its own."""
+
+    def activate(self) -> None:
+        """Begin to serve; called on the executor's thread."""
+
+    def deactivate(self) -> None:
+        """Stop serving; called on the executor's thread."""
+
+    def cleanup(self) -> None:
+        """Give back what `configure` got; called on a thread of its own, or on the executor's at shutdown."""
+
+    def wake_executor(self) -> None:
+        """Make the executor look again: a future that another thread completes does not wake it."""
+        if self.executor is not None:
+            self.executor.wake()
+
+    def start(self) -> None:
+        """Configure and activate as soon as the executor spins."""
+        self.starting = True
+        assert self.executor is not None, "add the node to an executor first"
+        self.executor.create_task(self._start)
+
+    async def _start(self) -> None:
+        try:
+            if await self.change_state("configure"):
+                await self.change_state("activate")
+        finally:
+            self.starting = False
+
+    async def change_state(self, label: str) -> bool:
+        """Do a transition; False, with the reason in the log, if it is illegal now or fails."""
+        if not self._transition.acquire(blocking=False):
+            self.get_logger().warning(f"cannot {label}: the node is {self.state}")
+            return False
+        try:
+            if (label, self.state) not in TRANSITIONS.values():
+                self.get_logger().warning(f"cannot {label}: the node is {self.state}")
+                return False
+            trigger = getattr(self, f"trigger_{label}")
+            result = await self._in_thread(trigger) if label in SLOW else trigger()
+            return bool(result == TransitionCallbackReturn.SUCCESS)
+        except Exception:
+            self.get_logger().error(f"cannot {label}:\n{traceback.format_exc()}")
+            return False
+        finally:
+            self._transition.release()
+
+    async def _in_thread(self, function: Callable[[], T]) -> T:
+        future = Future()
+
+        def run() -> None:
+            try:
+                future.set_result(function())
+            except BaseException as error:
+                future.set_exception(error)
+            self.wake_executor()
+
+        threading.Thread(target=run, name="lisa_transition", daemon=True).start()
+        return await future
+
+    async def _on_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
+        label, start = TRANSITIONS.get(request.transition.id, ("", ""))
+        if request.transition.label:
+            label, start = request.transition.label, self.state
+        if start != self.state or not label:
+            wanted = label or f"do transition {request.transition.id}"
+            self.get_logger().warning(f"cannot {wanted}: the node is {self.state}")
+            response.success = False
+        else:
+            response.success = await self.change_state(label)
+        return response
+
+    def _attempt(self, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+        except TransitionFailed as error:
+            self.reason = str(error)
+        except BaseException as error:
+            self.get_logger().error(traceback.format_exc())
+            self.reason = f"{type(error).__name__}: {error}"
+        else:
+            self.reason = ""
+            return TransitionCallbackReturn.SUCCESS
+        self.get_logger().error(f"cannot {action.__name__}: {self.reason}")
+        return TransitionCallbackReturn.FAILURE
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As rclpy wants it."""
+        return self._attempt(self.configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As rclpy wants it."""
+        return self._attempt(self.activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As rclpy wants it."""
+        return self._attempt(self.deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As rclpy wants it."""
+        return self._attempt(self.cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """As rclpy wants it: whatever the state, stop and give back."""
+        if state.label == "active":
+            self._attempt(self.deactivate)
+        return self._attempt(self.cleanup)

@@ -1,0 +1,91 @@
+"""The engine while it is there: loaded for the parameters, told about, given back."""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from lisa_core.errors import LisaError
+from lisa_ros.lifecycle import TransitionFailed
+from lisa_ros.parameters import Parameters
+
+Load = Callable[..., Any]
+"""`LisaEngine.from_pretrained`, or what a test puts in its place."""
+
+MEMORY_INTERVAL = 1.0
+"""Seconds between two looks at the engine's memory."""
+
+
+def load_engine(*args: Any, **options: Any) -> Any:
+    """`LisaEngine.from_pretrained`, imported when it is called: torch takes seconds, and the node is there before."""
+    from lisa_core import LisaEngine
+
+    return LisaEngine.from_pretrained(*args, **options)
+
+
+class Model:
+    """Loads the engine and knows what there is to say about it.
+
+    Attributes:
+        engine: None unless loaded.
+        progress: how far loading is, in words; empty while nothing is loaded.
+        facts: what is known of the loaded engine, for the diagnostics.
+    """
+
+    def __init__(self, load: Load, wanted: Callable[[], bool]) -> None:
+        self._load = load
+        self._wanted = wanted
+        self._measured = 0.0
+        self.engine: Any = None
+        self.progress = ""
+        self.facts: dict[str, object] = {}
+
+    def load(self, parameters: Parameters) -> None:
+        """Load the checkpoint that the parameters name; raises TransitionFailed with the reason."""
+        if not parameters.checkpoint:
+            raise TransitionFailed("no checkpoint: set the parameter checkpoint to a folder or hub id of a LISA model")
+        self.progress = "starting"
+        began = time.monotonic()
+        try:
+            self.engine = self._load(
+                parameters.checkpoint,
+                precision=parameters.precision,
+                device=parameters.device or None,
+                vision_tower=parameters.vision_tower or None,
+                template=parameters.template or None,
+                memory_limit=parameters.memory_limit,
+                on_progress=self._on_progress,
+            )
+        except LisaError as error:
+            raise TransitionFailed(str(error)) from error
+        finally:
+            self.progress = ""
+        self.facts = {
+            "checkpoint": self.engine.checkpoint,
+            "precision": self.engine.precision,
+            "device": self.engine.device,
+            "loaded in, s": f"{time.monotonic() - began:.1f}",
+        }
+        self.measure()
+
+    def close(self) -> None:
+        """Give the engine's memory back."""
+        engine, self.engine, self.facts = self.engine, None, {}
+        if engine is not None:
+            engine.close()
+
+    def measure(self) -> None:
+        """Look how much memory the engine holds, at most once a second; for whoever owns the engine right now."""
+        now = time.monotonic()
+        if now - self._measured >= MEMORY_INTERVAL:
+            self._measured = now
+            self.facts |= _memory_facts(self.engine.memory())
+
+    def _on_progress(self, fraction: float, what: str) -> None:
+        if not self._wanted():
+            raise TransitionFailed("the node was ended while it loaded the model")
+        self.progress = f"{fraction:.0%}, {what}"
+
+
+def _memory_facts(parts: Mapping[str, int]) -> dict[str, object]:
+    facts: dict[str, object] = {f"memory of {part}, MiB": f"{held / 2**20:.1f}" for part, held in parts.items()}
+    return {"memory, MiB": f"{sum(parts.values()) / 2**20:.1f}"} | facts

@@ -1,0 +1,181 @@
+"""The node: what is connected to what.
+
+    cameras ----newest picture----> answerer ----answer----> publications
+                                       |
+    service, action, standing --> inference thread
+
+The executor's thread receives and replies, the inference thread works, loading has a thread of its own.
+"""
+
+import functools
+import sys
+import traceback
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.logging import get_logger
+from rclpy.parameter import Parameter
+from std_msgs.msg import String
+
+from lisa_ros.answering import Answerer
+from lisa_ros.cameras import Camera
+from lisa_ros.declaration import DeclaredParameters
+from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, model_status
+from lisa_ros.inference import InferenceThread, Ticket
+from lisa_ros.lifecycle import SelfStartingNode, TransitionFailed
+from lisa_ros.model import Load, Model, load_engine
+from lisa_ros.parameters import ParameterError, Parameters
+from lisa_ros.publishing import Publications
+from lisa_ros.questions import Code, Outcome, Question, Refused, question_of
+from lisa_ros.requests import Requests
+from lisa_ros.standing import StandingInstruction
+
+CLOSING_TIME = 10.0
+"""Seconds that cleanup gives the engine to come back from what it is doing."""
+
+
+class LisaNode(SelfStartingNode):
+    """Answers questions about what cameras see; raises ParameterError if a parameter cannot be."""
+
+    def __init__(self, load: Load = load_engine) -> None:
+        super().__init__("lisa")
+        self._declared = DeclaredParameters(
+            self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
+        )
+        self._cameras: dict[str, Camera] = {}
+        self._model = Model(load, wanted=self.context.ok)
+        self._inference: InferenceThread | None = None
+        self._statistics = Statistics()
+        self._publications = Publications(self)
+        self._standing = StandingInstruction(self._settings, self._cameras, self.submit, self.ended)
+        self._requests = Requests(self, self)
+        self._diagnostics = Diagnostics(self, self._statuses)
+        self.create_subscription(String, "~/instruction", self._on_instruction, 1)
+
+    def _settings(self) -> Parameters:
+        return self._declared.value
+
+    def begin(self) -> None:
+        """Come up, if the parameter `autostart` says so; the node is in an executor by now."""
+        if self._settings().autostart:
+            self.start()
+
+    def end(self) -> None:
+        """Answer what is still open, as far as the engine lets go, and give everything back."""
+        self.deactivate()
+        if self._inference is not None:
+            self._inference.close(timeout=1.0)
+        self._requests.close()
+        self.destroy_node()
+
+    # Lifecycle
+
+    def configure(self) -> None:
+        """Load the model and start the thread that owns it."""
+        self._model.load(self._settings())
+        answerer = Answerer(self, self._model, self._cameras, self._settings, self._publications, self._statistics)
+        self._inference = InferenceThread(answerer)
+
+    def activate(self) -> None:
+        """Listen to the cameras."""
+        for name, view in self._settings().views.items():
+            self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
+
+    def deactivate(self) -> None:
+        """Leave the cameras and end all questions."""
+        for camera in self._cameras.values():
+            camera.close()
+        self._cameras.clear()
+        if self._inference is not None:
+            self._inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
+
+    def cleanup(self) -> None:
+        """End the inference thread and give the model's memory back."""
+        if self._inference is not None and not self._inference.close(CLOSING_TIME):
+            raise TransitionFailed("the engine is still at work and does not stop; try again later")
+        self._inference = None
+        self._model.close()
+
+    # Questions
+
+    def question(self, request: Any) -> Question:
+        """The question in a request; raises Refused if it cannot be asked now, or at all."""
+        if self.state == "configuring" or self.starting:
+            raise Refused(Code.LOADING, f"the model is being loaded ({self._model.progress or 'starting'})")
+        if self.state != "active":
+            why = f": {self.reason}" if self.reason else ""
+            raise Refused(Code.INACTIVE, f"the node is {self.state}{why}")
+        return question_of(request, self._settings())
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue a question; raises Refused."""
+        if self._inference is None:
+            raise Refused(Code.INACTIVE, f"the node is {self.state}")
+        self._inference.submit(ticket, self._settings().queue_size)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give a question up."""
+        if self._inference is not None:
+            self._inference.cancel(ticket)
+
+    def ended(self, question: Question | None, outcome: Outcome) -> None:
+        """Count the end of a question."""
+        self._statistics.add_outcome(question, outcome)
+
+    # What comes in
+
+    def _on_image(self, camera: str) -> None:
+        if self._inference is not None:
+            self._inference.frame_arrived()
+            self._standing.frame_arrived(camera)
+
+    def _on_instruction(self, message: String) -> None:
+        """The topic sets the parameter, so that there is one truth and one check."""
+        result = self.set_parameters([Parameter("standing_instruction", value=message.data)])[0]
+        if not result.successful:
+            self.get_logger().warning(f"~/instruction: {result.reason}")
+
+    def _on_parameters(self) -> None:
+        self._statistics.forget_standing_failure()
+
+    # What goes out
+
+    def _statuses(self) -> Iterable[DiagnosticStatus]:
+        yield model_status(self.state, self.reason, self._model)
+        for camera in self._cameras.values():
+            camera.warn_if_silent()
+            yield camera_status(camera)
+        yield self._statistics.status(self._inference.ahead if self._inference is not None else 0)
+
+
+def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
+    """Run the node until it is told to stop; 0, or 2 if a parameter cannot be."""
+    rclpy.init(args=list(argv) if argv is not None else sys.argv)
+    try:
+        node = LisaNode(load)
+    except ParameterError as error:
+        get_logger("lisa").fatal(str(error))
+        rclpy.try_shutdown()
+        return 2
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    node.begin()
+    try:
+        _spin(executor, node)
+    finally:
+        node.end()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:
+    while rclpy.ok():
+        try:
+            executor.spin()
+        except (KeyboardInterrupt, ExternalShutdownException):
+            return
+        except Exception:  # rclpy's own, such as a client that went away while it was answered
+            node.get_logger().error(traceback.format_exc())

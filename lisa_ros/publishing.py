@@ -1,0 +1,65 @@
+"""The topics that answers go out on; pictures are built for those who subscribe only."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import String
+
+import lisa_core
+from lisa_core import overlay
+from lisa_core.geometry import SurfacePoints
+from lisa_ros import conversions
+from lisa_ros.cameras import Picture
+from lisa_ros.msg import Answer
+
+ANSWERS = QoSProfile(depth=1)
+"""Reliable, volatile, the newest only."""
+
+
+class Publications:
+    """Publishes an answer on `~/answer ~/text ~/mask ~/labels ~/overlay ~/points ~/target`.
+
+    Attributes:
+        to_target_frame: what turns a pose of the camera's frame into one of `target_frame`; None where it cannot.
+    """
+
+    def __init__(self, node: Node) -> None:
+        self._logger = node.get_logger()
+        self.to_target_frame: Callable[[PoseStamped], PoseStamped | None] = lambda pose: pose
+        self._answer = node.create_publisher(Answer, "~/answer", ANSWERS)
+        self._text = node.create_publisher(String, "~/text", ANSWERS)
+        self._mask = node.create_publisher(Image, "~/mask", ANSWERS)
+        self._labels = node.create_publisher(Image, "~/labels", ANSWERS)
+        self._overlay = node.create_publisher(Image, "~/overlay", ANSWERS)
+        self._points = node.create_publisher(PointCloud2, "~/points", ANSWERS)
+        self._target = node.create_publisher(PoseStamped, "~/target", ANSWERS)
+
+    def publish(
+        self, picture: Picture, answer: lisa_core.Answer, message: Answer, points: Sequence[SurfacePoints]
+    ) -> None:
+        """Publish one answer; all with the header of the picture.
+
+        Args:
+            message: the answer without masks.
+            points: one per segment, empty if it is not known where they are.
+        """
+        header, size, segments = picture.header, picture.size, answer.segments
+        _publish(self._answer, lambda: message)
+        _publish(self._text, lambda: String(data=answer.text))
+        _publish(self._mask, lambda: conversions.mask_message(segments, size, header))
+        _publish(self._labels, lambda: conversions.labels_message(segments, size, header))
+        _publish(self._overlay, lambda: conversions.image_message(overlay.draw(picture.rgb, segments), "rgb8", header))
+        if picture.depth is not None and picture.intrinsics is not None:
+            _publish(self._points, lambda: conversions.points_message(points, picture.rgb, header))
+        placement = points[0].placement if points else None
+        if placement is not None:
+            _publish(self._target, lambda: self.to_target_frame(conversions.target_message(placement, header)))
+
+
+def _publish(publisher: Any, build: Callable[[], Any]) -> None:
+    if publisher.get_subscription_count() and (message := build()) is not None:
+        publisher.publish(message)

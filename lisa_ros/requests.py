@@ -1,0 +1,127 @@
+"""The service and the action: one path from a request to its outcome.
+
+Nothing raises out of here: whatever happens, the caller gets a code and a sentence.
+"""
+
+import traceback
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from rclpy.action import ActionServer, CancelResponse
+from rclpy.task import Future
+
+from lisa_ros.action import ReasonSegment as Action
+from lisa_ros.inference import Ticket
+from lisa_ros.lifecycle import SelfStartingNode
+from lisa_ros.questions import Code, Outcome, Question, Refused
+from lisa_ros.srv import ReasonSegment as Service
+
+RESULT_KEPT = 10
+"""Seconds that a result, and the goal with its image, are kept for a client that has not asked for it yet."""
+
+
+class Desk(Protocol):
+    """Where requests are handed in."""
+
+    def question(self, request: Any) -> Question:
+        """The question in a request; raises Refused if it cannot be asked now, or at all."""
+
+    def submit(self, ticket: Ticket) -> None:
+        """Queue it; raises Refused."""
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give it up."""
+
+    def ended(self, question: Question | None, outcome: Outcome) -> None:
+        """A question ended; None for a request that was none."""
+
+
+class Requests:
+    """Serves `~/reason_segment` as a service and as an action."""
+
+    def __init__(self, node: SelfStartingNode, desk: Desk) -> None:
+        self._node = node
+        self._desk = desk
+        self._tickets: dict[bytes, Ticket] = {}  # of the goals that are being answered, by goal id
+        node.create_service(Service, "~/reason_segment", self._on_service)
+        self._server = ActionServer(
+            node,
+            Action,
+            "~/reason_segment",
+            execute_callback=self._on_goal,
+            cancel_callback=self._on_cancel,
+            result_timeout=RESULT_KEPT,
+        )
+
+    def close(self) -> None:
+        """Stop serving the action."""
+        self._server.destroy()
+
+    async def _on_service(self, request: Service.Request, response: Service.Response) -> Service.Response:
+        outcome = await self._outcome(request)
+        return outcome.fill(response)
+
+    async def _on_goal(self, goal: Any) -> Action.Result:
+        def on_progress(stage: str, text: str) -> None:
+            try:
+                goal.publish_feedback(Action.Feedback(stage=stage, partial_text=text))
+            except Exception as error:
+                self._node.get_logger().warning(f"feedback: {error}", throttle_duration_sec=5.0)
+
+        def on_ticket(ticket: Ticket) -> None:
+            self._tickets[goal_id] = ticket
+            ticket.enter("waiting")
+            if goal.is_cancel_requested:  # before there was a ticket to cancel
+                self._desk.cancel(ticket)
+
+        goal_id = bytes(goal.goal_id.uuid)
+        outcome = await self._outcome(goal.request, on_ticket, on_progress)
+        self._tickets.pop(goal_id, None)
+        try:
+            self._end_goal(goal, outcome)
+        except Exception as error:  # the client went away, or the node does
+            self._node.get_logger().warning(f"ending a goal: {error}")
+        return outcome.fill(Action.Result())
+
+    @staticmethod
+    def _end_goal(goal: Any, outcome: Outcome) -> None:
+        if outcome.code == Code.OK:
+            goal.succeed()
+        elif outcome.code == Code.CANCELED and goal.is_cancel_requested:
+            goal.canceled()
+        else:
+            goal.abort()
+
+    def _on_cancel(self, goal: Any) -> CancelResponse:
+        ticket = self._tickets.get(bytes(goal.goal_id.uuid))
+        if ticket is not None:
+            self._desk.cancel(ticket)
+        return CancelResponse.ACCEPT
+
+    async def _outcome(
+        self,
+        request: Any,
+        on_ticket: Callable[[Ticket], None] | None = None,
+        on_progress: Callable[[str, str], None] | None = None,
+    ) -> Outcome:
+        ended = Future()
+
+        def on_done(outcome: Outcome) -> None:
+            ended.set_result(outcome)
+            self._node.wake_executor()  # or it sleeps on, for the future was completed by another thread
+
+        question = None
+        try:
+            question = self._desk.question(request)
+            ticket = Ticket(question, on_done, on_progress)
+            self._desk.submit(ticket)
+            if on_ticket is not None:
+                on_ticket(ticket)
+            outcome = await ended
+        except Refused as refused:
+            outcome = refused.outcome
+        except Exception as error:
+            self._node.get_logger().error(traceback.format_exc())
+            outcome = Outcome(Code.INTERNAL, f"internal error, the node's log has more: {error}")
+        self._desk.ended(question, outcome)
+        return outcome

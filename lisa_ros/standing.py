@@ -1,0 +1,74 @@
+"""The standing instruction: the node asks it itself, of every new frame of one camera."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from lisa_ros.cameras import Arrival, Camera
+from lisa_ros.inference import Ticket
+from lisa_ros.parameters import Parameters
+from lisa_ros.questions import Code, Outcome, Question
+
+PAUSE_AFTER_FAILURE = 1.0
+"""Seconds without a new try, so that what fails at once does not fail thirty times a second."""
+
+
+class StandingInstruction:
+    """Asks one question at a time, always about the newest frame, at the rate that the parameters say."""
+
+    def __init__(
+        self,
+        parameters: Callable[[], Parameters],
+        cameras: Mapping[str, Camera],
+        submit: Callable[[Ticket], None],
+        on_end: Callable[[Question, Outcome], None],
+    ) -> None:
+        self._parameters = parameters
+        self._cameras = cameras
+        self._submit = submit
+        self._on_end = on_end
+        self._lock = threading.Lock()
+        self._asking = False
+        self._asked_about: Arrival | None = None
+        self._due = 0.0  # steady clock
+
+    def frame_arrived(self, camera: str) -> None:
+        """Ask, if this is the camera, the last answer has come, and it is time."""
+        parameters = self._parameters()
+        if not parameters.standing_instruction.strip() or camera != parameters.standing_view:
+            return
+        with self._lock:
+            now = time.monotonic()
+            if self._asking or now < self._due:
+                return
+            self._asking = True
+            period = 1.0 / parameters.standing_rate if parameters.standing_rate else 0.0
+            self._due = max(self._due + period, now)  # a late one does not shift the beat
+        question = Question(
+            instruction=parameters.standing_instruction,
+            camera=camera,
+            max_age=parameters.max_frame_age,
+            timeout=parameters.question_timeout,
+            mask_only=parameters.standing_mask_only,
+            standing=True,
+        )
+        self._ask(question)
+
+    def _ask(self, question: Question) -> None:
+        def on_progress(stage: str, _: str) -> None:
+            if stage == "encoding":
+                self._asked_about = self._newest(question.camera)
+
+        def on_done(outcome: Outcome) -> None:
+            with self._lock:
+                self._asking = False
+                if outcome.code != Code.OK:
+                    self._due = time.monotonic() + PAUSE_AFTER_FAILURE
+            self._on_end(question, outcome)
+            if self._newest(question.camera) is not self._asked_about:
+                self.frame_arrived(question.camera)
+
+        self._submit(Ticket(question, on_done, on_progress))
+
+    def _newest(self, camera: str) -> Arrival | None:
+        return self._cameras[camera].newest if camera in self._cameras else None

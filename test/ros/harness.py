@@ -1,0 +1,270 @@
+"""Processes and a robot to test the node with: all real, over the middleware, in a domain of their own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from lisa_ros.action import ReasonSegment as Action
+from lisa_ros.srv import ReasonSegment
+from numpy.typing import NDArray
+from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters, SetParameters
+from rclpy.action import ActionClient
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.qos import QoSProfile
+from std_msgs.msg import Header
+
+from lisa_ros.conversions import image_message
+
+HERE = Path(__file__).parent
+DOMAIN = 10 + os.getpid() % 90
+PATIENCE = 40.0
+"""Seconds that a test waits for what should come at once: the machine may be loaded."""
+
+T = TypeVar("T")
+
+
+def eventually(condition: Callable[[], T], what: str = "", patience: float = PATIENCE) -> T:
+    """The condition's value once it is true; fails after a while, naming what was waited for."""
+    deadline = time.monotonic() + patience
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {patience:g} s in vain for {what or condition}")
+        time.sleep(0.01)
+    return value
+
+
+def environment(domain: int = DOMAIN) -> dict[str, str]:
+    """For a process that sees this machine and this domain only."""
+    return os.environ | {
+        "ROS_DOMAIN_ID": str(domain),
+        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+        "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+class Process:
+    """A Python script that runs beside the test, its output in a file."""
+
+    def __init__(self, script: str, arguments: Sequence[str], log: Path, domain: int = DOMAIN) -> None:
+        self.log = log
+        with log.open("w") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, str(HERE / script), *arguments],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=environment(domain),
+                cwd=log.parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        return self.log.read_text()
+
+    def kill(self) -> None:
+        """End it without notice, as the kernel would."""
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self, patience: float = 20.0) -> int:
+        """End it as a person would, with Ctrl-C; its exit code."""
+        if self.alive:
+            self._process.send_signal(signal.SIGINT)
+        try:
+            return self._process.wait(patience)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return -signal.SIGKILL
+
+    def wait(self, patience: float = PATIENCE) -> int:
+        """Its exit code, once it ends by itself."""
+        return self._process.wait(patience)
+
+
+def lisa(log: Path, *arguments: str, domain: int = DOMAIN, checkpoint: str = "fake", **parameters: object) -> Process:
+    """The node with the fake engine; parameters by name, `__` for a dot."""
+    settings = {"checkpoint": checkpoint} | {name.replace("__", "."): value for name, value in parameters.items()}
+    ros = [part for name, value in settings.items() for part in ("-p", f"{name}:={_yaml(value)}")]
+    return Process("node_process.py", ["--ros-args", *ros, *arguments], log, domain)
+
+
+def camera(log: Path, *arguments: str, domain: int = DOMAIN) -> Process:
+    """A camera, as `camera_process.py` describes."""
+    return Process("camera_process.py", arguments, log, domain)
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+class Robot:
+    """A node of the test's own that asks, listens, publishes and turns knobs; calls block."""
+
+    def __init__(self, server: str = "/lisa", domain: int = DOMAIN) -> None:
+        os.environ |= environment(domain)
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        self.node = rclpy.create_node(f"robot_{time.monotonic_ns()}", context=self._context)
+        self.server = server
+        self.executor = SingleThreadedExecutor(context=self._context)
+        self.executor.add_node(self.node)
+        self._questions = self.node.create_client(ReasonSegment, f"{server}/reason_segment")
+        self._goals = ActionClient(self.node, Action, f"{server}/reason_segment")
+        self._clients: dict[str, Any] = {}
+        self._publishers: dict[str, Any] = {}
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self.executor.spin()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        rclpy.shutdown(context=self._context)
+        self._thread.join(10.0)
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+    def wait(self, future: Any, patience: float = PATIENCE) -> Any:
+        """The result of an rclpy future."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        assert done.wait(patience), f"no answer within {patience:g} s"
+        return future.result()
+
+    # Questions
+
+    def start(self, instruction: str, **fields: Any) -> Any:
+        """Ask through the service; a future of the response."""
+        eventually(self._questions.service_is_ready, "the service")
+        return self._questions.call_async(_request(ReasonSegment.Request, instruction, fields))
+
+    def ask(self, instruction: str, **fields: Any) -> ReasonSegment.Response:
+        """Ask through the service, and wait."""
+        return self.wait(self.start(instruction, **fields))
+
+    def pursue(self, instruction: str, **fields: Any) -> "Goal":
+        """Ask through the action."""
+        eventually(self._goals.server_is_ready, "the action")
+        return Goal(self, self._goals, _request(Action.Goal, instruction, fields))
+
+    def until_active(self) -> "Robot":
+        """Wait for the node to serve."""
+        eventually(lambda: self.state() == "active", "the node to be active")
+        return self
+
+    # Knobs
+
+    def call(self, name: str, kind: type, request: Any) -> Any:
+        """Call one of the node's other services."""
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(kind, f"{self.server}/{name}")
+        eventually(self._clients[name].service_is_ready, name)
+        return self.wait(self._clients[name].call_async(request))
+
+    def state(self) -> str:
+        """The label of the lifecycle state."""
+        return str(self.call("get_state", GetState, GetState.Request()).current_state.label)
+
+    def change_state(self, transition: int) -> bool:
+        """Do a transition, by id."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return bool(self.call("change_state", ChangeState, request).success)
+
+    def set(self, name: str, value: object) -> Any:
+        """Set a parameter; the result with `successful` and `reason`."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+        return self.call("set_parameters", SetParameters, request).results[0]
+
+    def get(self, name: str) -> object:
+        """The value of a parameter."""
+        values = self.call("get_parameters", GetParameters, GetParameters.Request(names=[name])).values
+        return parameter_value_to_python(values[0])
+
+    def parameters(self) -> list[str]:
+        """The names of all parameters."""
+        return list(self.call("list_parameters", ListParameters, ListParameters.Request()).result.names)
+
+    def describe(self, names: Sequence[str]) -> Any:
+        """The descriptors of parameters."""
+        request = DescribeParameters.Request(names=list(names))
+        return self.call("describe_parameters", DescribeParameters, request).descriptors
+
+    # Topics
+
+    def listen(self, topic: str, kind: type, depth: int = 100) -> list[Any]:
+        """A list that grows with what comes on a topic; returns when its publisher is found."""
+        heard: list[Any] = []
+        subscription = self.node.create_subscription(kind, topic, heard.append, QoSProfile(depth=depth))
+        self.executor.wake()
+        eventually(subscription.get_publisher_count, f"a publisher of {topic}")
+        return heard
+
+    def publish(self, topic: str, message: Any) -> None:
+        """Publish one message, once somebody listens."""
+        if topic not in self._publishers:
+            self._publishers[topic] = self.node.create_publisher(type(message), topic, QoSProfile(depth=5))
+        eventually(self._publishers[topic].get_subscription_count, f"a subscriber of {topic}")
+        self._publishers[topic].publish(message)
+
+    def show(self, picture: NDArray[np.uint8], topic: str = "/image", encoding: str = "rgb8", stamp: int = 0) -> None:
+        """Publish a picture."""
+        header = Header(frame_id=topic)
+        header.stamp.sec = stamp
+        self.publish(topic, image_message(picture, encoding, header))
+
+
+class Goal:
+    """One goal of the action, from sending it to its result."""
+
+    def __init__(self, robot: Robot, client: ActionClient, goal: Any) -> None:
+        self._robot = robot
+        self.feedback: list[tuple[str, str]] = []
+        self._handle = robot.wait(client.send_goal_async(goal, feedback_callback=self._on_feedback))
+        self.accepted = bool(self._handle.accepted)
+        self._result = self._handle.get_result_async()
+
+    def _on_feedback(self, message: Any) -> None:
+        self.feedback.append((message.feedback.stage, message.feedback.partial_text))
+
+    def cancel(self) -> bool:
+        """Whether the node agreed to cancel it."""
+        return bool(self._robot.wait(self._handle.cancel_goal_async()).goals_canceling)
+
+    def result(self) -> tuple[int, Any]:
+        """Its final status (GoalStatus) and result."""
+        answer = self._robot.wait(self._result)
+        return int(answer.status), answer.result
+
+
+def _request(kind: Callable[..., T], instruction: str, fields: Mapping[str, Any]) -> T:
+    values = dict(fields)
+    if isinstance(values.get("image"), np.ndarray):
+        values["image"] = image_message(values["image"], "rgb8", Header(frame_id="asker"))
+    return kind(instruction=instruction, **values)
