@@ -17,8 +17,8 @@ from std_msgs.msg import Header
 import lisa_core
 from lisa_core.errors import ImageError
 from lisa_core.geometry import Intrinsics, Placement, SurfacePoints, metres
-from lisa_ros import msg
 from lisa_ros.bridge import CvBridge, CvBridgeError
+from lisa_ros.msg import Answer, Segment
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1", "mono16")
 """REP 118 has the first in metres and the second in millimetres; older drivers name the second like the third."""
@@ -105,10 +105,10 @@ def answer_message(
     duration: float = 0.0,
     placements: Sequence[Placement | None] = (),
     include_masks: bool = False,
-) -> msg.Answer:
+) -> Answer:
     """The whole answer; `placements` are those of its segments, in order, and may be none at all."""
     placements = placements or [None] * len(answer.segments)
-    return msg.Answer(
+    return Answer(
         header=header,
         camera=camera,
         conversation=conversation,
@@ -124,10 +124,10 @@ def answer_message(
 
 def segment_message(
     segment: lisa_core.Segment, header: Header, placement: Placement | None = None, *, include_mask: bool = False
-) -> msg.Segment:
+) -> Segment:
     """One segment, with its position if there is a placement and its mask if it is asked for."""
     x, y, width, height = segment.box
-    message = msg.Segment(
+    message = Segment(
         roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
         area=segment.area,
         score=float(segment.score),
