@@ -1,0 +1,270 @@
+"""Answers in files: JSON with masks as COCO RLE, a journal that survives a kill, what changed since earlier ones."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco
+
+from lisa_core.answer import Answer, Box, Segment
+from lisa_core.geometry import Placement, Vector
+
+
+class RecordError(Exception):
+    """A file of answers cannot be read or does not belong here; the sentence names the file and the remedy."""
+
+
+@dataclass(frozen=True)
+class SegmentRecord:
+    """A segment of an answer, as `lisa segment` writes it too.
+
+    Attributes:
+        box: (x, y, width, height), px.
+        area: px.
+        score: the decoder's raw IoU estimate.
+        mask: COCO RLE, `{"size": [height, width], "counts": "..."}`.
+        position, size: m, along the camera's optical axes; None without depth.
+    """
+
+    box: Box
+    area: int
+    score: float
+    mask: Mapping[str, Any]
+    position: Vector | None = None
+    size: Vector | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.bool_]:
+        """The mask, (H, W)."""
+        return coco.decode({"size": self.mask["size"], "counts": self.mask["counts"].encode()}).astype(bool)
+
+    @property
+    def placement(self) -> Placement | None:
+        """Where it is, None if that is unknown."""
+        return Placement(self.position, self.size) if self.position and self.size else None
+
+
+@dataclass(frozen=True)
+class Record:
+    """What came of one question about one frame of a bag.
+
+    Attributes:
+        frame: the frame's number on its topic, from 0: stamps may repeat, and some drivers leave them 0.
+        stamp: of its header, ns.
+        text: the answer's words; empty if there is an error.
+        error: why there is no answer; empty if there is one.
+    """
+
+    frame: int
+    stamp: int
+    question: str
+    text: str = ""
+    segments: tuple[SegmentRecord, ...] = ()
+    error: str = ""
+
+    @property
+    def key(self) -> tuple[int, str]:
+        """What tells it from all others of its bag."""
+        return self.frame, self.question
+
+    @classmethod
+    def of(
+        cls, frame: int, stamp: int, question: str, answer: Answer, placements: Sequence[Placement | None]
+    ) -> "Record":
+        """The record of an answer, with one placement (or None) per segment."""
+        segments = tuple(
+            SegmentRecord(
+                box=segment.box,
+                area=segment.area,
+                score=float(segment.score),
+                mask=_rle(segment.mask),
+                position=placement.position if placement else None,
+                size=placement.size if placement else None,
+            )
+            for segment, placement in zip(answer.segments, placements, strict=True)
+        )
+        return cls(frame, stamp, question, answer.text, segments)
+
+    @property
+    def answer(self) -> Answer:
+        """The answer, but for what a record does not keep: tokens, timings, embeddings and logits."""
+        nothing = np.zeros(0, np.float32)
+        segments = (Segment(s.pixels, s.score, s.box, nothing, nothing) for s in self.segments)
+        return Answer(self.text, tuple(segments))
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a file: the stamp as ROS writes it; no `error` in an answer, and no answer in an error."""
+        seconds, nanoseconds = divmod(self.stamp, 1_000_000_000)
+        entry = {
+            "frame": self.frame,
+            "stamp": {"sec": seconds, "nanosec": nanoseconds},
+            "question": self.question,
+        }
+        if self.error:
+            return entry | {"error": self.error}
+        return entry | {"text": self.text, "segments": [asdict(segment) for segment in self.segments]}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Record":
+        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no record."""
+        segments = (
+            SegmentRecord(
+                box=_box(segment["box"]),
+                area=int(segment["area"]),
+                score=float(segment["score"]),
+                mask={"size": list(segment["mask"]["size"]), "counts": str(segment["mask"]["counts"])},
+                position=_vector(segment.get("position")),
+                size=_vector(segment.get("size")),
+            )
+            for segment in entry.get("segments", ())
+        )
+        return cls(
+            frame=int(entry["frame"]),
+            stamp=int(entry["stamp"]["sec"]) * 1_000_000_000 + int(entry["stamp"]["nanosec"]),
+            question=str(entry["question"]),
+            text=str(entry.get("text", "")),
+            segments=tuple(segments),
+            error=str(entry.get("error", "")),
+        )
+
+
+def _box(values: Iterable[int]) -> Box:
+    x, y, width, height = map(int, values)
+    return x, y, width, height
+
+
+def _vector(values: Iterable[float] | None) -> Vector | None:
+    if values is None:
+        return None
+    x, y, z = map(float, values)
+    return x, y, z
+
+
+def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
+
+
+def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
+    """Writes `{"run": ..., "answers": [...]}`; the file appears once it is whole, in place of an earlier one."""
+    partial = path.with_name(path.name + ".partial")
+    content = {"run": run, "answers": [record.to_json() for record in records]}
+    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    partial.replace(path)
+
+
+def read_records(path: Path) -> list[Record]:
+    """The records of a file that `write_records` wrote; raises RecordError if it is none."""
+    try:
+        return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}") from error
+
+
+class Journal:
+    """The answers that a run has so far, one JSON line each, in a file that a kill at any time leaves usable.
+
+    Its first line says what run it is of: only the same run goes on with it. A last line without an end was being
+    written when the kill came; it is dropped.
+    """
+
+    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
+        """Opens it, anew or to go on; raises RecordError if it is of another run."""
+        self.path = path
+        self.records: dict[tuple[int, str], Record] = {}
+        self.resumed = path.exists()
+        if self.resumed:
+            self._take_over(run)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab")
+        if not self._file.tell():
+            self._append(run)
+
+    def _take_over(self, run: Mapping[str, Any]) -> None:
+        whole = self.path.read_bytes()
+        whole = whole[: whole.rfind(b"\n") + 1]
+        os.truncate(self.path, len(whole))
+        try:
+            lines = [json.loads(line) for line in whole.splitlines()]
+            records = [Record.from_json(line) for line in lines[1:]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again") from error
+        if lines and lines[0] != run:
+            changed = ", ".join(sorted(key for key in run if lines[0].get(key) != run[key]))
+            raise RecordError(
+                f"{self.path} has the answers of a run that was not finished, and of which this one differs in "
+                f"{changed}: give the same arguments to finish that one, or delete the file to start again"
+            )
+        self.records = {record.key: record for record in records}
+
+    def add(self, record: Record) -> None:
+        """Keeps the record, on the disk when this returns."""
+        self._append(record.to_json())
+        self.records[record.key] = record
+
+    def _append(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Closes the file, which stays to be gone on with."""
+        self._file.close()
+
+    def delete(self) -> None:
+        """Closes and removes the file: the run is finished."""
+        self.close()
+        self.path.unlink()
+
+
+@dataclass(frozen=True)
+class Difference:
+    """An answer that is not what was expected: `what` differs, for people."""
+
+    frame: int
+    stamp: int
+    question: str
+    what: str
+    expected: str
+    got: str
+
+
+def compare(expected: Sequence[Record], got: Sequence[Record], min_iou: float) -> Iterator[Difference]:
+    """What changed, in the order of the frames: answers that came or went, other words, masks of less than that IoU."""
+    before, now = ({record.key: record for record in records} for records in (expected, got))
+    for key in sorted(before.keys() | now.keys()):
+        old, new = before.get(key), now.get(key)
+        shown = new or old
+        assert shown is not None
+        for what, was, has in _changes(old, new, min_iou):
+            yield Difference(shown.frame, shown.stamp, shown.question, what, was, has)
+
+
+def _changes(old: Record | None, new: Record | None, min_iou: float) -> Iterator[tuple[str, str, str]]:
+    if old is None or new is None:
+        yield "asked", "yes" if old else "no", "yes" if new else "no"
+        return
+    if old.error != new.error:
+        yield "error", old.error or "none", new.error or "none"
+    if old.text != new.text:
+        yield "text", old.text, new.text
+    if len(old.segments) != len(new.segments):
+        yield "masks", str(len(old.segments)), str(len(new.segments))
+        return
+    for index, (was, has) in enumerate(zip(old.segments, new.segments, strict=True)):
+        iou = _iou(was.pixels, has.pixels)
+        if iou < min_iou:
+            yield f"mask {index}", f"IoU >= {min_iou:g}", f"{iou:.3f}"
+
+
+def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
+    """Of two masks; 1 for two empty ones, 0 for different sizes."""
+    if a.shape != b.shape:
+        return 0.0
+    union = np.count_nonzero(a | b)
+    return np.count_nonzero(a & b) / union if union else 1.0

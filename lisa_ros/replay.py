@@ -1,0 +1,395 @@
+"""`replay`: asks about the frames of a bag, without a ROS graph; a regression test of answers in one line."""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import numpy as np
+import typer
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from rclpy.serialization import serialize_message
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from std_msgs.msg import Header
+
+from lisa_core.answer import Answer
+from lisa_core.errors import ImageError, LisaError
+from lisa_core.geometry import Placement, locate
+from lisa_core.options import MAX_NEW_TOKENS, Precision, TemplateName
+from lisa_core.overlay import draw
+from lisa_ros import conversions
+from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
+from lisa_ros.model import Load, load_engine
+from lisa_ros.parameters import CameraParameters
+from lisa_ros.records import Difference, Journal, Record, RecordError, compare, read_records, write_records
+
+IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
+
+OUTPUTS = {"/lisa/answer": "lisa_ros/msg/Answer", "/lisa/mask": IMAGE, "/lisa/overlay": IMAGE}
+"""Topics of the bag that is written, with their types: those of a node of the default name."""
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+console = Console(stderr=True, highlight=False)
+
+
+def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
+    """Runs the command and exits: 0 all answered, 1 something failed or differs, 2 wrong usage."""
+    app(args=None if argv is None else list(argv), prog_name="replay", obj=load)
+    sys.exit(0)
+
+
+@app.command()
+def replay(
+    context: typer.Context,
+    bag: Annotated[
+        Path, typer.Argument(exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False)
+    ],
+    ask: Annotated[
+        list[str], typer.Option(help="What to ask about each frame; may be given several times.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="The bag of answers to write; OUT.json is written beside it.", show_default=False)
+    ],
+    checkpoint: Annotated[str, typer.Option(help="The LISA model: a folder or a hub id.", show_default=False)],
+    camera: Annotated[str, typer.Option(help="Topic of the colour images; not needed if the bag has only one.")] = "",
+    depth: Annotated[str, typer.Option(help="Topic of depth aligned to them, for positions and sizes.")] = "",
+    camera_info: Annotated[str, typer.Option(help="Topic of the CameraInfo that depth needs.")] = "",
+    every: Annotated[float, typer.Option(min=0, help="Seconds of the recording between frames; 0: every frame.")] = 1.0,
+    expect: Annotated[
+        Path | None,
+        typer.Option(exists=True, dir_okay=False, help="OUT.json of an earlier run: fail if answers differ from it."),
+    ] = None,
+    min_iou: Annotated[float, typer.Option(min=0, max=1, help="What masks must reach to be those expected.")] = 0.95,
+    precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "auto",
+    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; default: cuda if there is one.")] = "",
+    vision_tower: Annotated[
+        str, typer.Option(help="Folder or hub id of CLIP; default: what the checkpoint names.")
+    ] = "",
+    template: Annotated[
+        TemplateName | None, typer.Option(help="The prompt's template; default: what the checkpoint is.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = MAX_NEW_TOKENS,
+    mask_only: Annotated[bool, typer.Option("--mask-only", help="No words, one mask: faster.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the OUT of an earlier run.")] = False,
+) -> None:
+    """Ask about the frames of a bag and keep the answers; no ROS graph, no node.
+
+    Writes the bag OUT with [b]/lisa/answer[/b], [b]/lisa/mask[/b] and [b]/lisa/overlay[/b] at the stamps of the images,
+    and [b]OUT.json[/b] with text, boxes and masks (COCO RLE). The same bag, questions and model give the same files.
+    If it is stopped, or killed, the same command goes on where it was.
+
+    [b]One answer a second about a recording[/b]
+
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint xinlai/LISA-7B-v1 --out drive1_cups
+
+    [b]A regression test: exit code 1, and a table, if answers are not what they were[/b]
+
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint NEW --out new --expect drive1_cups.json
+
+    [b]Positions in metres, from depth[/b]
+
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint xinlai/LISA-7B-v1 --out drive1_cups
+    --depth /camera/depth --camera-info /camera/camera_info
+
+    Exit codes: 0 all answered (and as expected), 1 a question or file failed or differs, 2 wrong usage.
+    """
+    if bool(depth) != bool(camera_info):
+        raise typer.BadParameter("positions need both --depth and --camera-info")
+    model = {
+        "checkpoint": checkpoint,
+        "precision": precision,
+        "device": device or None,
+        "vision_tower": vision_tower or None,
+        "template": template,
+    }
+    asking = Asking(tuple(dict.fromkeys(ask)), max_new_tokens, mask_only)
+    try:
+        expected = None if expect is None else read_records(expect)
+        with BagReader(bag) as reader:
+            frames = Frames(reader, camera, depth, camera_info, every)
+            run = _describe(reader, frames, every, model, asking)
+            _check_free(out, overwrite)
+            with closing(Journal(_journal(out), run)) as journal:
+                failed = _answer_all(frames, asking, journal, partial(context.obj, **model))
+                records = [
+                    failed.get((frame.number, question)) or journal.records[frame.number, question]
+                    for frame in frames
+                    for question in asking.questions
+                ]
+                _write_bag(out, frames, records)
+                write_records(out.with_name(out.name + ".json"), run, records)
+                journal.delete()
+    except (TopicError, RecordError) as error:
+        _fail(str(error), 2)
+    except (BagError, LisaError) as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.strerror}: {error.filename or out}. The same command goes on once that is remedied", 1)
+    except KeyboardInterrupt:
+        _fail("stopped; the same command goes on from here", 130)
+    differences = [] if expected is None else list(compare(expected, records, min_iou))
+    _report(out, records, differences, compared=expected is not None)
+    raise typer.Exit(1 if failed or differences else 0)
+
+
+@dataclass(frozen=True)
+class Asking:
+    """What is asked about each frame, and how."""
+
+    questions: tuple[str, ...]
+    max_new_tokens: int
+    mask_only: bool
+
+
+@dataclass(frozen=True)
+class FrameOfBag:
+    """A frame that is asked about: its number on its topic, when it was recorded, and the stamp of its header, ns."""
+
+    number: int
+    time: int
+    stamp: int
+
+
+class Frames:
+    """The frames of a bag that are asked about, in the order of their recording, with what is known of their depth."""
+
+    def __init__(self, bag: BagReader, camera: str, depth: str, camera_info: str, every: float) -> None:
+        """Chooses the frames; raises TopicError if a topic is not there, BagError if there is no frame."""
+        self._bag = bag
+        self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
+        self._to_rgb = (
+            conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
+        )
+        self.depth = bag.require(depth, IMAGE).name if depth else ""
+        self.camera_info = bag.require(camera_info, INFO).name if camera_info else ""
+        self._chosen = list(_spaced(bag.messages([self.camera]), every))
+        if not self._chosen:
+            raise BagError(f"{bag.path} has no frame on {self.camera}. {bag.listing()}")
+        self._depths = self._stamps(self.depth)
+        self._infos = self._stamps(self.camera_info)
+
+    def _stamps(self, topic: str) -> list[tuple[int, int]]:
+        """(stamp, time of recording) of all messages of a topic, by stamp; none for no topic."""
+        return sorted((m.stamp, m.time) for m in self._bag.messages([topic])) if topic else []
+
+    def __iter__(self) -> Iterator[FrameOfBag]:
+        return iter(self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def rgb(self, frame: FrameOfBag) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB; raises ImageError if the image is in no encoding that is known, or damaged."""
+        return self._to_rgb(self._read(self.camera, frame.time))
+
+    def header(self, frame: FrameOfBag) -> Header:
+        """The header of the image."""
+        recorded = self._read(self.camera, frame.time).header
+        time = Time(sec=int(recorded.stamp.sec), nanosec=int(recorded.stamp.nanosec))
+        return Header(stamp=time, frame_id=recorded.frame_id)
+
+    def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
+        """Where each segment is, None where that is unknown; raises ImageError if the depth image is no good."""
+        nowhere: list[Placement | None] = [None] * len(answer.segments)
+        if not self._depths or not self._infos:
+            return nowhere
+        stamp, time = _nearest(self._depths, frame.stamp)
+        if abs(stamp - frame.stamp) > CameraParameters.depth_max_dt * 1e9:
+            return nowhere
+        info = self._read(self.camera_info, _nearest(self._infos, frame.stamp)[1])
+        depth = conversions.to_depth(self._read(self.depth, time))
+        found = []
+        for segment in answer.segments:
+            lens = conversions.intrinsics(info, segment.mask.shape)
+            found.append(locate(segment.mask, depth, lens) if lens else None)
+        return found
+
+    def _read(self, topic: str, time: int) -> Any:
+        return self._bag.decode(self._bag.at(topic, time))
+
+
+def _only_camera(bag: BagReader) -> Any:
+    """The one topic of the bag with colour images; raises TopicError if there is none, or a choice."""
+    cameras = [topic for topic in bag.topics.values() if topic.messages and _is_colour(bag, topic.name, topic.type)]
+    if len(cameras) != 1:
+        problem = "several topics with colour images: choose one with --camera" if cameras else "no colour images"
+        raise TopicError(f"{bag.path} has {problem}. {bag.listing()}")
+    return cameras[0]
+
+
+def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
+    if kind == COMPRESSED:
+        return not name.endswith("/compressedDepth")
+    return kind == IMAGE and bag.decode(next(bag.messages([name]))).encoding not in conversions.DEPTH_ENCODINGS
+
+
+def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
+    """The first message, and each that was recorded at least that many seconds after the one before it."""
+    due = 0
+    for number, message in enumerate(messages):
+        if message.time >= due:
+            yield FrameOfBag(number, message.time, message.stamp)
+            due = message.time + round(every * 1e9)
+
+
+def _nearest(stamps: Sequence[tuple[int, int]], stamp: int) -> tuple[int, int]:
+    return min(stamps, key=lambda entry: abs(entry[0] - stamp))
+
+
+def _describe(
+    bag: BagReader, frames: Frames, every: float, model: Mapping[str, str | None], asking: Asking
+) -> dict[str, Any]:
+    """What the answers depend on; it stands in OUT.json, and a journal of another run is known by it."""
+    return {
+        "bag": bag.path.name,
+        "start": bag.span.start,
+        "end": bag.span.end,
+        "camera": frames.camera,
+        "depth": frames.depth,
+        "camera_info": frames.camera_info,
+        "every": every,
+        "ask": list(asking.questions),
+        **model,
+        "max_new_tokens": asking.max_new_tokens,
+        "mask_only": asking.mask_only,
+    }
+
+
+def _journal(out: Path) -> Path:
+    return out.with_name(out.name + ".journal")
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    """Raises RecordError if something stands where the results go, unless this command may replace it."""
+    json_file = out.with_name(out.name + ".json")
+    if out.exists() and not (out / "metadata.yaml").is_file():
+        raise RecordError(f"{out} exists and is no bag: choose another --out")
+    if _journal(out).exists():  # a run that was killed while it wrote them
+        return
+    for path in (out, json_file):
+        if path.exists() and not overwrite:
+            raise RecordError(f"{path} exists: choose another --out, or replace it with --overwrite")
+
+
+def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) -> dict[tuple[int, str], Record]:
+    """Puts every answer that the journal lacks into it; gives back the records of those that failed."""
+    failed: dict[tuple[int, str], Record] = {}
+    total = len(frames) * len(asking.questions)
+    if journal.resumed:
+        console.print(f"going on after {len(journal.records)} of {total} answers of an earlier run")
+    if len(journal.records) == total:
+        return failed
+    with _progress() as progress:
+        task = progress.add_task("loading the model", total=total, completed=len(journal.records))
+        engine = load(on_progress=lambda _, what: progress.update(task, description=escape(what)))
+        progress.update(task, description="answering")
+        try:
+            for frame in frames:
+                missing = [q for q in asking.questions if (frame.number, q) not in journal.records]
+                for record in _answer_frame(engine, frames, frame, missing, asking):
+                    progress.console.print(_line(record))
+                    progress.advance(task)
+                    if record.error:
+                        failed[record.key] = record
+                    else:
+                        journal.add(record)
+        finally:
+            engine.close()
+    return failed
+
+
+def _answer_frame(
+    engine: Any, frames: Frames, frame: FrameOfBag, questions: Sequence[str], asking: Asking
+) -> Iterator[Record]:
+    """The records of these questions about one frame; a frame or a question that fails gives records that say why."""
+    if not questions:
+        return
+    try:
+        encoded = engine.encode(frames.rgb(frame))
+    except (LisaError, BagError) as error:
+        yield from (Record(frame.number, frame.stamp, question, error=str(error)) for question in questions)
+        return
+    for question in questions:
+        try:
+            answer = engine.ask(encoded, question, max_new_tokens=asking.max_new_tokens, mask_only=asking.mask_only)
+        except LisaError as error:
+            yield Record(frame.number, frame.stamp, question, error=str(error))
+            continue
+        try:
+            placements = frames.placements(frame, answer)
+        except ImageError as error:
+            console.print(f"frame {frame.number}: no positions, {escape(str(error))}")
+            placements = [None] * len(answer.segments)
+        yield Record.of(frame.number, frame.stamp, question, answer, placements)
+
+
+def _write_bag(out: Path, frames: Frames, records: Sequence[Record]) -> None:
+    """The bag of all answers, recorded when their images were."""
+    by_frame: dict[int, list[Record]] = {}
+    for record in records:
+        if not record.error:
+            by_frame.setdefault(record.frame, []).append(record)
+    store = typestore()
+    with write_bag(out, store) as bag:
+        for name, kind in OUTPUTS.items():
+            bag.add_topic(name, kind)
+        for frame in frames:
+            if frame.number not in by_frame:
+                continue
+            rgb, header = frames.rgb(frame), frames.header(frame)
+            for record in by_frame[frame.number]:
+                for name, message in _messages(record, rgb, header).items():
+                    # Padding between fields is whatever was in memory when ROS serialises; rosbags writes zeros.
+                    content = store.deserialize_cdr(serialize_message(message), OUTPUTS[name])
+                    bag.write(name, frame.time, bytes(store.serialize_cdr(content, OUTPUTS[name])))
+
+
+def _messages(record: Record, rgb: NDArray[np.uint8], header: Header) -> Mapping[str, Any]:
+    """The messages of one answer by topic; without its duration, which is another one each time."""
+    answer = record.answer
+    placements = [segment.placement for segment in record.segments]
+    return {
+        "/lisa/answer": conversions.answer_message(answer, header, instruction=record.question, placements=placements),
+        "/lisa/mask": conversions.mask_message(answer.segments, rgb.shape[:2], header),
+        "/lisa/overlay": conversions.image_message(draw(rgb, answer.segments), "rgb8", header),
+    }
+
+
+def _progress() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+def _line(record: Record) -> str:
+    where = f"{record.stamp / 1e9:.3f}  {escape(record.question)}  "
+    if record.error:
+        return f"{where}[red]{escape(record.error)}[/red]"
+    masks = len(record.segments)
+    return f"{where}[bold]{escape(record.text)}[/bold]  {masks} mask{'' if masks == 1 else 's'}"
+
+
+def _report(out: Path, records: Sequence[Record], differences: Sequence[Difference], compared: bool) -> None:
+    failed = sum(bool(record.error) for record in records)
+    console.print(f"{len(records) - failed} answered, {failed} failed: {escape(str(out))}, {escape(str(out))}.json")
+    if not compared:
+        return
+    if not differences:
+        console.print("all answers are as expected")
+        return
+    table = Table("frame", "stamp", "question", "what", "expected", "got", title="Not as expected")
+    for change in differences:
+        cells = (change.question, change.what, change.expected, change.got)
+        table.add_row(str(change.frame), f"{change.stamp / 1e9:.3f}", *map(escape, cells))
+    Console().print(table)
+
+
+def _fail(sentence: str, code: int) -> NoReturn:
+    console.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
+    raise typer.Exit(code)
