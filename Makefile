@@ -4,6 +4,7 @@
 
 VENV := .venv
 ARGS :=
+comma := ,
 
 ROS := $(if $(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),$(ROS_DISTRO),wheels)
 EXTRAS := ros,dev$(if $(filter wheels,$(ROS)),$(comma)jazzy)
@@ -17,7 +18,6 @@ INTERFACES := $(wildcard msg/*.msg srv/*.srv action/*.action)
 # Python, launch and config files are linked, not copied: only new and removed ones need an install.
 LINKED := $(shell find lisa_ros launch config -type d ! -name __pycache__)
 
-comma := ,
 .DELETE_ON_ERROR:
 .PHONY: help setup demo test lint format clean
 
