@@ -56,11 +56,11 @@ class CameraParameters:
     image: str = _parameter("", "topic of the colour image", topic=True)
     transport: str = _parameter(
         "raw",
-        "raw: Image; compressed: CompressedImage on the image's topic + /compressed",
+        "compressed: CompressedImage on the image's topic + /compressed",
         choices=("raw", "compressed"),
     )
     qos: str = _parameter(
-        "sensor_data", "sensor_data: best effort, meets any publisher; reliable", choices=("sensor_data", "reliable")
+        "sensor_data", "sensor_data: best effort, which hears every publisher", choices=("sensor_data", "reliable")
     )
     depth: str = _parameter("", "topic of the depth image, aligned to the colour image; empty: no depth", topic=True)
     camera_info: str = _parameter("", "topic of the CameraInfo that depth needs; empty: none", topic=True)
@@ -81,19 +81,19 @@ class Parameters:
     vision_tower: str = _parameter("", "folder or hub id of CLIP; empty: what the checkpoint names")
     template: str = _parameter("", "the prompt's template; empty: what the checkpoint is", choices=("", *TEMPLATES))
     memory_limit: float = _parameter(
-        0.0, "GiB of device memory that the model may take; 0: no limit", low=0.0, high=1e4
+        0.0, "GiB of device memory that the model may take; 0: no limit", low=0.0, high=10000.0
     )
     cameras: tuple[str, ...] = _parameter(("camera",), "names of the cameras; the first is the default one")
     max_new_tokens: int = _parameter(MAX_NEW_TOKENS, "longest answer, in tokens", low=1, high=65536, live=True)
     max_segments: int = _parameter(MAX_SEGMENTS, "most masks in an answer", low=1, high=1024, live=True)
     max_frame_age: float = _parameter(
-        1.0, "s since its receipt, oldest frame that is asked about", low=0.001, high=1e6, live=True
+        1.0, "s since its receipt, oldest frame that is asked about", low=0.001, high=86400.0, live=True
     )
     frame_timeout: float = _parameter(
-        2.0, "s that a question waits for a young enough frame", low=0.0, high=1e6, live=True
+        2.0, "s that a question waits for a young enough frame", low=0.0, high=86400.0, live=True
     )
     question_timeout: float = _parameter(
-        60.0, "s that a question may take, from request to answer", low=0.001, high=1e6, live=True
+        60.0, "s that a question may take, from request to answer", low=0.001, high=86400.0, live=True
     )
     queue_size: int = _parameter(8, "questions that may wait; the rest is refused as BUSY", low=1, high=1024, live=True)
     standing_instruction: str = _parameter(
@@ -110,7 +110,7 @@ class Parameters:
         16, "conversations kept; the least recently used goes first", low=1, high=1024, live=True
     )
     conversation_ttl: float = _parameter(
-        600.0, "s without a question after which a conversation is forgotten", low=0.001, high=1e7, live=True
+        600.0, "s without a question after which a conversation is forgotten", low=0.001, high=604800.0, live=True
     )
     target_frame: str = _parameter("", "frame of ~/target, needs tf2; empty: the camera's")
     autostart: bool = _parameter(True, "configure and activate at start")

@@ -108,7 +108,7 @@ def lisa(log: Path, *arguments: str, domain: int = DOMAIN, checkpoint: str = "fa
     """The node with the fake engine; parameters by name, `__` for a dot."""
     settings = {"checkpoint": checkpoint} | {name.replace("__", "."): value for name, value in parameters.items()}
     ros = [part for name, value in settings.items() for part in ("-p", f"{name}:={_yaml(value)}")]
-    return Process("node_process.py", ["--ros-args", *ros, *arguments], log, domain)
+    return Process("node_process.py", ["--ros-args", *arguments, *ros], log, domain)
 
 
 def camera(log: Path, *arguments: str, domain: int = DOMAIN) -> Process:

@@ -1,0 +1,187 @@
+"""The life of a question: its stages, its end by cancel, timeout, refusal or failure; service and action alike."""
+
+import time
+from collections.abc import Iterator
+
+import pytest
+from action_msgs.msg import GoalStatus
+from harness import Robot, camera, eventually, lisa
+from scenes import scene
+
+from lisa_ros.questions import Code
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    folder = tmp_path_factory.mktemp("questions")
+    processes = [lisa(folder / "node.log", queue_size=3), camera(folder / "camera.log")]
+    robot = Robot()
+    yield robot.until_active()
+    robot.close()
+    for process in processes:
+        process.kill()
+
+
+def code(response: object) -> Code:
+    return Code(response.code)  # type: ignore[attr-defined]
+
+
+def test_the_action_tells_stages_and_words(robot: Robot) -> None:
+    goal = robot.pursue("red tokens=5 pause=0.05", include_masks=True)
+    assert goal.accepted
+    status, result = goal.result()
+    assert status == GoalStatus.STATUS_SUCCEEDED
+    assert (result.success, code(result)) == (True, Code.OK)
+    assert result.answer.segments[0].mask.width == 640
+    eventually(lambda: goal.feedback and goal.feedback[-1][0] == "masking")
+    stages = [stage for stage, _ in goal.feedback]
+    assert list(dict.fromkeys(stages)) == ["waiting", "encoding", "answering", "masking"]
+    texts = [text for _, text in goal.feedback]
+    assert texts[-1] == "word " * 5
+    assert sorted(texts, key=len) == texts
+    assert len(set(texts)) == 6, "the text comes word by word"
+
+
+def test_a_goal_is_canceled_while_it_is_answered(robot: Robot) -> None:
+    goal = robot.pursue("red tokens=1000 pause=0.05")
+    eventually(lambda: any(text for _, text in goal.feedback), "the first word")
+    assert goal.cancel()
+    status, result = goal.result()
+    assert status == GoalStatus.STATUS_CANCELED
+    assert (result.success, code(result), result.message) == (False, Code.CANCELED, "canceled while answering")
+    assert robot.ask("red").success
+
+
+def test_a_goal_is_canceled_while_it_waits_its_turn(robot: Robot) -> None:
+    first = robot.pursue("red delay=100")
+    eventually(lambda: ("answering", "") in first.feedback)
+    second = robot.pursue("blue")
+    eventually(lambda: ("waiting", "") in second.feedback)
+    assert second.cancel()
+    status, result = second.result()
+    assert (status, code(result)) == (GoalStatus.STATUS_CANCELED, Code.CANCELED)
+    assert "waited" in result.message
+    assert first.cancel()
+    assert first.result()[0] == GoalStatus.STATUS_CANCELED
+
+
+def test_a_goal_that_fails_is_accepted_and_aborted_with_a_code(robot: Robot) -> None:
+    goal = robot.pursue("")
+    assert goal.accepted
+    status, result = goal.result()
+    assert (status, code(result)) == (GoalStatus.STATUS_ABORTED, Code.BAD_REQUEST)
+    assert "instruction is empty" in result.message
+
+
+def test_a_question_ends_with_its_timeout_and_frees_the_engine(robot: Robot) -> None:
+    response = robot.ask("red delay=100", timeout=0.3)
+    assert (response.success, code(response)) == (False, Code.TIMEOUT)
+    assert response.message == "no answer within 0.3 s: it was still answering"
+    assert robot.ask("red").success
+
+
+def test_a_hang_ends_with_its_timeout_and_the_node_serves_on(robot: Robot) -> None:
+    hanging = robot.start("red hang=3", timeout=0.3)
+    waiting = robot.start("blue", timeout=0.6)
+    assert code(robot.wait(hanging)) == Code.TIMEOUT
+    response = robot.wait(waiting)
+    assert (code(response), response.message) == (Code.TIMEOUT, "no answer within 0.6 s: it was still waiting")
+    assert robot.ask("green").answer.text == "Turn 1: green is [SEG]."
+
+
+def test_the_timeout_is_that_of_the_parameter_unless_given(robot: Robot) -> None:
+    assert robot.set("question_timeout", 0.3).successful
+    assert robot.ask("red delay=100").message == "no answer within 0.3 s: it was still answering"
+    assert robot.set("question_timeout", 60.0).successful
+
+
+def test_a_full_queue_refuses_at_once_and_says_how_many_are_ahead(robot: Robot) -> None:
+    goals = [robot.pursue("red delay=100") for _ in range(4)]
+    eventually(lambda: ("answering", "") in goals[0].feedback)
+    asked = time.monotonic()
+    response = robot.ask("blue")
+    assert code(response) == Code.BUSY
+    assert response.message == "busy: 4 questions are ahead of this one"
+    assert response.answer.text == ""
+    assert time.monotonic() - asked < 5.0
+    for goal in goals:
+        assert goal.cancel()
+    assert {goal.result()[0] for goal in goals} == {GoalStatus.STATUS_CANCELED}
+    assert robot.ask("blue").success
+
+
+def test_questions_are_answered_in_order(robot: Robot) -> None:
+    first = robot.pursue("red delay=0.3")
+    futures = [robot.start(colour) for colour in ("red", "green", "blue")]
+    answers = [robot.wait(future).answer for future in futures]
+    assert first.result()[1].success
+    assert [answer.instruction for answer in answers] == ["red", "green", "blue"]
+    durations = [answer.duration for answer in answers]
+    assert sorted(durations) == durations
+
+
+@pytest.mark.parametrize(
+    ("order", "expected", "message"),
+    [
+        ("fail=memory", Code.OUT_OF_MEMORY, "out of memory on purpose: free some"),
+        ("fail=allocation", Code.OUT_OF_MEMORY, "out of memory"),
+        ("fail=prompt", Code.BAD_REQUEST, "too long on purpose: say less"),
+        ("fail=python", Code.INTERNAL, "internal error, the node's log has more: RuntimeError: broken on purpose"),
+        ("fail=exit", Code.INTERNAL, "internal error, the node's log has more: SystemExit: left on purpose"),
+    ],
+)
+def test_what_the_engine_raises_becomes_a_code_and_a_sentence(
+    robot: Robot, order: str, expected: Code, message: str
+) -> None:
+    response = robot.ask(f"red {order}")
+    assert (response.success, code(response), response.message) == (False, expected, message)
+    assert robot.ask("red").success
+
+
+def test_two_hundred_failures_are_answered_and_the_node_serves_on(robot: Robot) -> None:
+    kinds = {
+        "fail=memory": Code.OUT_OF_MEMORY,
+        "fail=python": Code.INTERNAL,
+        "fail=exit": Code.INTERNAL,
+        "hang=0.1": Code.TIMEOUT,
+    }
+    for _ in range(50):
+        for order, expected in kinds.items():
+            assert code(robot.ask(f"red {order}", timeout=0.05 if expected == Code.TIMEOUT else 0.0)) == expected
+    assert robot.ask("red").success
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"instruction": ""}, "the instruction is empty: say what to find or answer, in words"),
+        ({"instruction": " \n"}, "the instruction is empty: say what to find or answer, in words"),
+        ({"camera": "rear"}, "there is no camera 'rear': the cameras are camera"),
+        ({"max_age": float("nan")}, "max_age must be a number of seconds, not NaN"),
+        ({"timeout": -1.0}, "timeout must be a number of seconds, 0 or more, not -1"),
+        ({"timeout": float("nan")}, "timeout must be a number of seconds, 0 or more, not nan"),
+        ({"timeout": float("inf")}, "timeout must be a number of seconds, 0 or more, not inf"),
+    ],
+)
+def test_a_bad_request_is_told_why(robot: Robot, fields: dict[str, object], message: str) -> None:
+    response = robot.ask(**({"instruction": "red"} | fields))  # type: ignore[arg-type]
+    assert (code(response), response.message) == (Code.BAD_REQUEST, message)
+
+
+@pytest.mark.parametrize("instruction", ["<image> [SEG] </s>", "a\x01b", "🤖 färbe", "word " * 10_000])
+def test_odd_words_are_words(robot: Robot, instruction: str) -> None:
+    assert robot.ask(instruction).answer.instruction == instruction
+
+
+def test_an_image_that_is_none_is_a_bad_request(robot: Robot) -> None:
+    assert code(robot.ask("red", image=scene(1)[:1, :1])) == Code.BAD_REQUEST
+    response = robot.ask("red", image=_broken_image())
+    assert code(response) == Code.BAD_REQUEST
+    assert response.message
+    assert robot.ask("red").success
+
+
+def _broken_image() -> object:
+    from sensor_msgs.msg import Image
+
+    return Image(height=10, width=10, encoding="rgb8", step=30, data=b"123")
