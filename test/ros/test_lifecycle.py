@@ -1,0 +1,159 @@
+"""Up and down: by itself or by hand, listening meanwhile, saying why not, giving everything back."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray
+from harness import Process, Robot, eventually, lisa
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import GetAvailableTransitions
+from lisa_ros.questions import Code
+from scenes import scene
+
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
+
+Start = Callable[..., tuple[Robot, Process]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts a node, and a robot that knows it; both end with the test."""
+    ends: list[Callable[[], Any]] = []
+
+    def start_node(**parameters: Any) -> tuple[Robot, Process]:
+        process, robot = lisa(tmp_path / "node.log", **parameters), Robot()
+        ends.extend([robot.close, process.kill])
+        return robot, process
+
+    yield start_node
+    for end in ends:
+        end()
+
+
+def model_says(statuses: list[DiagnosticArray], words: str) -> bool:
+    return any(s.name == "lisa: model" and words in s.message for array in statuses for s in array.status)
+
+
+def test_it_comes_up_by_itself_and_listens_while_the_model_loads(start: Start) -> None:
+    robot, _ = start(checkpoint="slow")
+    statuses = robot.listen("/diagnostics", DiagnosticArray)
+    assert robot.state() == "configuring"
+    response = robot.ask("red", image=scene(1))
+    assert Code(response.code) == Code.LOADING
+    assert response.message.startswith("the model is being loaded (")
+    goal = robot.pursue("red", image=scene(1))
+    assert Code(goal.result()[1].code) == Code.LOADING
+    assert not robot.change_state(CONFIGURE), "an illegal transition is answered"
+    assert not robot.change_state(ACTIVATE)
+    eventually(lambda: model_says(statuses, "loading: "))
+    robot.until_active()
+    assert robot.ask("red", image=scene(1)).success
+    eventually(lambda: model_says(statuses, "active"))
+
+
+def test_a_failed_configure_leaves_a_node_that_says_why(start: Start) -> None:
+    robot, process = start(checkpoint="fails")
+    statuses = robot.listen("/diagnostics", DiagnosticArray)
+    reason = "fails is no checkpoint: name a folder that is one"
+    eventually(lambda: model_says(statuses, reason))
+    assert robot.state() == "unconfigured"
+    response = robot.ask("red", image=scene(1))
+    assert (Code(response.code), response.message) == (Code.INACTIVE, f"the node is unconfigured: {reason}")
+    assert reason in process.output
+    assert "Traceback" not in process.output
+    assert not robot.change_state(CONFIGURE)
+    assert robot.set("checkpoint", "good").successful
+    assert robot.change_state(CONFIGURE)
+    assert robot.change_state(ACTIVATE)
+    assert robot.ask("red", image=scene(1)).success
+
+
+def test_an_unforeseen_error_in_configure_is_logged_and_not_fatal(start: Start) -> None:
+    robot, process = start(checkpoint="breaks")
+    eventually(lambda: "cannot configure: RuntimeError: an error that nobody thought of" in process.output)
+    assert "Traceback" in process.output
+    assert robot.state() == "unconfigured"
+
+
+def test_no_checkpoint(start: Start) -> None:
+    robot, _ = start(checkpoint="")
+    eventually(lambda: robot.state() == "unconfigured")
+    response = eventually(lambda: (r := robot.ask("red")).code == Code.INACTIVE and r)
+    assert "no checkpoint: set the parameter checkpoint" in response.message
+
+
+def test_up_and_down_by_hand_and_with_another_checkpoint(start: Start) -> None:
+    robot, process = start(autostart=False)
+    assert robot.state() == "unconfigured"
+    assert Code(robot.ask("red").code) == Code.INACTIVE
+    assert not robot.change_state(ACTIVATE)
+    assert robot.change_state(CONFIGURE)
+    assert robot.state() == "inactive"
+    response = robot.ask("red", image=scene(1))
+    assert (Code(response.code), response.message) == (Code.INACTIVE, "the node is inactive")
+    assert robot.change_state(ACTIVATE)
+    assert not robot.change_state(CONFIGURE)
+    assert not robot.change_state(200), "a transition that does not exist"
+    assert robot.ask("red", image=scene(1)).success
+    available = robot.call("get_available_transitions", GetAvailableTransitions, GetAvailableTransitions.Request())
+    assert {t.transition.label for t in available.available_transitions} == {"deactivate", "shutdown"}
+    assert robot.change_state(DEACTIVATE)
+    assert robot.change_state(CLEANUP)
+    assert robot.set("checkpoint", "another").successful
+    statuses = robot.listen("/diagnostics", DiagnosticArray)
+    assert robot.change_state(CONFIGURE)
+    assert robot.change_state(ACTIVATE)
+    eventually(lambda: any("another" in str(array) for array in statuses))
+    assert robot.ask("red", image=scene(1)).success
+    assert robot.change_state(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    assert robot.state() == "finalized"
+    assert Code(robot.ask("red").code) == Code.INACTIVE
+    assert process.stop() == 0
+
+
+def test_deactivating_ends_the_questions_politely(start: Start) -> None:
+    robot, _ = start()
+    robot.until_active()
+    goal = robot.pursue("red delay=100", image=scene(1))
+    waiting = robot.start("blue", image=scene(1))
+    eventually(lambda: ("answering", "") in goal.feedback)
+    assert robot.change_state(DEACTIVATE)
+    for response in (robot.wait(waiting), goal.result()[1]):
+        assert (Code(response.code), response.message) == (Code.INACTIVE, "the node was deactivated")
+    assert robot.change_state(ACTIVATE)
+    assert robot.ask("red", image=scene(1)).success
+
+
+def test_cycles_leave_nothing_behind(start: Start) -> None:
+    robot, process = start()
+    robot.until_active()
+    node = psutil.Process(process.pid)
+
+    def cycle() -> None:
+        for transition in (DEACTIVATE, CLEANUP, CONFIGURE, ACTIVATE):
+            assert robot.change_state(transition)
+
+    for _ in range(5):
+        cycle()
+    threads, files = node.num_threads(), node.num_fds()
+    for _ in range(20):
+        cycle()
+    assert robot.ask("red", image=scene(1)).success
+    assert (node.num_threads(), node.num_fds()) == (threads, files)
+
+
+def test_ctrl_c_ends_it_at_once_even_while_it_loads_or_answers(start: Start) -> None:
+    robot, process = start(checkpoint="slow")
+    eventually(lambda: robot.state() == "configuring")
+    assert process.stop() == 0
+    robot, process = start()
+    robot.until_active()
+    goal = robot.pursue("red hang=100", image=scene(1))
+    eventually(lambda: ("answering", "") in goal.feedback)
+    assert process.stop() == 0
