@@ -1,0 +1,307 @@
+"""Official checkpoint folders, opened strictly: every size is read from them, every tensor is checked before use.
+
+Two layouts, told apart by what is in the folder:
+
+- v1: one model in shards (`pytorch_model*.bin` or `model*.safetensors`) with everything but CLIP;
+- v0: `pytorch_model*.bin` with the language model, `pytorch_model-visual_model.bin` with SAM,
+  `pytorch_model-text_hidden_fcs.bin` with the projection.
+
+Opening reads names, shapes and dtypes only. Weights are read one by one, by `Checkpoint.tensors()`. Nothing in a
+file can run code: `.bin` files are read with `weights_only=True`.
+"""
+
+import json
+import pickle
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from lisa_core import hub
+from lisa_core.errors import CheckpointError
+from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
+from lisa_core.options import TEMPLATES, TemplateName
+from lisa_core.shapes import read_shape
+from lisa_core.tokenizer import Tokenizer
+
+Layout = Literal["v1", "v0"]
+
+_V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
+_DEFAULT_TEMPLATE: Mapping[Layout, TemplateName] = {"v1": "llava_v1", "v0": "vicuna_v1_1"}
+_OWN_TOWER = "vision_tower"
+"""A checkpoint may bring its vision tower along, in a folder of this name."""
+
+_UNUSED = (  # parts of released tensors' names that LISA has but never uses for an answer
+    "rotary_emb.inv_freq",
+    "prompt_encoder.point_embeddings.",
+    "prompt_encoder.not_a_point_embed.",
+    "prompt_encoder.mask_downscaling.",
+    "embeddings.position_ids",
+    "vision_model.post_layernorm.",
+)
+_SAFE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """Where a tensor lies, and what it is."""
+
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checked folder; no weight has been read yet.
+
+    Attributes:
+        folder: of the checkpoint.
+        vision_tower: folder of CLIP.
+        layout: of the checkpoint.
+        template: conversation template to use.
+        shape: every size of the model.
+        tokenizer: of the checkpoint.
+        stored: parameter of `Lisa` -> where its tensor lies; complete, without extras, shapes checked.
+    """
+
+    folder: Path
+    vision_tower: Path
+    layout: Layout
+    template: TemplateName
+    shape: LisaShape
+    tokenizer: Tokenizer
+    stored: Mapping[str, StoredTensor]
+
+    @classmethod
+    def open(
+        cls, checkpoint: str | Path, vision_tower: str | Path | None = None, template: str | None = None
+    ) -> "Checkpoint":
+        """Opens and checks a checkpoint.
+
+        Args:
+            checkpoint: folder or hub id.
+            vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
+            template: one of `options.TEMPLATES`; None: the layout's.
+
+        Raises:
+            CheckpointError: missing, damaged, or no LISA; names the file or tensor.
+        """
+        folder = hub.folder_of(checkpoint)
+        config = _read_config(folder)
+        layout: Layout = "v0" if any((folder / part).exists() for part in _V0_PARTS) else "v1"
+        weights = _weights(folder, layout)
+        tokenizer = Tokenizer.from_folder(folder)
+        tower = _tower_folder(folder, config, vision_tower)
+        stored = {**_catalogue(weights, layout), **_tower_catalogue(tower)}
+        shape = read_shape(config, _read_config(tower), {name: tensor.shape for name, tensor in stored.items()})
+        if tokenizer.vocabulary_size > shape.language.vocabulary:
+            raise CheckpointError(
+                f"The tokenizer of {folder} has ids up to {tokenizer.vocabulary_size - 1}, but the model embeds only"
+                f" {shape.language.vocabulary} tokens: the files are of different checkpoints."
+            )
+        parameters = _check(stored, shape, folder)
+        return cls(folder, tower, layout, _template(template, layout), shape, tokenizer, parameters)
+
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Every (parameter, tensor on the host), file by file; a tensor is read when it is used (mmap)."""
+        by_file: dict[Path, list[tuple[str, StoredTensor]]] = {}
+        for parameter, tensor in self.stored.items():
+            by_file.setdefault(tensor.file, []).append((parameter, tensor))
+        for file, wanted in by_file.items():
+            with _OpenFile(file) as opened:
+                for parameter, tensor in wanted:
+                    yield parameter, opened.read(tensor.name)
+
+
+def _template(name: str | None, layout: Layout) -> TemplateName:
+    if name is None:
+        return _DEFAULT_TEMPLATE[layout]
+    for known in TEMPLATES:
+        if name == known:
+            return known
+    raise CheckpointError(f"There is no template {name!r}; choose one of {', '.join(TEMPLATES)}.")
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} is no checkpoint: it has no config.json. Give the folder that holds it.")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again.") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{path} is not a JSON object; fetch it again.")
+    return config
+
+
+def _tower_folder(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> Path:
+    if given is not None:
+        return hub.folder_of(given)
+    if (folder / _OWN_TOWER).is_dir():
+        return folder / _OWN_TOWER
+    named = config.get("vision_tower") or config.get("mm_vision_tower")
+    if not isinstance(named, str):
+        raise CheckpointError(f"{folder / 'config.json'} names no vision tower; give one (vision_tower).")
+    try:
+        return hub.folder_of(named)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"The vision tower of {folder} is missing: {error} Or give its folder (vision_tower)."
+        ) from error
+
+
+def _weights(folder: Path, layout: Layout) -> list[Path]:
+    """The files with the checkpoint's weights, all there."""
+    files = _sharded(folder, "model.safetensors") or _sharded(folder, "pytorch_model.bin")
+    if not files:
+        raise CheckpointError(
+            f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
+        )
+    if layout == "v0":
+        files += [folder / part for part in _V0_PARTS]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise CheckpointError(f"{folder} lacks {', '.join(missing)}; fetch the missing files.")
+    return files
+
+
+def _sharded(folder: Path, name: str) -> list[Path]:
+    index = folder / f"{name}.index.json"
+    if not index.is_file():
+        return [folder / name] if (folder / name).is_file() else []
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        raise CheckpointError(f"{index} is no readable index of shards ({error!r}); fetch it again.") from error
+    for shard in shards:
+        if not isinstance(shard, str) or Path(shard).name != shard:
+            raise CheckpointError(f"{index} names {shard!r}, which is no file of its folder.")
+    return [folder / shard for shard in sorted(shards)]
+
+
+def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
+    """Released tensor name in v1 spelling -> where it lies."""
+    stored: dict[str, StoredTensor] = {}
+    for file in files:
+        with _OpenFile(file) as opened:
+            for tensor in opened.catalogue():
+                prefix = "model." if layout == "v0" and file.name in _V0_PARTS else ""
+                stored[prefix + tensor.name] = tensor
+    return stored
+
+
+def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
+    files = _sharded(folder, "model.safetensors") or _sharded(folder, "pytorch_model.bin")
+    if not files or not all(file.is_file() for file in files):
+        raise CheckpointError(f"The vision tower {folder} lacks its weights; fetch the whole folder.")
+    tensors = _catalogue(files, "v1")
+    return {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_VISION)}
+
+
+def _check(stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path) -> dict[str, StoredTensor]:
+    """Parameter -> stored tensor, once every parameter has one of its shape and none is left over."""
+    with torch.device("meta"):
+        expected = Lisa(shape).state_dict()
+    found: dict[str, StoredTensor] = {}
+    extra: list[str] = []
+    for name, tensor in stored.items():
+        parameter = parameter_name(name)
+        if parameter in expected:
+            found[parameter] = tensor
+        elif not any(part in name for part in _UNUSED) and not _after_selected_layer(parameter, shape):
+            extra.append(name)
+    missing = [parameter for parameter in expected if parameter not in found]
+    if missing or extra:
+        raise CheckpointError(
+            f"{folder} does not hold the tensors of a LISA of its own sizes."
+            + (f" Missing: {_some(missing)}." if missing else "")
+            + (f" Unknown: {_some(extra)}." if extra else "")
+        )
+    for parameter, tensor in found.items():
+        if not tensor.dtype.is_floating_point:
+            raise CheckpointError(f"Tensor {tensor.name} in {tensor.file.name} holds {tensor.dtype}, not weights.")
+        if tensor.shape != tuple(expected[parameter].shape):
+            raise CheckpointError(
+                f"Tensor {tensor.name} in {tensor.file.name} has shape {tensor.shape}, but this model needs"
+                f" {tuple(expected[parameter].shape)}."
+            )
+    return found
+
+
+def _after_selected_layer(parameter: str | None, shape: LisaShape) -> bool:
+    """Whether it belongs to a layer of CLIP behind the one whose output LISA reads."""
+    parts = (parameter or "").split(".")
+    return parts[:3] == ["clip", "encoder", "layers"] and parts[3].isdigit() and int(parts[3]) >= shape.clip.layers
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+class _OpenFile:
+    """One file of weights, either format, behind one reader; its errors are `CheckpointError`s that name it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> "_OpenFile":
+        try:
+            if self.path.suffix == ".safetensors":
+                self._safe = safe_open(self.path, framework="pt")
+                self._names = list(self._safe.keys())
+            else:
+                self._bin = _load_bin(self.path)
+        except pickle.UnpicklingError as error:
+            if "global" in str(error).lower():
+                raise CheckpointError(
+                    f"{self.path} was refused: it holds more than tensors and would run code when loaded."
+                ) from error
+            raise CheckpointError(self._damaged(error)) from error
+        except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+            raise CheckpointError(self._damaged(error)) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.__dict__.pop("_safe", None)
+        self.__dict__.pop("_bin", None)
+
+    def _damaged(self, error: Exception) -> str:
+        line = (str(error).splitlines() or [""])[0]
+        return f"{self.path} is damaged or truncated ({line[:200]}); fetch it again."
+
+    def catalogue(self) -> Iterator[StoredTensor]:
+        if self.path.suffix == ".safetensors":
+            for name in self._names:
+                tensor = self._safe.get_slice(name)
+                yield StoredTensor(self.path, name, tuple(tensor.get_shape()), self._dtype(tensor.get_dtype()))
+            return
+        for name, tensor in self._bin.items():
+            yield StoredTensor(self.path, name, tuple(tensor.shape), tensor.dtype)
+
+    def _dtype(self, name: str) -> torch.dtype:
+        if name not in _SAFE_DTYPES:
+            raise CheckpointError(f"{self.path} holds tensors of type {name}; known: {', '.join(_SAFE_DTYPES)}.")
+        return _SAFE_DTYPES[name]
+
+    def read(self, name: str) -> Tensor:
+        return self._safe.get_tensor(name) if self.path.suffix == ".safetensors" else self._bin[name]
+
+
+def _load_bin(path: Path) -> Mapping[str, Tensor]:
+    mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip, and are read whole
+    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
+        raise CheckpointError(f"{path} is no table of named tensors.")
+    return tensors

@@ -1,0 +1,183 @@
+"""Reading prompts and decoding answers over one KV cache.
+
+The cache remembers which tokens of which frame it holds, so whatever a new prompt shares with the last one (the
+frame's prefix, or a conversation's earlier turns) is not read again. When another frame takes the cache, what was
+read about the first is set aside with it.
+"""
+
+import threading
+import weakref
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from lisa_core.errors import Cancelled, PromptError
+from lisa_core.model.language import KVCache, Language
+from lisa_core.tokenizer import IMAGE_ID
+
+_GROWTH = 256
+"""Positions that the cache grows by."""
+_SET_ASIDE = 8
+"""Frames whose keys and values are kept while another frame has the cache."""
+
+
+@dataclass(eq=False)
+class Visual:
+    """A frame to the language model.
+
+    Attributes:
+        tokens: (N, width) input embeddings of its N visual tokens.
+    """
+
+    tokens: Tensor
+    _aside: tuple[list[int], Tensor, Tensor] | None = field(default=None, repr=False)
+
+
+class Generator:
+    """The language model with its cache.
+
+    Attributes:
+        ids: the tokens that the cache holds, `IMAGE_ID` once for each visual token.
+    """
+
+    def __init__(self, language: Language, end_id: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._language = language
+        self._end_id = end_id
+        self._cache = KVCache(language.shape, min(2 * _GROWTH, language.shape.context), dtype, device)
+        self._visual: weakref.ref[Visual] | None = None
+        self._set_aside: OrderedDict[int, weakref.ref[Visual]] = OrderedDict()
+        self.ids: list[int] = []
+
+    @property
+    def context(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return self._language.shape.context
+
+    def read(self, visual: Visual, ids: Sequence[int], cancel: threading.Event | None = None) -> Tensor:
+        """Reads a prompt about a frame.
+
+        Args:
+            visual: the frame.
+            ids: the prompt, `IMAGE_ID` once for each visual token.
+
+        Returns:
+            (width,) the hidden state of the last token, after the last norm.
+
+        Raises:
+            PromptError: longer than the context.
+            Cancelled: before anything was read.
+        """
+        if len(ids) >= self.context:
+            raise PromptError(
+                f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
+                f" {self.context - 1}; ask with fewer words, or start a new conversation."
+            )
+        _check(cancel)
+        self._take(visual)
+        known = _common_length(self.ids, ids, at_most=len(ids) - 1)
+        del self.ids[known:]
+        embeddings = self._embed(visual, ids, known)
+        self._reserve(len(ids))
+        hidden = self._language(embeddings, self._cache, known)
+        self.ids = list(ids)
+        return hidden[-1]  # type: ignore[no-any-return]
+
+    def decode(
+        self, hidden: Tensor, max_new_tokens: int, cancel: threading.Event | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Decodes greedily from the hidden state that `read` gave.
+
+        Yields:
+            Each new token, and the (width,) hidden state that emitted it. Ends with the end of sequence, which is
+            yielded too, after `max_new_tokens`, or where the context is full.
+
+        Raises:
+            Cancelled: between two tokens.
+        """
+        for _ in range(min(max_new_tokens, self.context - len(self.ids))):
+            _check(cancel)
+            token = int(self._language.lm_head(hidden).argmax())
+            yield token, hidden
+            if token == self._end_id:
+                return
+            position = len(self.ids)
+            self._reserve(position + 1)
+            embedding = self._language.embed_tokens.weight[token][None]
+            hidden = self._language(embedding, self._cache, position)[-1]
+            self.ids.append(token)
+
+    def memory(self) -> int:
+        """Bytes of keys and values, in the cache and set aside."""
+        aside = [visual._aside for ref in self._set_aside.values() if (visual := ref()) and visual._aside]
+        tensors = [self._cache.keys, self._cache.values, *(tensor for _, *pair in aside for tensor in pair)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+    def forget(self) -> None:
+        """Drops everything that was read; it will be read again when it is needed."""
+        for ref in self._set_aside.values():
+            if visual := ref():
+                visual._aside = None
+        self._set_aside.clear()
+        self._visual = None
+        self.ids = []
+
+    def _take(self, visual: Visual) -> None:
+        """Gives the cache to a frame, with what was read about it before."""
+        current = self._visual() if self._visual else None
+        if current is visual:
+            return
+        if current is not None:
+            self._put_aside(current)
+        self._visual = weakref.ref(visual)
+        self.ids = []
+        self._set_aside.pop(id(visual), None)
+        if visual._aside is not None:
+            ids, keys, values = visual._aside
+            visual._aside = None
+            self._reserve(len(ids))
+            self._cache.keys[:, :, : len(ids)] = keys
+            self._cache.values[:, :, : len(ids)] = values
+            self.ids = ids
+
+    def _put_aside(self, visual: Visual) -> None:
+        length = len(self.ids)
+        keys, values = self._cache.keys[:, :, :length].clone(), self._cache.values[:, :, :length].clone()
+        visual._aside = (self.ids, keys, values)
+        self._set_aside[id(visual)] = weakref.ref(visual)
+        while len(self._set_aside) > _SET_ASIDE:
+            _, oldest = self._set_aside.popitem(last=False)
+            if dropped := oldest():
+                dropped._aside = None
+
+    def _embed(self, visual: Visual, ids: Sequence[int], start: int) -> Tensor:
+        """(T, width) input embeddings of `ids[start:]`."""
+        weight = self._language.embed_tokens.weight
+        wanted = torch.tensor(ids[start:], device=weight.device)
+        is_image = wanted == IMAGE_ID
+        embeddings = self._language.embed_tokens(wanted.masked_fill(is_image, 0))
+        seen = sum(token == IMAGE_ID for token in ids[:start])
+        embeddings[is_image] = visual.tokens[seen:].to(embeddings.dtype)
+        return embeddings  # type: ignore[no-any-return]
+
+    def _reserve(self, length: int) -> None:
+        if length <= self._cache.capacity:
+            return
+        capacity = min(self.context, -(-length // _GROWTH) * _GROWTH)
+        old, keep = self._cache, len(self.ids)
+        self._cache = KVCache(self._language.shape, capacity, old.keys.dtype, old.keys.device)
+        self._cache.keys[:, :, :keep] = old.keys[:, :, :keep]
+        self._cache.values[:, :, :keep] = old.values[:, :, :keep]
+
+
+def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> int:
+    """How many tokens two prompts share at their beginning."""
+    most = min(len(left), len(right), at_most)
+    return next((index for index in range(most) if left[index] != right[index]), most)
+
+
+def _check(cancel: threading.Event | None) -> None:
+    if cancel is not None and cancel.is_set():
+        raise Cancelled("The question was cancelled.")

@@ -1,0 +1,70 @@
+"""From what the user names, a folder or a hub id, to a folder on this machine."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from lisa_core.errors import CheckpointError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_FILES = ("*.json", "*.bin", "*.safetensors", "tokenizer.model")
+
+
+def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
+    """The local folder of a checkpoint.
+
+    A folder is taken as it is, without any network. A hub id is looked up in the local hub cache, and downloaded
+    only if it is not there whole.
+
+    Raises:
+        CheckpointError: neither; says where it looked.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.exists():
+        raise CheckpointError(f"{folder} is a file; give the checkpoint's folder.")
+    if not _HUB_ID.fullmatch(str(name)):
+        raise CheckpointError(
+            f"There is no folder {folder}, and it is no hub id either; give a checkpoint's folder or an id such as"
+            " xinlai/LISA-7B-v1."
+        )
+    return _from_hub(str(name), files)
+
+
+def _from_hub(name: str, files: Sequence[str]) -> Path:
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        cached = Path(snapshot_download(name, allow_patterns=list(files), local_files_only=True))
+        if is_whole(cached):
+            return cached
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(files)))
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{name} is not in the hub cache ({constants.HF_HUB_CACHE}), is no folder here, and could not be downloaded"
+            f" ({_first_line(error)}). Connect to the network once, or copy the folder here and give its path."
+        ) from error
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder has a configuration and every shard that its index names."""
+    if not (folder / "config.json").is_file():
+        return False
+    indexes = [path for path in folder.glob("*.index.json") if path.is_file()]
+    try:
+        shards = {shard for index in indexes for shard in json.loads(index.read_text())["weight_map"].values()}
+    except (OSError, ValueError, KeyError, AttributeError):
+        return False
+    if indexes:
+        return all((folder / shard).is_file() for shard in shards)
+    return any(folder.glob("*.bin")) or any(folder.glob("*.safetensors"))
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}".rstrip(": ")

@@ -1,0 +1,114 @@
+"""A checked checkpoint becomes a model on a device, one tensor at a time, so that it never stands there twice."""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from lisa_core import quantization
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.errors import CheckpointError, OutOfMemoryError
+from lisa_core.model.lisa import Lisa, LisaShape
+from lisa_core.options import PRECISIONS
+
+Progress = Callable[[float, str], None]
+"""(share done in [0, 1], what is being done)"""
+
+_DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
+"""Per weight: 4 bit, one absmax byte per 64 of them, and one float per 256 of those (double quantisation)."""
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """The device by name; None: the GPU if there is one."""
+    if device is None:
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise CheckpointError(f"There is no device {device!r}; give cpu, cuda or cuda:1.") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise CheckpointError(f"LISA runs on cpu and cuda, not on {device}.")
+    if resolved.type == "cuda":
+        index = resolved.index or 0
+        if index >= torch.cuda.device_count():
+            raise CheckpointError(
+                f"{device} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+                " here: check the driver (nvidia-smi) and that torch was built for CUDA, or use the cpu."
+            )
+        resolved = torch.device("cuda", index)
+    return resolved
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU."""
+    if precision not in PRECISIONS:
+        raise CheckpointError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
+    if precision != "auto":
+        return precision
+    return "nf4" if device.type == "cuda" else "fp32"
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """What activations are in: for 4 and 8 bit fp16 on a GPU, as in the reference, and fp32 on the CPU."""
+    if precision in _DTYPES:
+        return _DTYPES[precision]
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def load(checkpoint: Checkpoint, precision: str, device: torch.device, on_progress: Progress | None = None) -> Lisa:
+    """Streams the weights in. `precision` is resolved.
+
+    Raises:
+        CheckpointError: a file turned out damaged, or the precision does not run on the device.
+        OutOfMemoryError: the device is too small for it.
+    """
+    dtype = compute_dtype(precision, device)
+    with torch.device("meta"):
+        model = Lisa(checkpoint.shape)
+    if precision == "nf4" or precision == "int8":
+        quantization.check_works(precision, device, dtype)
+        quantization.make_quantised(model, precision, dtype)
+    done, total = 0, len(checkpoint.stored)
+    try:
+        for parameter, tensor in checkpoint.tensors():
+            _fill(model, parameter, tensor, precision, dtype, device)
+            done += 1
+            if on_progress is not None:
+                on_progress(done / total, parameter)
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise OutOfMemoryError(
+            f"{device} has too little memory for this checkpoint in {precision}; choose a smaller precision"
+            " (nf4 is the smallest) or a smaller checkpoint."
+        ) from error
+    return model.eval().requires_grad_(False)
+
+
+def _fill(
+    model: nn.Module, parameter: str, tensor: Tensor, precision: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    owner, _, name = parameter.rpartition(".")
+    module = model.get_submodule(owner)
+    if name == "weight" and (precision == "nf4" or precision == "int8") and _is_quantised(module):
+        filled = quantization.quantised_weight(tensor, precision, device)
+    else:
+        filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
+    setattr(module, name, filled)
+
+
+def _is_quantised(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) and type(module) is not nn.Linear
+
+
+def estimate_memory(shape: LisaShape, precision: str, device: torch.device) -> dict[str, int]:
+    """Bytes that the weights will take on the device, by part, computed from the shape alone."""
+    with torch.device("meta"):
+        model = Lisa(shape)
+    quantised = {f"{layer}.weight" for layer in quantization.quantised_layers(model)}
+    whole = compute_dtype(precision, device).itemsize
+    small = {"nf4": _NF4_BYTES, "int8": 1.0}.get(precision, float(whole))
+    parts: dict[str, float] = {}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0.0) + parameter.numel() * (small if name in quantised else whole)
+    return {part: round(size) for part, size in parts.items()}

@@ -1,0 +1,179 @@
+"""The language model: Llama over a static KV cache.
+
+Modules carry the names of the released tensors (`model.layers.*`, `lm_head`). Source: Touvron et al. 2023.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """Sizes of the language model."""
+
+    vocabulary: int
+    width: int
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    context: int
+    norm_eps: float
+    rope_theta: float
+    rope_scale: float = 1.0
+
+    @property
+    def head_width(self) -> int:
+        return self.width // self.heads
+
+
+class KVCache:
+    """Keys and values of the tokens that the model has read, at fixed addresses.
+
+    Attributes:
+        keys, values: (layers, kv_heads, capacity, head_width) each, rotary positions applied to the keys.
+    """
+
+    def __init__(self, shape: LanguageShape, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
+        size = (shape.layers, shape.kv_heads, capacity, shape.head_width)
+        self.keys = torch.empty(size, dtype=dtype, device=device)
+        self.values = torch.empty(size, dtype=dtype, device=device)
+
+    @property
+    def capacity(self) -> int:
+        """Positions that fit."""
+        return self.keys.shape[2]
+
+
+class Language(nn.Module):
+    """(T, width) input embeddings -> (T, width) hidden states after the last norm, which `lm_head` turns to logits."""
+
+    def __init__(self, shape: LanguageShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
+        self.layers = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
+        self.norm = RMSNorm(shape.width, shape.norm_eps)
+        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+
+    def forward(self, embeddings: Tensor, cache: KVCache, start: int) -> Tensor:
+        """Reads T tokens that stand at `start` .. `start + T - 1`, after those that `cache` holds.
+
+        Writes their keys and values to the cache. Every token sees those before it and itself.
+        """
+        end = start + embeddings.shape[0]
+        rotation = self._rotation(start, end, embeddings)
+        mask = _causal_mask(start, end, embeddings.device)
+        states = embeddings
+        for index, layer in enumerate(self.layers):
+            states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
+        return self.norm(states)  # type: ignore[no-any-return]
+
+    def _rotation(self, start: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary positions, (T, head_width) each; angles in fp32 as in the reference."""
+        width = self.shape.head_width
+        exponents = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
+        positions = torch.arange(start, end, dtype=torch.float32, device=like.device) / self.shape.rope_scale
+        angles = torch.outer(positions, self.shape.rope_theta**-exponents).repeat(1, 2)
+        return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
+
+
+def _causal_mask(start: int, end: int, device: torch.device) -> Tensor | None:
+    """(T, end) bool, true where a token may look; None for one token, which may look at everything."""
+    if end - start == 1:
+        return None
+    return torch.ones(end - start, end, dtype=torch.bool, device=device).tril(diagonal=start)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm, in fp32 whatever the model's dtype."""
+
+    def __init__(self, width: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(width))
+        self.eps = eps
+
+    def forward(self, states: Tensor) -> Tensor:
+        exact = states.float()
+        exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * exact.to(states.dtype)
+
+
+class _Layer(nn.Module):
+    def __init__(self, shape: LanguageShape) -> None:
+        super().__init__()
+        self.input_layernorm = RMSNorm(shape.width, shape.norm_eps)
+        self.self_attn = _Attention(shape)
+        self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
+        self.mlp = _Mlp(shape)
+
+    def forward(
+        self,
+        states: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        end: int,
+    ) -> Tensor:
+        states = states + self.self_attn(self.input_layernorm(states), rotation, mask, keys, values, start, end)
+        return states + self.mlp(self.post_attention_layernorm(states))  # type: ignore[no-any-return]
+
+
+class _Attention(nn.Module):
+    def __init__(self, shape: LanguageShape) -> None:
+        super().__init__()
+        self.head_width = shape.head_width
+        self.grouped = shape.kv_heads != shape.heads
+        kv_width = shape.kv_heads * shape.head_width
+        self.q_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.k_proj = nn.Linear(shape.width, kv_width, bias=False)
+        self.v_proj = nn.Linear(shape.width, kv_width, bias=False)
+        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
+
+    def forward(
+        self,
+        states: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+        keys: Tensor,
+        values: Tensor,
+        start: int,
+        end: int,
+    ) -> Tensor:
+        """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
+        query, key, value = (
+            projection(states).unflatten(-1, (-1, self.head_width)).transpose(0, 1)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        keys[:, start:end] = _rotate(key, rotation)
+        values[:, start:end] = value
+        mixed = functional.scaled_dot_product_attention(
+            _rotate(query, rotation)[None],
+            keys[None, :, :end],
+            values[None, :, :end],
+            attn_mask=mask,
+            enable_gqa=self.grouped,
+        )
+        return self.o_proj(mixed[0].transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    cosines, sines = rotation
+    left, right = heads.chunk(2, dim=-1)
+    return heads * cosines + torch.cat([-right, left], dim=-1) * sines
+
+
+class _Mlp(nn.Module):
+    def __init__(self, shape: LanguageShape) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.up_proj = nn.Linear(shape.width, shape.hidden, bias=False)
+        self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.down_proj(functional.silu(self.gate_proj(states)) * self.up_proj(states))  # type: ignore[no-any-return]

@@ -1,0 +1,324 @@
+"""SAM: the image embedding, and the mask decoder that LISA prompts with a hidden state.
+
+Modules carry the names of the `segment-anything` weights. Source: Kirillov et al. 2023. Of the prompt encoder only
+what LISA uses is here: the positional encoding of the image and the embedding of "no mask".
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+_ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
+_DECODER_HEADS = 8
+
+
+@dataclass(frozen=True)
+class SamShape:
+    """Sizes of SAM.
+
+    Attributes:
+        image: side of the square input, px.
+        windows: per encoder block the side of its attention windows in patches; 0: global attention.
+        attention_inner: width of the decoder's cross attentions.
+    """
+
+    image: int
+    patch: int
+    width: int
+    heads: int
+    hidden: int
+    windows: tuple[int, ...]
+    embedding: int
+    decoder_layers: int
+    decoder_hidden: int
+    attention_inner: int
+    mask_tokens: int
+    iou_hidden: int
+    iou_depth: int
+
+    @property
+    def grid(self) -> int:
+        """Side of the image embedding, in patches."""
+        return self.image // self.patch
+
+
+class Sam(nn.Module):
+    """`encode` once per frame, `decode` once per answer with all its prompts."""
+
+    def __init__(self, shape: SamShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.image_encoder = ImageEncoder(shape)
+        self.prompt_encoder = PromptEncoder(shape)
+        self.mask_decoder = MaskDecoder(shape)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, image, image) normalised pixels -> (B, embedding, grid, grid)."""
+        return self.image_encoder(pixels)  # type: ignore[no-any-return]
+
+    def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """Masks for N prompts on one frame.
+
+        Args:
+            embedding: (embedding, grid, grid) of the frame.
+            prompts: (N, embedding), each the only sparse prompt of its mask.
+
+        Returns:
+            Logits (N, 4 * grid, 4 * grid), and the decoder's estimates of IoU (N,).
+        """
+        image = embedding + self.prompt_encoder.no_mask_embed.weight.view(-1, 1, 1)
+        positions = self.prompt_encoder.positions(self.shape.grid)
+        return self.mask_decoder(image, positions, prompts)  # type: ignore[no-any-return]
+
+
+def upsample(logits: Tensor, image: int, resized: tuple[int, int], source: tuple[int, int]) -> Tensor:
+    """Low-resolution logits (N, h, w) -> fp32 logits (N, H, W) at the size of the source image.
+
+    By way of SAM's input size, as the reference does: bilinear to (image, image), the padding cut off, bilinear to
+    `source`.
+    """
+    full = functional.interpolate(logits[:, None].float(), (image, image), mode="bilinear", align_corners=False)
+    cropped = full[..., : resized[0], : resized[1]]
+    return functional.interpolate(cropped, source, mode="bilinear", align_corners=False)[:, 0]
+
+
+class LayerNorm2d(nn.Module):
+    """Layer norm over the channels of (B, C, H, W)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+
+    def forward(self, features: Tensor) -> Tensor:
+        channels_last = features.permute(0, 2, 3, 1)
+        normed = functional.layer_norm(channels_last, self.weight.shape, self.weight, self.bias, _ENCODER_EPS)
+        return normed.permute(0, 3, 1, 2)
+
+
+class ImageEncoder(nn.Module):
+    """A ViT with windowed and a few global blocks, and a neck of two convolutions."""
+
+    def __init__(self, shape: SamShape) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.empty(1, shape.grid, shape.grid, shape.width))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, shape.width, shape.patch, stride=shape.patch)})
+        self.blocks = nn.ModuleList(_Block(shape, window) for window in shape.windows)
+        self.neck = nn.Sequential(
+            nn.Conv2d(shape.width, shape.embedding, 1, bias=False),
+            LayerNorm2d(shape.embedding),
+            nn.Conv2d(shape.embedding, shape.embedding, 3, padding=1, bias=False),
+            LayerNorm2d(shape.embedding),
+        )
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        states = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1) + self.pos_embed
+        for block in self.blocks:
+            states = block(states)
+        return self.neck(states.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+
+
+class _Block(nn.Module):
+    def __init__(self, shape: SamShape, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.norm1 = nn.LayerNorm(shape.width, eps=_ENCODER_EPS)
+        self.attn = _ImageAttention(shape, window or shape.grid)
+        self.norm2 = nn.LayerNorm(shape.width, eps=_ENCODER_EPS)
+        self.mlp = _Mlp(shape.width, shape.hidden, nn.GELU())
+
+    def forward(self, states: Tensor) -> Tensor:
+        normed = self.norm1(states)
+        if self.window:
+            mixed = _merge_windows(self.attn(_split_windows(normed, self.window)), self.window, states.shape)
+        else:
+            mixed = self.attn(normed)
+        states = states + mixed
+        return states + self.mlp(self.norm2(states))  # type: ignore[no-any-return]
+
+
+def _split_windows(states: Tensor, side: int) -> Tensor:
+    """(B, H, W, C) -> (B * windows, side, side, C), zero-padded right and bottom to whole windows."""
+    batch, height, width, channels = states.shape
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    padded = functional.pad(states, (0, 0, 0, columns * side - width, 0, rows * side - height))
+    windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
+    return windows.reshape(-1, side, side, channels)
+
+
+def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
+    """The inverse of `_split_windows` for an input of that shape."""
+    batch, height, width, channels = shape
+    rows, columns = math.ceil(height / side), math.ceil(width / side)
+    padded = windows.view(batch, rows, columns, side, side, channels).transpose(2, 3)
+    return padded.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
+
+
+class _ImageAttention(nn.Module):
+    """Attention over a square of patches, with decomposed relative positions (Li et al. 2022, MViTv2)."""
+
+    def __init__(self, shape: SamShape, side: int) -> None:
+        super().__init__()
+        self.heads = shape.heads
+        self.qkv = nn.Linear(shape.width, 3 * shape.width)
+        self.proj = nn.Linear(shape.width, shape.width)
+        self.rel_pos_h = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
+        self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
+
+    def forward(self, states: Tensor) -> Tensor:
+        batch, side, _, width = states.shape
+        qkv = self.qkv(states).view(batch, side * side, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query, side))
+        return self.proj(mixed.transpose(1, 2).reshape(states.shape))  # type: ignore[no-any-return]
+
+    def _bias(self, query: Tensor, side: int) -> Tensor:
+        """(B, heads, side * side, side * side): what each query adds for the rows and columns between it and a key."""
+        steps = torch.arange(side, device=query.device)
+        distance = steps[:, None] - steps[None, :] + side - 1
+        squares = query.unflatten(2, (side, side))
+        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance])
+        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance])
+        return (rows[..., :, None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
+
+
+class _Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.lin1 = nn.Linear(width, hidden)
+        self.lin2 = nn.Linear(hidden, width)
+        self.act = activation
+
+    def forward(self, states: Tensor) -> Tensor:
+        return self.lin2(self.act(self.lin1(states)))  # type: ignore[no-any-return]
+
+
+class PromptEncoder(nn.Module):
+    """The constants of the prompt that LISA uses: where each patch is, and that no mask was given."""
+
+    def __init__(self, shape: SamShape) -> None:
+        super().__init__()
+        self.pe_layer = nn.ParameterDict(
+            {"positional_encoding_gaussian_matrix": nn.Parameter(torch.empty(2, shape.embedding // 2))}
+        )
+        self.no_mask_embed = nn.Embedding(1, shape.embedding)
+
+    def positions(self, grid: int) -> Tensor:
+        """(embedding, grid, grid): random Fourier features of the patches' centres, computed in fp32."""
+        matrix = self.pe_layer["positional_encoding_gaussian_matrix"]
+        centres = (torch.arange(grid, device=matrix.device, dtype=torch.float32) + 0.5) / grid * 2 - 1
+        xy = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
+        angles = 2 * math.pi * (xy @ matrix.float())
+        return torch.cat([angles.sin(), angles.cos()], dim=-1).permute(2, 0, 1).to(matrix.dtype)
+
+
+class MaskDecoder(nn.Module):
+    """Output tokens and the prompt attend to the image and back; the first mask token then reads the mask off it."""
+
+    def __init__(self, shape: SamShape) -> None:
+        super().__init__()
+        width = shape.embedding
+        self.iou_token = nn.Embedding(1, width)
+        self.mask_tokens = nn.Embedding(shape.mask_tokens, width)
+        self.transformer = _TwoWayTransformer(shape)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(width, width // 4, 2, stride=2),
+            LayerNorm2d(width // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(width // 4, width // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            _Layers(width, width, width // 8, 3) for _ in range(shape.mask_tokens)
+        )
+        self.iou_prediction_head = _Layers(width, shape.iou_hidden, shape.mask_tokens, shape.iou_depth)
+
+    def forward(self, image: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """`image` and `positions` are (C, H, W), `prompts` (N, C); gives logits (N, 4H, 4W) and IoU (N,).
+
+        Of SAM's mask tokens only the first, the single-mask output, is read.
+        """
+        count, (width, height, _) = prompts.shape[0], image.shape
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        tokens = torch.cat([output.expand(count, -1, -1), prompts[:, None]], dim=1)
+        patches, places = (grid.flatten(1).T.expand(count, -1, -1) for grid in (image, positions))
+        tokens, patches = self.transformer(tokens, patches, places)
+        upscaled = self.output_upscaling(patches.transpose(1, 2).unflatten(2, (height, -1)))
+        reader = self.output_hypernetworks_mlps[0](tokens[:, 1])
+        masks = (reader[:, None] @ upscaled.flatten(2)).unflatten(2, upscaled.shape[2:])[:, 0]
+        return masks, self.iou_prediction_head(tokens[:, 0])[:, 0]
+
+
+class _Layers(nn.Module):
+    """Linear layers with ReLU between them."""
+
+    def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
+        super().__init__()
+        widths = [width, *[hidden] * (depth - 1), out]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, states: Tensor) -> Tensor:
+        for layer in self.layers[:-1]:
+            states = functional.relu(layer(states))
+        return self.layers[-1](states)  # type: ignore[no-any-return]
+
+
+class _TwoWayTransformer(nn.Module):
+    def __init__(self, shape: SamShape) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_TwoWayBlock(shape, first=index == 0) for index in range(shape.decoder_layers))
+        self.final_attn_token_to_image = _DecoderAttention(shape.embedding, shape.attention_inner)
+        self.norm_final_attn = nn.LayerNorm(shape.embedding)
+
+    def forward(self, tokens: Tensor, patches: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        queries = tokens
+        for layer in self.layers:
+            queries, patches = layer(queries, patches, tokens, places)
+        queries = queries + self.final_attn_token_to_image(queries + tokens, patches + places, patches)
+        return self.norm_final_attn(queries), patches
+
+
+class _TwoWayBlock(nn.Module):
+    def __init__(self, shape: SamShape, first: bool) -> None:
+        super().__init__()
+        width = shape.embedding
+        self.first = first
+        self.self_attn = _DecoderAttention(width, width)
+        self.norm1 = nn.LayerNorm(width)
+        self.cross_attn_token_to_image = _DecoderAttention(width, shape.attention_inner)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = _Mlp(width, shape.decoder_hidden, nn.ReLU())
+        self.norm3 = nn.LayerNorm(width)
+        self.cross_attn_image_to_token = _DecoderAttention(width, shape.attention_inner)
+        self.norm4 = nn.LayerNorm(width)
+
+    def forward(self, queries: Tensor, patches: Tensor, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        if self.first:  # the first block has the tokens themselves as queries, so their position is in already
+            queries = self.self_attn(queries, queries, queries)
+        else:
+            queries = queries + self.self_attn(queries + tokens, queries + tokens, queries)
+        queries = self.norm1(queries)
+        queries = self.norm2(queries + self.cross_attn_token_to_image(queries + tokens, patches + places, patches))
+        queries = self.norm3(queries + self.mlp(queries))
+        patches = self.norm4(patches + self.cross_attn_image_to_token(patches + places, queries + tokens, queries))
+        return queries, patches
+
+
+class _DecoderAttention(nn.Module):
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.q_proj = nn.Linear(width, inner)
+        self.k_proj = nn.Linear(width, inner)
+        self.v_proj = nn.Linear(width, inner)
+        self.out_proj = nn.Linear(inner, width)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        heads = (
+            projection(states).unflatten(-1, (_DECODER_HEADS, -1)).transpose(1, 2)
+            for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
+        )
+        mixed = functional.scaled_dot_product_attention(*heads)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]

@@ -1,0 +1,95 @@
+"""A camera's image as the two encoders want it, to the pixel as the reference does.
+
+CLIP sees the centre: the shortest side resized to its input size (PIL bicubic), then a square cut out of the middle.
+SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image as PIL
+from torch import Tensor
+
+from lisa_core.errors import ImageError
+
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+"""RGB in [0, 1]; OpenAI's CLIP, `preprocessor_config.json`."""
+
+SAM_MEAN = (123.675, 116.28, 103.53)
+SAM_STD = (58.395, 57.12, 57.375)
+"""RGB in [0, 255]; segment-anything, `build_sam.py`."""
+
+MAX_PIXELS = 128 * 1024 * 1024
+"""Larger images are refused: their masks alone would fill a robot's memory."""
+
+_LONGEST_STRIP = 16
+"""Beyond this aspect ratio the ends that the centre cut drops are dropped before resizing, not after."""
+
+
+@dataclass(frozen=True)
+class SamSize:
+    """The image inside SAM's square input.
+
+    Attributes:
+        source: (height, width) of the camera's image.
+        resized: (height, width) once its longest side is SAM's input size.
+    """
+
+    source: tuple[int, int]
+    resized: tuple[int, int]
+
+
+def check_image(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The image itself if it is (H, W, 3) uint8 and of a size that can be segmented; else `ImageError`."""
+    if not isinstance(rgb, np.ndarray):
+        raise ImageError(f"The image is a {type(rgb).__name__}; give a numpy array (height, width, 3) of uint8 RGB.")
+    if rgb.ndim != 3 or rgb.shape[2] != 3 or rgb.dtype != np.uint8:
+        raise ImageError(
+            f"The image is {rgb.dtype} of shape {rgb.shape}; give (height, width, 3) uint8 in RGB order"
+            " (grey: repeat the channel; alpha: drop it; float: scale to 0..255)."
+        )
+    height, width = rgb.shape[:2]
+    if height == 0 or width == 0:
+        raise ImageError(f"The image is empty ({width}x{height} px).")
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"The image has {width}x{height} px, more than {MAX_PIXELS} in all; scale it down.")
+    return rgb
+
+
+def for_clip(rgb: NDArray[np.uint8], size: int) -> Tensor:
+    """(3, size, size) float32: the centre of a (H, W, 3) RGB image, normalised for CLIP."""
+    image = PIL.fromarray(_without_far_ends(rgb))
+    if image.width < image.height:
+        width, height = size, int(size * image.height / image.width)
+    else:
+        width, height = int(size * image.width / image.height), size
+    left, top = (width - size) // 2, (height - size) // 2
+    centre = image.resize((width, height), PIL.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return _normalised(centre, 1 / 255, CLIP_MEAN, CLIP_STD)
+
+
+def for_sam(rgb: NDArray[np.uint8], size: int) -> tuple[Tensor, SamSize]:
+    """(3, size, size) float32: a (H, W, 3) RGB image, normalised for SAM and zero-padded right and bottom."""
+    source = (rgb.shape[0], rgb.shape[1])
+    scale = size / max(source)
+    height, width = (max(1, int(side * scale + 0.5)) for side in source)
+    resized = PIL.fromarray(rgb).resize((width, height), PIL.Resampling.BILINEAR)
+    pixels = _normalised(resized, 1.0, SAM_MEAN, SAM_STD)
+    padded = torch.nn.functional.pad(pixels, (0, size - width, 0, size - height))
+    return padded, SamSize(source, (height, width))
+
+
+def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    height, width = rgb.shape[:2]
+    keep = _LONGEST_STRIP * min(height, width)
+    top, left = max(0, (height - keep) // 2), max(0, (width - keep) // 2)
+    return rgb[top : top + keep, left : left + keep]
+
+
+def _normalised(image: PIL.Image, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
+    channels = (-1, 1, 1)
+    return (pixels * scale - torch.tensor(mean).view(channels)) / torch.tensor(std).view(channels)

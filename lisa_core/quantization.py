@@ -1,0 +1,99 @@
+"""Which layers become 4 or 8 bit, and how a weight becomes one, layer by layer while a checkpoint streams in.
+
+As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QLoRA) or LLM.int8 (Dettmers et al.
+2022) for every linear layer but SAM's and CLIP's, both by bitsandbytes.
+"""
+
+from types import ModuleType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from lisa_core.errors import CheckpointError
+
+Quantised = Literal["nf4", "int8"]
+
+_KEPT = ("sam.", "clip.")
+_INT8_OUTLIERS = 6.0
+"""Activations beyond this are multiplied in 16 bit (LLM.int8)."""
+
+
+def quantised_layers(model: nn.Module) -> list[str]:
+    """Names of the linear layers that 4 and 8 bit replace."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and not name.startswith(_KEPT)
+    ]
+
+
+def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype) -> None:
+    """Replaces those layers by empty ones of bitsandbytes; `fill` gives them their weights."""
+    bnb = _bitsandbytes()
+    for name in quantised_layers(model):
+        linear = model.get_submodule(name)
+        assert isinstance(linear, nn.Linear)
+        size: dict[str, Any] = {
+            "input_features": linear.in_features,
+            "output_features": linear.out_features,
+            "bias": linear.bias is not None,
+            "device": "meta",
+        }
+        if precision == "nf4":
+            layer = bnb.nn.Linear4bit(**size, compute_dtype=compute, quant_type="nf4", compress_statistics=True)
+        else:
+            layer = bnb.nn.Linear8bitLt(**size, has_fp16_weights=False, threshold=_INT8_OUTLIERS)
+        model.set_submodule(name, layer)
+
+
+def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device) -> nn.Parameter:
+    """A weight (out, in) on the host as a quantised parameter on the device; the original can be dropped."""
+    bnb = _bitsandbytes()
+    half = weight.half()  # what the reference quantises; its checkpoints are stored so
+    if precision == "nf4":
+        parameter = bnb.nn.Params4bit(half, requires_grad=False, quant_type="nf4", compress_statistics=True)
+    else:
+        parameter = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
+    return parameter.to(device)  # type: ignore[no-any-return]
+
+
+def check_works(precision: Quantised, device: torch.device, compute: torch.dtype) -> None:
+    """Runs one real product on the device: a bitsandbytes built for another machine imports, then fails here."""
+    width = 128
+    layer = nn.Sequential(nn.Linear(width, width, bias=False, device="meta"))
+    make_quantised(layer, precision, compute)
+    try:
+        layer[0].weight = quantised_weight(torch.eye(width), precision, device)
+        product = layer(torch.ones(1, width, dtype=compute, device=device))
+    except Exception as error:  # whatever a foreign kernel raises means the same
+        raise CheckpointError(
+            f"bitsandbytes does not run {precision} on {device} here ({error}). Install a bitsandbytes that was built"
+            " for this machine, or choose another precision."
+        ) from error
+    if not torch.allclose(product, torch.ones_like(product), rtol=0.1, atol=0.0):
+        raise CheckpointError(
+            f"bitsandbytes computes {precision} wrongly on {device}: install one that was built for this machine,"
+            " or choose another precision."
+        )
+
+
+def stored_bytes(parameter: nn.Parameter) -> int:
+    """Bytes of a parameter with its quantisation's statistics."""
+    size = parameter.nbytes
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        size += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
+    scales = getattr(parameter, "SCB", None)
+    return size + (scales.nbytes if scales is not None else 0)
+
+
+def _bitsandbytes() -> ModuleType:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise CheckpointError(
+            f"4 and 8 bit need bitsandbytes, which does not import here ({error});"
+            " install it with pip, or choose another precision."
+        ) from error
+    return bitsandbytes  # type: ignore[no-any-return]

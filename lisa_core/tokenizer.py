@@ -1,0 +1,133 @@
+"""Words to token ids and back, exactly as the released checkpoints were trained.
+
+LISA was trained with the *legacy slow* Llama tokenizer of transformers 4.31. Its rules, on top of sentencepiece:
+
+- the added tokens (`[SEG]`, `<im_start>`, `<im_end>`, `<im_patch>`) strip the white space of the words on both
+  sides of them; `<s>` and `</s>` do not;
+- each run of words between special tokens is tokenized on its own and so gets its own leading `▁`;
+- the prompt is cut where the image stands, and the cut strips nothing.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import sentencepiece
+
+from lisa_core.errors import CheckpointError, PromptError
+from lisa_core.template import BOS, EOS, IM_END, IM_START, SEG, Image, Piece, Special
+
+IMAGE_ID = -200
+"""Stands in a prompt's ids where the frame's visual tokens go; no token has it."""
+
+_STRIPS_NOTHING = (BOS, EOS)
+_NO_SPACE_BEFORE = tuple(".,;:!?)]}'\"%")
+_NO_SPACE_AFTER = tuple("([{\"'")
+
+
+class Tokenizer:
+    """`tokenizer.model` (sentencepiece) and the checkpoint's `added_tokens.json`.
+
+    Attributes:
+        special_ids: token id by name, e.g. `special_ids["[SEG]"]`.
+    """
+
+    def __init__(self, model: Path, added_tokens: Mapping[str, int]) -> None:
+        self._words = sentencepiece.SentencePieceProcessor()
+        try:
+            self._words.Load(str(model))
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{model} is not a readable sentencepiece model ({error}); fetch the checkpoint's files again."
+            ) from error
+        self.special_ids: dict[str, int] = {
+            BOS: self._words.bos_id(),
+            EOS: self._words.eos_id(),
+            **added_tokens,
+        }
+        self._names = {token_id: name for name, token_id in self.special_ids.items()}
+        self._check(model)
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> "Tokenizer":
+        """Reads `tokenizer.model` and `added_tokens.json` of a checkpoint's folder."""
+        model, added = folder / "tokenizer.model", folder / "added_tokens.json"
+        for path in (model, added):
+            if not path.is_file():
+                raise CheckpointError(f"{folder} has no {path.name}; copy the whole checkpoint folder.")
+        try:
+            tokens = json.loads(added.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{added} is not readable JSON ({error}).") from error
+        if not isinstance(tokens, dict) or not all(isinstance(token_id, int) for token_id in tokens.values()):
+            raise CheckpointError(f"{added} must map token names to ids.")
+        return cls(model, tokens)
+
+    def _check(self, model: Path) -> None:
+        missing = [token for token in (SEG, IM_START, IM_END) if token not in self.special_ids]
+        if missing:
+            raise CheckpointError(
+                f"The tokenizer beside {model} has no {' and no '.join(missing)}: this is no LISA checkpoint. "
+                "Use one that was trained for segmentation, such as xinlai/LISA-7B-v1."
+            )
+        words = self._words.vocab_size()
+        taken = [name for name, token_id in self.special_ids.items() if name not in (BOS, EOS) and token_id < words]
+        if taken:
+            raise CheckpointError(f"added_tokens.json gives {', '.join(taken)} the id of a word of {model.name}.")
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the largest token id."""
+        return max(self._words.vocab_size(), *(token_id + 1 for token_id in self.special_ids.values()))
+
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        """The token ids of a prompt, beginning of sequence first; the image is one `IMAGE_ID`."""
+        ids = [self.special_ids[BOS]]
+        for position, piece in enumerate(pieces):
+            match piece:
+                case Special(token):
+                    ids.append(self.special_ids[token])
+                case Image():
+                    ids.append(IMAGE_ID)
+                case str(words):
+                    if position > 0 and _strips(pieces[position - 1]):
+                        words = words.lstrip()
+                    if position + 1 < len(pieces) and _strips(pieces[position + 1]):
+                        words = words.rstrip()
+                    ids += self._encode_words(words)
+        return ids
+
+    def _encode_words(self, words: str) -> list[int]:
+        try:
+            ids: list[int] = self._words.EncodeAsIds(words)
+        except (UnicodeEncodeError, RuntimeError) as error:
+            raise PromptError(f"The words are not valid Unicode text ({error}).") from error
+        return ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The words of an answer: special tokens by name, `[SEG]` spaced as a person would, `</s>` left out.
+
+        Around `[SEG]` the ids do not say whether a space stood there (see the module's rules); one is put
+        except before closing and after opening punctuation.
+        """
+        text = ""
+        run: list[int] = []
+        for token_id in [*ids, self.special_ids[EOS]]:
+            if token_id not in self._names:
+                run.append(token_id)
+                continue
+            text = _join(text, self._words.DecodeIds(run))
+            run = []
+            if token_id not in (self.special_ids[EOS], self.special_ids[BOS]):
+                text = _join(text, self._names[token_id])
+        return text
+
+
+def _strips(neighbour: Piece) -> bool:
+    return isinstance(neighbour, Special) and neighbour.token not in _STRIPS_NOTHING
+
+
+def _join(left: str, right: str) -> str:
+    if not left or not right or left.endswith(_NO_SPACE_AFTER) or right.startswith((" ", *_NO_SPACE_BEFORE)):
+        return left + right
+    return left if left.endswith(" ") and right == " " else left + " " * (not left.endswith(" ")) + right
