@@ -188,7 +188,7 @@ def _outline(picture: Picture, segment: Segment, ink: Colour, width: int) -> Non
 
 
 def _place_of_badge(segment: Segment, covered: NDArray[np.bool_], badge: Picture) -> tuple[int, int]:
-    """Centre (x, y) of the badge: deep in what is not covered of the segment, or above its box if it is small.
+    """Centre (x, y) of the badge: deep in what is not covered of the segment, or beside it if it is small.
 
     The segment is added to what is covered.
     """
@@ -201,7 +201,9 @@ def _place_of_badge(segment: Segment, covered: NDArray[np.bool_], badge: Picture
     _, deepest, _, (column, row) = cv2.minMaxLoc(depth)
     if deepest * step > 0.55 * max(badge.shape[:2]):
         return x + (column - 1) * step, y + (row - 1) * step
-    return x + width // 2, y - round(0.7 * badge.shape[0])
+    away = round(0.7 * badge.shape[0])
+    above, below = y - away, y + height + away
+    return x + width // 2, above if above >= badge.shape[0] // 2 else below
 
 
 def _paste(picture: Picture, tile: Picture, centre: tuple[int, int]) -> None:

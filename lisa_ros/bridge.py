@@ -236,14 +236,14 @@ def _rgb(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
     return cv2.cvtColor(pixels, _TO_RGB[encoding])
 
 
-def _rgb_of_nv24(planes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _rgb_of_nv24(planes: NDArray[np.uint8]) -> NDArray[Any]:
     """OpenCV has no code for it, but one for two pixels that share their colour: so each pixel is given twice."""
     height, width = len(planes) // 3, planes.shape[1]
-    luma, chroma = planes[:height], planes[height:].reshape(height, width, 2)
-    uyvy = np.empty((height, width, 4), np.uint8)
-    uyvy[:, :, 0::2] = chroma
-    uyvy[:, :, 1::2] = luma[:, :, None]
-    return np.ascontiguousarray(cv2.cvtColor(uyvy.reshape(height, 2 * width, 2), cv2.COLOR_YUV2RGB_UYVY)[:, ::2])
+    luma = planes[:height]
+    blue, red = cv2.split(planes[height:].reshape(height, width, 2))
+    uyvy = cv2.merge((blue, luma, red, luma)).reshape(height, 2 * width, 2)
+    twice = cv2.cvtColor(uyvy, cv2.COLOR_YUV2RGB_UYVY)
+    return cv2.resize(twice, (width, height), interpolation=cv2.INTER_NEAREST)
 
 
 def _recode(rgb: NDArray[Any], encoding: str) -> NDArray[Any]:

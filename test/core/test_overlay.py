@@ -87,12 +87,19 @@ def test_every_segment_has_a_number_of_its_own():
     assert not np.array_equal(plain[0], plain[1])
 
 
-def test_the_number_of_a_small_segment_is_beside_it_and_inside_the_picture():
+@pytest.mark.parametrize(("row", "column"), [(200, 300), (0, 0), (477, 637), (3, 600), (470, 5)])
+def test_the_number_of_a_small_segment_is_beside_it_and_inside_the_picture(row, column):
     rgb = picture()
-    changed = np.any(draw(rgb, [TINY]) != rgb, axis=2)
-    number = changed[:16]  # the segment begins at row 20, its outline a little above
-    assert number.sum() > 100
-    assert changed[16:24, 590:613].sum() < changed[16:24, 590:613].size
+    drawn = draw(rgb, [rectangle((480, 640), slice(row, row + 3), slice(column, column + 3))])
+    number = np.any(drawn != rgb, axis=2)
+    around = slice(max(row - 3, 0), row + 6), slice(max(column - 4, 0), column + 7)
+    outline = number[around].sum()
+    number[around] = False
+    assert outline <= 81
+    assert number.sum() > 350  # all of it: a disc of 24 px
+    rows, columns = np.nonzero(number)
+    assert abs(rows.mean() - row) < 30
+    assert abs(columns.mean() - column) < 30
 
 
 @pytest.mark.parametrize(("size", "least", "most"), [((240, 320), 3, 8), ((480, 640), 3, 8), ((2160, 3840), 10, 30)])
