@@ -20,6 +20,7 @@ from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
+from lisa_ros import transforms
 from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Camera
 from lisa_ros.declaration import DeclaredParameters
@@ -27,11 +28,18 @@ from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, model_s
 from lisa_ros.inference import InferenceThread, Ticket
 from lisa_ros.lifecycle import SelfStartingNode, TransitionFailed
 from lisa_ros.model import Load, Model, load_engine
+from lisa_ros.parameter_docs import as_text
 from lisa_ros.parameters import ParameterError, Parameters
 from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused, question_of
 from lisa_ros.requests import Requests
 from lisa_ros.standing import StandingInstruction
+
+USAGE = """usage: lisa_node --ros-args -p checkpoint:=FOLDER_OR_HUB_ID [-p NAME:=VALUE] [--params-file FILE] [-r FROM:=TO]
+
+Answers questions about what cameras see, with words and masks, by the LISA model.
+Parameters and their defaults:
+{parameters}"""
 
 CLOSING_TIME = 10.0
 """Seconds that cleanup gives the engine to come back from what it is doing."""
@@ -46,6 +54,7 @@ class LisaNode(SelfStartingNode):
             self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
         )
         self._cameras: dict[str, Camera] = {}
+        self._target_frame: transforms.TargetFrame | None = None
         self._model = Model(load, wanted=self.context.ok)
         self._inference: InferenceThread | None = None
         self._statistics = Statistics()
@@ -75,12 +84,18 @@ class LisaNode(SelfStartingNode):
 
     def configure(self) -> None:
         """Load the model and start the thread that owns it."""
+        frame = self._settings().target_frame
+        if frame and not transforms.is_installed():
+            raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install that, or leave it empty")
         self._model.load(self._settings())
         answerer = Answerer(self, self._model, self._cameras, self._settings, self._publications, self._statistics)
         self._inference = InferenceThread(answerer)
 
     def activate(self) -> None:
         """Listen to the cameras."""
+        if frame := self._settings().target_frame:
+            self._target_frame = transforms.TargetFrame(self, frame)
+            self._publications.to_target_frame = self._target_frame
         for name, view in self._settings().views.items():
             self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
 
@@ -89,6 +104,9 @@ class LisaNode(SelfStartingNode):
         for camera in self._cameras.values():
             camera.close()
         self._cameras.clear()
+        if self._target_frame is not None:
+            self._target_frame.close()
+            self._target_frame = None
         if self._inference is not None:
             self._inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
 
@@ -153,7 +171,11 @@ class LisaNode(SelfStartingNode):
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
     """Run the node until it is told to stop; 0, or 2 if a parameter cannot be."""
-    rclpy.init(args=list(argv) if argv is not None else sys.argv)
+    argv = sys.argv if argv is None else argv
+    if {"-h", "--help"} & set(argv[1:]):
+        sys.stdout.write(USAGE.format(parameters=as_text()))
+        return 0
+    rclpy.init(args=list(argv))
     try:
         node = LisaNode(load)
     except ParameterError as error:

@@ -10,8 +10,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 from harness import Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
-from lisa_ros.questions import Code
 from scenes import scene
+
+from lisa_ros.questions import Code
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE

@@ -1,0 +1,66 @@
+"""Poses in another frame than the camera's, by tf2 where that is installed: there is no wheel of it."""
+
+import importlib.util
+from typing import Any
+
+from geometry_msgs.msg import PoseStamped, Quaternion
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.time import Time
+
+PATIENCE = 0.1
+"""Seconds that a transform may come later than its image."""
+
+Vector = tuple[float, float, float]
+
+
+def is_installed() -> bool:
+    """Whether there is a tf2 to ask."""
+    return importlib.util.find_spec("tf2_ros") is not None
+
+
+class TargetFrame:
+    """Turns poses into `frame`, at the time of their stamps; listens to tf as long as it lives."""
+
+    def __init__(self, node: Node, frame: str) -> None:
+        import tf2_ros
+
+        self._logger = node.get_logger()
+        self._frame = frame
+        self._unavailable: type[Exception] = tf2_ros.TransformException
+        self._buffer: Any = tf2_ros.Buffer()
+        self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
+
+    def __call__(self, pose: PoseStamped) -> PoseStamped | None:
+        """The position in the frame, with identity orientation there; None, and a warning, if tf does not know."""
+        try:
+            found = self._buffer.lookup_transform(
+                self._frame, pose.header.frame_id, Time.from_msg(pose.header.stamp), Duration(seconds=PATIENCE)
+            )
+        except self._unavailable as error:
+            self._logger.warning(f"~/target: {error}", throttle_duration_sec=5.0)
+            return None
+        moved = PoseStamped()
+        moved.header.stamp = pose.header.stamp
+        moved.header.frame_id = self._frame
+        position, shift = pose.pose.position, found.transform.translation
+        x, y, z = rotated(found.transform.rotation, (position.x, position.y, position.z))
+        moved.pose.position.x, moved.pose.position.y, moved.pose.position.z = x + shift.x, y + shift.y, z + shift.z
+        moved.pose.orientation.w = 1.0
+        return moved
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._listener.unregister()
+
+
+def rotated(rotation: Quaternion, vector: Vector) -> Vector:
+    """The vector turned by a unit quaternion."""
+    w, axis = rotation.w, (rotation.x, rotation.y, rotation.z)
+    first = _cross(axis, vector)
+    second = _cross(axis, first)
+    return tuple(v + 2.0 * (w * a + b) for v, a, b in zip(vector, first, second, strict=True))  # type: ignore[return-value]
+
+
+def _cross(a: Vector, b: Vector) -> Vector:
+    return (a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0])

@@ -1,0 +1,147 @@
+"""Cameras in all their moods: slow, silent, lying about the time, changing, broken; and what depth adds."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from harness import Robot, eventually, lisa
+from numpy.typing import NDArray
+from scenes import box_of, found, scene
+from sensor_msgs.msg import CompressedImage, Image
+
+from lisa_ros.client import mask_array
+from lisa_ros.questions import Code
+
+YOUNG = 0.5
+"""s, the node's max_frame_age here."""
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    process = lisa(
+        tmp_path_factory.mktemp("cameras") / "node.log",
+        "-p",
+        "cameras:=[front, rear, zipped, strict]",
+        front__image="/front/rgb",
+        zipped__transport="compressed",
+        strict__qos="reliable",
+        max_frame_age=YOUNG,
+        frame_timeout=0.3,
+    )
+    robot = Robot()
+    robot.log = lambda: process.output  # type: ignore[attr-defined]
+    yield robot.until_active()
+    robot.close()
+    process.kill()
+
+
+def code(response: Any) -> Code:
+    return Code(response.code)
+
+
+def roi(response: Any) -> tuple[int, int, int, int]:
+    roi = response.answer.segments[0].roi
+    return (roi.x_offset, roi.y_offset, roi.width, roi.height)
+
+
+def show_and_ask(robot: Robot, index: int, camera: str = "front", topic: str = "/front/rgb", **fields: Any) -> Any:
+    """Publish frame `index` until the node answers about it."""
+
+    def seen() -> Any:
+        robot.show(scene(index), topic, stamp=index)
+        response = robot.ask("red", camera=camera, **fields)
+        return response if response.success and response.answer.header.stamp.sec == index else None
+
+    return eventually(seen)
+
+
+def test_before_the_first_frame(robot: Robot) -> None:
+    response = robot.ask("red", camera="strict", max_age=-1.0)
+    assert code(response) == Code.NO_FRAME
+    assert "/strict/image" in response.message
+    assert "reliable" in response.message
+
+
+def test_each_camera_has_frames_of_its_own(robot: Robot) -> None:
+    front = show_and_ask(robot, 3)
+    rear = show_and_ask(robot, 9, "rear", "/rear/image")
+    assert (front.answer.camera, front.answer.header.frame_id, roi(front)) == ("front", "/front/rgb", box_of("red", 3))
+    assert (rear.answer.camera, rear.answer.header.frame_id, roi(rear)) == ("rear", "/rear/image", box_of("red", 9))
+    assert robot.ask("red", max_age=-1.0).answer.camera == "front", "the first is the default"
+
+
+def test_a_frame_that_is_too_old_will_not_do(robot: Robot) -> None:
+    show_and_ask(robot, 4)
+    time.sleep(YOUNG)
+    response = robot.ask("red", camera="front")
+    assert code(response) == Code.NO_FRAME
+    assert "the newest frame of camera front is" in response.message
+    assert "max_age is 0.5 s (/front/rgb)" in response.message
+    assert robot.ask("red", camera="front", max_age=60.0).answer.header.stamp.sec == 4
+    assert robot.ask("red", camera="front", max_age=-1.0).answer.header.stamp.sec == 4
+
+
+def test_a_question_waits_for_the_next_frame(robot: Robot) -> None:
+    show_and_ask(robot, 5)
+    time.sleep(YOUNG)
+    assert robot.set("frame_timeout", 30.0).successful
+    waiting = robot.start("red", camera="front")
+    other = show_and_ask(robot, 6, "rear", "/rear/image")
+    assert other.success, "nobody waits for the one who waits"
+    assert not waiting.done()
+    robot.show(scene(7), "/front/rgb", stamp=7)
+    assert robot.wait(waiting).answer.header.stamp.sec == 7
+    assert robot.set("frame_timeout", 0.3).successful
+
+
+def test_stamps_of_zero_and_clocks_that_jump_back_change_nothing(robot: Robot) -> None:
+    for index in (7200, 3600, 0, 3601):
+        response = show_and_ask(robot, index)
+        assert roi(response) == box_of("red", index)
+
+
+def test_a_camera_may_change_size_and_encoding_between_frames(robot: Robot) -> None:
+    for index, (size, encoding) in enumerate([((480, 640), "rgb8"), ((240, 320), "bgr8"), ((720, 1280), "rgba8")]):
+        picture = scene(index + 20, size)
+        channels = {"rgb8": picture, "bgr8": picture[..., ::-1], "rgba8": np.dstack([picture, picture[..., 0]])}
+        pixels = np.ascontiguousarray(channels[encoding])
+
+        def answer(pixels: Any = pixels, encoding: str = encoding, stamp: int = index + 20) -> Any:
+            robot.show(pixels, "/front/rgb", encoding, stamp)
+            response = robot.ask("red", camera="front", include_masks=True)
+            return response.answer if response.answer.header.stamp.sec == stamp else None
+
+        assert np.array_equal(mask_array(eventually(answer).segments[0].mask), found(picture, "red"))
+
+
+def test_a_frame_that_cannot_be_read_is_said_to_be_so(robot: Robot) -> None:
+    robot.publish("/front/rgb", Image(height=2, width=2, step=2, encoding="16UC7", data=b"1234"))
+    response = eventually(lambda: (r := robot.ask("red", camera="front")).code == Code.NO_FRAME and r)
+    assert "the newest frame of camera front cannot be read" in response.message
+    assert "16UC7" in response.message
+    assert show_and_ask(robot, 30).success
+
+
+def png(picture: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".png", picture[..., ::-1])[1].tobytes()
+
+
+def test_compressed_images_and_garbage(robot: Robot) -> None:
+    topic = "/zipped/image/compressed"
+    good = CompressedImage(format="png", data=png(scene(12)))
+    bad = [b"", b"\xff\xd8\xff\xe0 no jpeg", png(scene(12))[:200], np.random.default_rng(0).bytes(10_000)]
+    for data in bad:
+        robot.publish(topic, CompressedImage(format="jpeg", data=data))
+        response = eventually(lambda: (r := robot.ask("red", camera="zipped")).code == Code.NO_FRAME and r)
+        assert "cannot be read" in response.message
+        robot.publish(topic, good)
+        response = eventually(lambda: (r := robot.ask("red", camera="zipped")).success and r)
+        assert roi(response) == box_of("red", 12)
+
+
+def test_silence_is_warned_about_with_topic_and_qos(robot: Robot) -> None:
+    log = eventually(lambda: robot.log() if "camera strict" in robot.log() else "")  # type: ignore[attr-defined]
+    assert "camera strict: no image for 5 s on /strict/image (QoS reliable): nothing publishes there" in log

@@ -1,0 +1,147 @@
+"""Where things are: depth and intrinsics give each segment a position; anything wrong with them takes only that."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from geometry_msgs.msg import PoseStamped
+from harness import Robot, eventually, lisa
+from numpy.typing import NDArray
+from scenes import box_of, found, scene
+from sensor_msgs.msg import CameraInfo, PointCloud2
+from std_msgs.msg import Header
+
+from lisa_ros.conversions import image_message
+
+F, CX, CY = 500.0, 320.0, 240.0
+INFO = {"height": 480, "width": 640, "k": [F, 0.0, CX, 0.0, F, CY, 0.0, 0.0, 1.0]}
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    process = lisa(tmp_path_factory.mktemp("depth") / "node.log", camera__depth="depth", camera__camera_info="info")
+    robot = Robot()
+    yield robot.until_active()
+    robot.close()
+    process.kill()
+
+
+def header(stamp: float) -> Header:
+    message = Header(frame_id="optical")
+    message.stamp.sec, message.stamp.nanosec = int(stamp), round(stamp % 1 * 1e9)
+    return message
+
+
+def depth_of(index: int, near: float = 1.0, far: float = 2.0) -> NDArray[np.float32]:
+    """(480, 640) m: the red square at `near`, all else at `far`."""
+    return np.where(found(scene(index), "red"), np.float32(near), np.float32(far))
+
+
+def centre(index: int, depth: float) -> tuple[float, float, float]:
+    """Where the middle of the red square is, m."""
+    x, y, width, height = box_of("red", index)
+    return ((x + (width - 1) / 2 - CX) * depth / F, (y + (height - 1) / 2 - CY) * depth / F, depth)
+
+
+class Scene:
+    """Publishes what a camera with depth would, and asks."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.robot = robot
+        self.stamp = 0
+
+    def ask(self, index: int, depth: Any, encoding: str = "32FC1", late: float = 0.0, **info: Any) -> Any:
+        """The first segment of the answer about colour frame `index` with this depth, `late` s later by its stamp."""
+        self.stamp += 10
+        stamp = self.stamp
+
+        def answer() -> Any:
+            self.robot.publish("/info", CameraInfo(header=header(stamp), **(INFO | info)))
+            if depth is not None:
+                self.robot.publish("/depth", image_message(depth, encoding, header(stamp + late)))
+            self.robot.publish("/image", image_message(scene(index), "rgb8", header(stamp)))
+            response = self.robot.ask("red", max_age=-1.0)
+            return response.answer if response.answer.header.stamp.sec == stamp else None
+
+        eventually(answer)
+        self.answer = eventually(answer)  # by now all of the three have come
+        return self.answer.segments[0]
+
+
+@pytest.fixture(scope="module")
+def show(robot: Robot) -> Scene:
+    return Scene(robot)
+
+
+def position(segment: Any) -> tuple[float, float, float]:
+    assert segment.has_position
+    return (segment.position.x, segment.position.y, segment.position.z)
+
+
+def test_a_segment_has_its_position_and_size(show: Scene) -> None:
+    for encoding, scale in (("32FC1", np.float32(1)), ("16UC1", np.uint16(1000))):
+        depth = (depth_of(20) * scale).astype(scale.dtype)
+        segment = show.ask(20, depth, encoding)
+        assert position(segment) == pytest.approx(centre(20, 1.0), abs=0.01)
+        assert segment.size.x == pytest.approx(44 / F, abs=0.01), "the rim of 2 px is left out"
+        assert segment.size.z == pytest.approx(0.0, abs=0.01)
+
+
+def test_holes_and_edges_do_not_move_it(show: Scene) -> None:
+    depth = depth_of(30)
+    x, y, width, height = box_of("red", 30)
+    depth[y : y + height, x + width - 2 : x + width] = 2.0  # the background bleeds in
+    depth[y : y + 10, x : x + 20] = 0.0
+    depth[y + 20 : y + 30, x : x + 10] = np.nan
+    depth[y + 12, x + 12] = np.inf
+    assert position(show.ask(30, depth)) == pytest.approx(centre(30, 1.0), abs=0.01)
+
+
+def test_the_depth_nearest_in_time_is_taken_within_reason(show: Scene) -> None:
+    assert position(show.ask(40, depth_of(40), late=0.04))[2] == pytest.approx(1.0)
+    assert not show.ask(41, depth_of(41), late=0.06).has_position
+    assert position(show.ask(42, depth_of(42), late=-0.04))[2] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "info",
+    [
+        {"k": [0.0] * 9},
+        {"k": [float("nan")] * 9},
+        {"height": 0, "width": 0, "k": [0.0] * 9},
+        {"height": 720, "width": 1280},
+    ],
+)
+def test_a_camera_info_that_is_none_takes_the_position_only(show: Scene, info: dict[str, Any]) -> None:
+    segment = show.ask(50, depth_of(50), **info)
+    assert segment.area > 0
+    assert not segment.has_position
+
+
+@pytest.mark.parametrize(
+    ("depth", "encoding"),
+    [
+        (np.ones((480, 480), np.float32), "32FC1"),
+        (np.zeros((480, 640), np.float32), "32FC1"),
+        (np.full((480, 640), np.nan, np.float32), "32FC1"),
+        (np.ones((480, 640), np.uint8), "mono8"),
+    ],
+)
+def test_a_depth_that_is_none_takes_the_position_only(show: Scene, depth: Any, encoding: str) -> None:
+    segment = show.ask(60, depth, encoding)
+    assert segment.area > 0
+    assert not segment.has_position
+
+
+def test_points_and_target(show: Scene, robot: Robot) -> None:
+    clouds = robot.listen("/lisa/points", PointCloud2)
+    targets = robot.listen("/lisa/target", PoseStamped)
+    show.ask(70, depth_of(70))
+    cloud = eventually(lambda: next((c for c in clouds if c.header == show.answer.header), None))
+    target = eventually(lambda: next((t for t in targets if t.header == show.answer.header), None))
+    assert {field.name for field in cloud.fields} == {"x", "y", "z", "rgb"}
+    assert cloud.width * cloud.height == 44 * 44
+    at, turned = target.pose.position, target.pose.orientation
+    assert (at.x, at.y, at.z) == pytest.approx(centre(70, 1.0), abs=0.01)
+    assert (turned.x, turned.y, turned.z, turned.w) == (0.0, 0.0, 0.0, 1.0)
