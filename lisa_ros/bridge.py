@@ -12,6 +12,7 @@ Encodings are those of sensor_msgs/image_encodings.hpp. Differences to ROS's own
 """
 
 import array
+import contextlib
 import functools
 import importlib
 import importlib.util
@@ -79,11 +80,10 @@ class CvBridgeError(TypeError):
 
 
 class CvBridge:
-    """Converts between messages and OpenCV's arrays, with the methods of ROS's `cv_bridge.CvBridge`."""
+    """Converts between messages and OpenCV's arrays, with the methods of ROS's `cv_bridge.CvBridge`.
 
-    def __init__(self) -> None:
-        """Look for ROS's own: the first time, and where it is installed, that takes a second."""
-        self._ros = _cv_bridge_of_ros()
+    Where ROS's own is installed, the first conversion of a process takes a second longer, for the trial.
+    """
 
     def imgmsg_to_cv2(self, img_msg: Image, desired_encoding: str = PASSTHROUGH) -> NDArray[Any]:
         """The message's pixels, (H, W) or (H, W, channels), in this machine's byte order.
@@ -99,8 +99,9 @@ class CvBridge:
         pixels = _pixels(img_msg)
         if desired_encoding in (PASSTHROUGH, img_msg.encoding):
             return np.ascontiguousarray(pixels)
-        if self._ros is not None and img_msg.encoding in _READ_BY_ROS and pixels.flags.c_contiguous:
-            return self._ros.imgmsg_to_cv2(img_msg, desired_encoding)
+        if img_msg.encoding in _READ_BY_ROS and pixels.flags.c_contiguous and (ros := _cv_bridge_of_ros()):
+            with contextlib.suppress(TypeError):  # that is its CvBridgeError: what it refuses may be known below
+                return ros.imgmsg_to_cv2(img_msg, desired_encoding)
         return _recode(_rgb(pixels, img_msg.encoding), desired_encoding)
 
     def compressed_imgmsg_to_cv2(
@@ -309,7 +310,7 @@ def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
 
 @functools.cache
 def _cv_bridge_of_ros() -> Any:
-    """ROS's own `CvBridge`, None where there is none or it does not work."""
+    """An instance of ROS's own `CvBridge`, None where there is none or it does not work."""
     if importlib.util.find_spec("cv_bridge") is None:
         return None
     # In a process of its own: one that was built for another NumPy does not raise, it dies.

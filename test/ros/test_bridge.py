@@ -1,6 +1,7 @@
 """One table of encodings, through `CvBridge` as this machine has it and through ours alone."""
 
 import logging
+import sys
 import textwrap
 
 import cv2
@@ -313,12 +314,12 @@ def install_cv_bridge(tmp_path, monkeypatch):
     def install(source):
         (tmp_path / "cv_bridge.py").write_text(textwrap.dedent(source))
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(__import__("sys").modules, "cv_bridge", raising=False)
+        monkeypatch.delitem(sys.modules, "cv_bridge", raising=False)
         bridge._cv_bridge_of_ros.cache_clear()
 
     yield install
     bridge._cv_bridge_of_ros.cache_clear()
-    __import__("sys").modules.pop("cv_bridge", None)
+    sys.modules.pop("cv_bridge", None)
 
 
 def test_ros_own_reads_what_it_reads_right(install_cv_bridge, capsys):
@@ -340,11 +341,17 @@ def test_ros_own_is_spared_what_it_reads_wrong(install_cv_bridge, capsys, encodi
 def test_ros_own_is_left_alone_where_it_does_not_work(install_cv_bridge, caplog, fault):
     source, reason = BROKEN[fault]
     install_cv_bridge(source)
-    with caplog.at_level(logging.WARNING):
-        converter = CvBridge()
-    assert reason in caplog.text
     rgb = picture()
-    assert np.array_equal(converter.imgmsg_to_cv2(message(rgb, "bgr8"), "rgb8"), rgb)
+    with caplog.at_level(logging.WARNING):
+        assert np.array_equal(CvBridge().imgmsg_to_cv2(message(rgb, "bgr8"), "rgb8"), rgb)
+    assert reason in caplog.text
+
+
+def test_what_ros_own_refuses_is_converted_all_the_same(install_cv_bridge):
+    refusal = "if message.encoding != 'bgr8': raise TypeError('that is what its CvBridgeError is')\n            print"
+    install_cv_bridge(WORKING.replace("print", refusal))
+    rgb = picture()
+    assert_shows(CvBridge().imgmsg_to_cv2(message(rgb, "rgba8"), "rgb8"), rgb, "rgba8")
 
 
 def test_a_compressed_image_that_is_none(converter):
