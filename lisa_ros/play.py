@@ -30,6 +30,8 @@ from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
 CLOCK = "/clock"
 FAREWELL = 2.0
 """Seconds that the last messages have to reach reliable subscribers."""
+WAIT_INTERVAL = 0.05
+"""Seconds between two looks for subscribers."""
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 console = Console(stderr=True, highlight=False)
@@ -46,32 +48,45 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def play(
     context: typer.Context,
     bag: Annotated[
-        Path, typer.Argument(exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="BAG", exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False
+        ),
     ],
     topics: Annotated[
-        list[str] | None, typer.Option(help="A topic to publish; may be given several times; default: all.")
+        list[str] | None,
+        typer.Option(metavar="TOPIC", help="A topic to publish; may be given several times; default: all."),
     ] = None,
-    rate: Annotated[float, typer.Option(min=0.001, help="How many times faster than it was recorded.")] = 1.0,
+    rate: Annotated[
+        float, typer.Option(metavar="X", min=0.001, help="How many times faster than it was recorded.")
+    ] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="From the start again and again; the clock jumps back.")] = False,
-    clock: Annotated[float, typer.Option(min=0, help="Hz of /clock, the time of the recording; 0: none.")] = 40.0,
-    start_offset: Annotated[float, typer.Option(min=0, help="Seconds of the recording to leave out.")] = 0.0,
-    delay: Annotated[float, typer.Option(min=0, help="Seconds before the first message, to be found by others.")] = 1.0,
+    clock: Annotated[
+        float, typer.Option(metavar="HZ", min=0, help="Hz of /clock, the time of the recording; 0: none.")
+    ] = 40.0,
+    start_offset: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds of the recording to leave out.")
+    ] = 0.0,
+    wait: Annotated[bool, typer.Option("--wait", help="Begin when each topic, /clock too, has a subscriber.")] = False,
 ) -> None:
     """Publish a bag, with its clock, as it was recorded.
 
     Messages go out byte for byte, with the QoS of their recording where the bag says it.
+    Who has not found the topics yet misses the first ones, unless you --wait.
 
     [b]Over and over, for a node that runs on the bag's time[/b]
 
     $ ros2 run lisa_ros play drive1 --loop
 
-    $ ros2 run lisa_ros lisa_node --ros-args -p use_sim_time:=true -r image:=/camera/image
+    $ ros2 run lisa_ros lisa_node --ros-args -p use_sim_time:=true
+        -r image:=/camera/image -p checkpoint:=xinlai/LISA-7B-v1
 
     [b]Only the images, twice as fast, under another name[/b]
 
-    $ ros2 run lisa_ros play drive1 --topics /camera/image --rate 2 --ros-args -r /camera/image:=/image
+    $ ros2 run lisa_ros play drive1 --topics /camera/image --rate 2
+        --ros-args -r /camera/image:=/image
 
-    Exit codes: 0 played, or stopped by Ctrl-C; 1 the bag is damaged; 2 wrong usage.
+    [b]Exit codes[/b]: 0 played, or stopped by Ctrl-C; 1 the bag is damaged; 2 wrong usage.
     """
     try:
         with BagReader(bag) as reader:
@@ -79,7 +94,7 @@ def play(
             start = reader.span.start + round(start_offset * 1e9)
             if start > reader.span.end:
                 raise typer.BadParameter(f"--start-offset is beyond the end of {bag}")
-            _publish(context.obj, reader, wanted, Pace(start, rate, clock, delay), loop)
+            _publish(context.obj, reader, wanted, Pace(start, rate, clock), loop=loop, wait=wait)
     except TopicError as error:
         _fail(str(error), 2)
     except BagError as error:
@@ -89,20 +104,20 @@ def play(
 class Pace:
     """When what goes out: the time of the recording against the clock on the wall."""
 
-    def __init__(self, start: int, rate: float, clock: float, delay: float) -> None:
-        """Begins at that time of the recording, ns, in `delay` seconds; `clock` is in Hz of the wall."""
+    def __init__(self, start: int, rate: float, clock: float) -> None:
+        """From that time of the recording on, ns; `clock` is in Hz of the wall."""
         self.start = start
         self.clock = clock
         self._rate = rate
-        self._begin = time.monotonic() + delay
+        self._began = 0.0
 
-    def begin_again(self) -> None:
+    def begin(self) -> None:
         """The start of the recording is now."""
-        self._begin = time.monotonic()
+        self._began = time.monotonic()
 
     def wait_for(self, moment: int, stopped: threading.Event) -> bool:
         """Sleeps until that time of the recording, ns; true if it is over by then, because of Ctrl-C."""
-        due = self._begin + (moment - self.start) / 1e9 / self._rate
+        due = self._began + (moment - self.start) / 1e9 / self._rate
         return stopped.wait(max(0.0, due - time.monotonic()))
 
     def ticks(self, end: int) -> Iterator[Message]:
@@ -116,7 +131,9 @@ class Pace:
             yield Message(CLOCK, moment, serialize_message(tick))
 
 
-def _publish(arguments: Sequence[str], bag: BagReader, topics: Sequence[Topic], pace: Pace, loop: bool) -> None:
+def _publish(
+    arguments: Sequence[str], bag: BagReader, topics: Sequence[Topic], pace: Pace, *, loop: bool, wait: bool
+) -> None:
     stopped = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopped.set())
@@ -124,10 +141,12 @@ def _publish(arguments: Sequence[str], bag: BagReader, topics: Sequence[Topic], 
     try:
         node = rclpy.create_node("play", start_parameter_services=False)
         publishers = _publishers(node, topics, with_clock=pace.clock > 0)
+        if wait:
+            _wait_for_subscribers(publishers, stopped)
         names = ", ".join(sorted(publishers))
         console.print(f"playing {escape(str(bag.path))}: {escape(names)}{', Ctrl-C ends it' if loop else ''}")
         while not _play_once(bag, publishers, pace, stopped) and loop:
-            pace.begin_again()
+            pass
         if not stopped.is_set():
             for publisher in publishers.values():
                 publisher.wait_for_all_acked(Duration(seconds=FAREWELL))
@@ -135,8 +154,21 @@ def _publish(arguments: Sequence[str], bag: BagReader, topics: Sequence[Topic], 
         rclpy.shutdown()
 
 
+def _wait_for_subscribers(publishers: Mapping[str, Publisher], stopped: threading.Event) -> None:
+    told = ""
+    while not stopped.is_set():
+        alone = ", ".join(sorted(name for name, it in publishers.items() if not it.get_subscription_count()))
+        if not alone:
+            return
+        if alone != told:
+            console.print(f"waiting for a subscriber to {escape(alone)}")
+            told = alone
+        stopped.wait(WAIT_INTERVAL)
+
+
 def _play_once(bag: BagReader, publishers: Mapping[str, Publisher], pace: Pace, stopped: threading.Event) -> bool:
     """Publishes everything from the start on, in the order of the recording; true if Ctrl-C ended it."""
+    pace.begin()
     recorded = bag.messages(publishers.keys() - ({CLOCK} if pace.clock else set()), start=pace.start)
     for message in heapq.merge(pace.ticks(bag.span.end), recorded, key=lambda m: m.time):
         if pace.wait_for(message.time, stopped):

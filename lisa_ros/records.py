@@ -151,11 +151,15 @@ def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Writes `{"run": ..., "answers": [...]}`; the file appears once it is whole, in place of an earlier one."""
+    """Writes `{"run": ..., "answers": [...]}`, a line each; the file is whole when it appears, in place of an older."""
     partial = path.with_name(path.name + ".partial")
-    content = {"run": run, "answers": [record.to_json() for record in records]}
-    partial.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    answers = ",\n".join(_line(record.to_json()) for record in records)
+    partial.write_text(f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n', encoding="utf-8")
     partial.replace(path)
+
+
+def _line(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, ensure_ascii=False)
 
 
 def read_records(path: Path) -> list[Record]:
@@ -208,7 +212,7 @@ class Journal:
         self.records[record.key] = record
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(line, ensure_ascii=False).encode() + b"\n")
+        self._file.write(_line(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -49,56 +49,88 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoRetur
 def replay(
     context: typer.Context,
     bag: Annotated[
-        Path, typer.Argument(exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False)
+        Path,
+        typer.Argument(
+            metavar="BAG", exists=True, help="The bag: a folder, or one .mcap or .db3 file.", show_default=False
+        ),
     ],
     ask: Annotated[
-        list[str], typer.Option(help="What to ask about each frame; may be given several times.", show_default=False)
+        list[str],
+        typer.Option(
+            metavar="TEXT", help="What to ask about each frame; may be given several times.", show_default=False
+        ),
     ],
     out: Annotated[
-        Path, typer.Option(help="The bag of answers to write; OUT.json is written beside it.", show_default=False)
+        Path,
+        typer.Option(
+            metavar="OUT", help="The bag of answers to write; OUT.json is written beside it.", show_default=False
+        ),
     ],
-    checkpoint: Annotated[str, typer.Option(help="The LISA model: a folder or a hub id.", show_default=False)],
-    camera: Annotated[str, typer.Option(help="Topic of the colour images; not needed if the bag has only one.")] = "",
-    depth: Annotated[str, typer.Option(help="Topic of depth aligned to them, for positions and sizes.")] = "",
-    camera_info: Annotated[str, typer.Option(help="Topic of the CameraInfo that depth needs.")] = "",
-    every: Annotated[float, typer.Option(min=0, help="Seconds of the recording between frames; 0: every frame.")] = 1.0,
+    checkpoint: Annotated[
+        str, typer.Option(metavar="MODEL", help="The LISA model: a folder or a hub id.", show_default=False)
+    ],
+    camera: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Topic of the colour images; not needed if the bag has only one.")
+    ] = "",
+    depth: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Topic of depth aligned to them, for positions and sizes.")
+    ] = "",
+    camera_info: Annotated[str, typer.Option(metavar="TOPIC", help="Topic of the CameraInfo that depth needs.")] = "",
+    every: Annotated[
+        float, typer.Option(metavar="SECONDS", min=0, help="Seconds of the recording between frames; 0: every frame.")
+    ] = 1.0,
     expect: Annotated[
         Path | None,
-        typer.Option(exists=True, dir_okay=False, help="OUT.json of an earlier run: fail if answers differ from it."),
+        typer.Option(
+            metavar="OLD.json",
+            exists=True,
+            dir_okay=False,
+            help="OUT.json of an earlier run: fail if answers differ from it.",
+        ),
     ] = None,
-    min_iou: Annotated[float, typer.Option(min=0, max=1, help="What masks must reach to be those expected.")] = 0.95,
+    min_iou: Annotated[
+        float, typer.Option(metavar="IOU", min=0, max=1, help="What masks must reach to be those expected.")
+    ] = 0.95,
     precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "auto",
-    device: Annotated[str, typer.Option(help="cuda, cuda:1, cpu; default: cuda if there is one.")] = "",
+    device: Annotated[
+        str, typer.Option(metavar="DEVICE", help="cuda, cuda:1, cpu; default: cuda if there is one.")
+    ] = "",
     vision_tower: Annotated[
-        str, typer.Option(help="Folder or hub id of CLIP; default: what the checkpoint names.")
+        str, typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint names.")
     ] = "",
     template: Annotated[
         TemplateName | None, typer.Option(help="The prompt's template; default: what the checkpoint is.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = MAX_NEW_TOKENS,
+    max_new_tokens: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")
+    ] = MAX_NEW_TOKENS,
     mask_only: Annotated[bool, typer.Option("--mask-only", help="No words, one mask: faster.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the OUT of an earlier run.")] = False,
 ) -> None:
     """Ask about the frames of a bag and keep the answers; no ROS graph, no node.
 
-    Writes the bag OUT with [b]/lisa/answer[/b], [b]/lisa/mask[/b] and [b]/lisa/overlay[/b] at the stamps of the images,
-    and [b]OUT.json[/b] with text, boxes and masks (COCO RLE). The same bag, questions and model give the same files.
-    If it is stopped, or killed, the same command goes on where it was.
+    OUT is a bag with [b]/lisa/answer /lisa/mask /lisa/overlay[/b] at the stamps of the images.
+    [b]OUT.json[/b] has text, boxes and masks (COCO RLE).
+    The same bag, questions and model give the same files.
+    Stopped, or killed: the same command goes on where it was.
 
     [b]One answer a second about a recording[/b]
 
-    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint xinlai/LISA-7B-v1 --out drive1_cups
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup"
+        --checkpoint xinlai/LISA-7B-v1 --out cups
 
     [b]A regression test: exit code 1, and a table, if answers are not what they were[/b]
 
-    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint NEW --out new --expect drive1_cups.json
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup"
+        --checkpoint NEW_MODEL --out new --expect cups.json
 
     [b]Positions in metres, from depth[/b]
 
-    $ ros2 run lisa_ros replay drive1 --ask "segment the cup" --checkpoint xinlai/LISA-7B-v1 --out drive1_cups
-    --depth /camera/depth --camera-info /camera/camera_info
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup"
+        --checkpoint xinlai/LISA-7B-v1 --out cups
+        --depth /camera/depth --camera-info /camera/camera_info
 
-    Exit codes: 0 all answered (and as expected), 1 a question or file failed or differs, 2 wrong usage.
+    [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong usage.
     """
     if bool(depth) != bool(camera_info):
         raise typer.BadParameter("positions need both --depth and --camera-info")

@@ -1,0 +1,206 @@
+"""`play` publishes a bag as it was recorded, with its clock: real processes, over the middleware."""
+
+import itertools
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import rclpy
+from harness import PATIENCE, eventually
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import deserialize_message
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.typesys import get_types_from_msg
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from tabletop import BAG, DEPTH, IMAGE, INFO, messages
+from test_bags import as_sqlite3
+
+from lisa_ros.bags import BagReader, Message, Topic, typestore, write_bag
+from lisa_ros.play import offered
+
+KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image}
+
+
+class Listener:
+    """A node that keeps everything that it hears, as it went over the wire."""
+
+    def __init__(self, topics: Sequence[str]) -> None:
+        self.heard: dict[str, list[bytes]] = {topic: [] for topic in topics}
+        self._context = Context()
+        rclpy.init(context=self._context)
+        self.node = Node("listener", context=self._context)
+        for topic in topics:
+            self.node.create_subscription(
+                KINDS[topic], topic, self.heard[topic].append, QoSProfile(depth=500), raw=True
+            )
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = Thread(target=self._executor.spin)
+        self._thread.start()
+
+    @property
+    def clock(self) -> list[int]:
+        """The times that were heard on `/clock`, ns."""
+        ticks = (deserialize_message(data, Clock).clock for data in list(self.heard["/clock"]))
+        return [tick.sec * 10**9 + tick.nanosec for tick in ticks]
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+
+@pytest.fixture
+def listener() -> Iterator[Listener]:
+    listener = Listener([IMAGE, DEPTH, INFO, "/clock", "/renamed"])
+    yield listener
+    listener.close()
+
+
+def start(*arguments: object, bag: Path = BAG) -> "subprocess.Popen[str]":
+    code = "from lisa_ros.play import main; main()"
+    command = [sys.executable, "-c", code, str(bag), *map(str, arguments)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+
+
+def finish(process: "subprocess.Popen[str]", code: int = 0) -> str:
+    """Its words, spaces made one, once it has ended with that code."""
+    _, words = process.communicate(timeout=PATIENCE)
+    assert process.returncode == code, words
+    return " ".join(words.split())
+
+
+def play(*arguments: object, bag: Path = BAG, code: int = 0) -> str:
+    return finish(start(*arguments, bag=bag), code)
+
+
+def recorded(topic: str) -> list[bytes]:
+    return [message.data for message in messages() if message.topic == topic]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_every_message_arrives_in_order_and_byte_for_byte(listener: Listener, tmp_path: Path, storage: str) -> None:
+    play("--wait", "--rate", 10, bag=BAG if storage == "mcap" else as_sqlite3(tmp_path / "bag"))
+    for topic in (IMAGE, DEPTH, INFO):
+        eventually(lambda topic=topic: len(listener.heard[topic]) >= 14, f"14 messages on {topic}")
+        for heard, sent in zip(listener.heard[topic], recorded(topic), strict=True):
+            # The wire carries multiples of 4 bytes.
+            assert heard[: len(sent)] == sent
+            assert len(heard) < len(sent) + 4
+
+
+def test_the_clock_runs_through_the_recording(listener: Listener) -> None:
+    play("--wait", "--rate", 4, "--clock", 20)
+    with BagReader(BAG) as bag:
+        span = bag.span
+    ticks = eventually(lambda: listener.clock and listener.clock[-1] >= span.end and listener.clock, "the last tick")
+    assert ticks[0] == span.start
+    assert ticks == sorted(ticks)
+    assert {after - before for before, after in itertools.pairwise(ticks)} == {200_000_000}
+
+
+def test_no_clock_on_demand(listener: Listener) -> None:
+    play("--wait", "--rate", 20, "--clock", 0)
+    eventually(lambda: len(listener.heard[IMAGE]) == 14, "all images")
+    assert listener.clock == []
+
+
+def test_a_loop_goes_back_in_time_until_ctrl_c(listener: Listener) -> None:
+    process = start("--wait", "--rate", 20, "--loop")
+    eventually(lambda: len(listener.heard[IMAGE]) > 3 * 14, "three rounds")
+    process.send_signal(signal.SIGINT)
+    assert "Ctrl-C ends it" in finish(process)
+    ticks = listener.clock
+    assert sum(after < before for before, after in itertools.pairwise(ticks)) >= 3
+    rounds = listener.heard[IMAGE]
+    assert rounds == [recorded(IMAGE)[i % 14] for i in range(len(rounds))]
+
+
+def test_ctrl_c_ends_it_at_once_and_without_a_traceback() -> None:
+    process = start("--rate", 0.01)
+    assert process.stderr is not None
+    process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    assert "Traceback" not in finish(process)
+
+
+def test_some_topics_from_some_moment_under_another_name(listener: Listener) -> None:
+    chosen = ["--topics", IMAGE, "--start-offset", 2.0]
+    play(*chosen, "--wait", "--rate", 20, "--ros-args", "-r", f"{IMAGE}:=/renamed")
+    eventually(lambda: len(listener.heard["/renamed"]) >= 7, "seven images")
+    assert listener.heard["/renamed"] == recorded(IMAGE)[7:]
+    assert not any(listener.heard[topic] for topic in (IMAGE, DEPTH, INFO))
+
+
+def test_a_clock_in_the_bag_gives_way_to_ours(listener: Listener, tmp_path: Path) -> None:
+    store = typestore()
+    clock = store.types["rosgraph_msgs/msg/Clock"](store.types["builtin_interfaces/msg/Time"](5, 0))
+    with write_bag(tmp_path / "bag", store) as bag:
+        bag.add_topic("/clock", "rosgraph_msgs/msg/Clock")
+        bag.write("/clock", 10**9, bytes(store.serialize_cdr(clock, "rosgraph_msgs/msg/Clock")))
+    play("--wait", bag=tmp_path / "bag")
+    assert eventually(lambda: listener.clock, "a tick")[0] == 10**9
+    play("--wait", "--clock", 0, bag=tmp_path / "bag")
+    eventually(lambda: listener.clock[-1] == 5 * 10**9, "the bag's own clock")
+
+
+def test_a_type_that_is_not_installed_is_left_out(listener: Listener, tmp_path: Path) -> None:
+    store = typestore()
+    store.register(get_types_from_msg("int32 data", "foreign_msgs/msg/Thing"))
+    thing = store.types["foreign_msgs/msg/Thing"](1)
+    with write_bag(tmp_path / "bag", store) as bag:
+        bag.add_topic("/thing", "foreign_msgs/msg/Thing")
+        bag.add_topic(IMAGE, "sensor_msgs/msg/Image")
+        for image in (message for message in messages() if message.topic == IMAGE):
+            bag.write("/thing", image.time, bytes(store.serialize_cdr(thing, "foreign_msgs/msg/Thing")))
+            bag.write(*image)
+    printed = play("--wait", "--rate", 20, bag=tmp_path / "bag")
+    assert "left out: /thing, its type foreign_msgs/msg/Thing is not installed" in printed
+    eventually(lambda: listener.heard[IMAGE] == recorded(IMAGE), "all images")
+
+
+def qos(reliability: QosReliability, durability: QosDurability, depth: int) -> Qos:
+    forever = QosTime(2147483647, 4294967295)
+    automatic = QosLiveliness.AUTOMATIC
+    return Qos(QosHistory.KEEP_LAST, depth, reliability, durability, forever, forever, automatic, forever, False)
+
+
+def test_the_quality_of_service_is_that_of_the_recording(tmp_path: Path) -> None:
+    best_effort = qos(QosReliability.BEST_EFFORT, QosDurability.VOLATILE, 5)
+    latched = qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
+    with write_bag(tmp_path / "bag", typestore()) as writer:
+        writer.add_topic("/fast", "sensor_msgs/msg/Image", [best_effort])
+        writer.add_topic("/latched", "sensor_msgs/msg/Image", [latched])
+        writer.add_topic("/unsaid", "sensor_msgs/msg/Image")
+        writer.write(*Message("/fast", 0, recorded(IMAGE)[0]))
+    with BagReader(tmp_path / "bag") as bag:
+        profiles = {name: offered(topic) for name, topic in bag.topics.items()}
+    got = {name: (profile.reliability, profile.durability, profile.depth) for name, profile in profiles.items()}
+    assert got == {
+        "/fast": (ReliabilityPolicy.BEST_EFFORT, DurabilityPolicy.VOLATILE, 5),
+        "/latched": (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL, 1),
+        "/unsaid": (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, 10),
+    }
+    static = offered(Topic("/tf_static", "tf2_msgs/msg/TFMessage", 1, None))
+    assert static.durability is DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def test_wrong_usage(tmp_path: Path) -> None:
+    assert "does not exist" in play(bag=tmp_path / "nothing", code=2)
+    assert "has no topic /front" in play("--topics", "/front", code=2)
+    assert "beyond the end" in play("--start-offset", 60, code=2)
+    play("--rate", 0, code=2)
+
+
+def test_a_damaged_bag(tmp_path: Path) -> None:
+    (tmp_path / "bag.mcap").write_bytes((BAG / "tabletop_bag.mcap").read_bytes()[:100_000])
+    assert "cut off or damaged" in play(bag=tmp_path / "bag.mcap", code=1)
