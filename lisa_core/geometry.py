@@ -6,6 +6,7 @@ Depth images are as in REP 118: float metres or uint16 millimetres; 0, negative,
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ class SurfacePoints:
     xyz: NDArray[np.float32]
     pixels: NDArray[np.intp]
 
-    @property
+    @cached_property
     def placement(self) -> Placement | None:
         """Position and size of the segment, None where there is no point."""
         if not len(self.xyz):
