@@ -25,8 +25,9 @@ from torch import Tensor
 from lisa_core import hub
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
-from lisa_core.options import TEMPLATES, TemplateName
+from lisa_core.options import TemplateName
 from lisa_core.shapes import read_shape
+from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
 
 Layout = Literal["v1", "v0"]
@@ -124,10 +125,10 @@ class Checkpoint:
 def _template(name: str | None, layout: Layout) -> TemplateName:
     if name is None:
         return _DEFAULT_TEMPLATE[layout]
-    for known in TEMPLATES:
+    for known in BY_NAME:
         if name == known:
             return known
-    raise CheckpointError(f"There is no template {name!r}; choose one of {', '.join(TEMPLATES)}.")
+    raise CheckpointError(f"There is no template {name!r}; choose one of {', '.join(BY_NAME)}.")
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -27,7 +27,7 @@ from lisa_core.errors import CheckpointError, LisaError, OutOfMemoryError, Promp
 from lisa_core.generation import Generator, Visual
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision
 from lisa_core.template import IM_PATCH, SEG, History, Special
 from lisa_core.tokenizer import IMAGE_ID
 
@@ -65,7 +65,7 @@ class LisaEngine:
         template: name of the conversation template.
     """
 
-    def __init__(self, opened: Checkpoint, model: Lisa, precision: str, device: torch.device) -> None:
+    def __init__(self, opened: Checkpoint, model: Lisa, precision: ResolvedPrecision, device: torch.device) -> None:
         self.checkpoint = str(opened.folder)
         self.precision = precision
         self.device = str(device)
@@ -170,7 +170,7 @@ class LisaEngine:
         prompt = self._tokenizer.encode(template.BY_NAME[self.template].render(*_checked(instruction, history)))
         if max_new_tokens < 1:
             raise PromptError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed.")
-        notify = on_stage or (lambda stage: None)
+        notify = on_stage or _no_one_listens
         watch = _Stopwatch()
         with self._guarded():
             notify("answering")
@@ -235,13 +235,15 @@ class LisaEngine:
             on_token(rest)
         return ids, states
 
-    def _segments(self, model: Lisa, frame: Frame, states: Sequence[Tensor], watch: "_Stopwatch") -> tuple[Segment, ...]:
+    def _segments(
+        self, model: Lisa, frame: Frame, states: Sequence[Tensor], watch: "_Stopwatch"
+    ) -> tuple[Segment, ...]:
         if frame._sam is None:
             pixels, size = preprocess.for_sam(frame.image, model.shape.sam.image)
             frame._sam = model.sam.encode(self._on_device(pixels)[None])[0], size
             watch.lap("sam")
         embedding, size = frame._sam
-        prompts = model.text_hidden_fcs(torch.stack(list(states)))
+        prompts = model.text_hidden_fcs(torch.cat(list(states)))
         logits, scores = model.sam.decode(embedding, prompts)
         segments = []
         for prompt, low_res, score in zip(prompts, logits, scores, strict=True):
@@ -314,6 +316,10 @@ class _Stopwatch:
         self.laps[stage], self._last = now - self._last, now
 
 
+def _no_one_listens(_stage: str) -> None:
+    """Stands in for a caller's `on_stage`."""
+
+
 def _checked(instruction: str, history: History) -> tuple[str, History]:
     if not isinstance(instruction, str) or not instruction.strip():
         raise PromptError("The instruction is empty; say in words what to find or answer.")
@@ -323,7 +329,7 @@ def _checked(instruction: str, history: History) -> tuple[str, History]:
     return instruction, history
 
 
-def _check_limit(opened: Checkpoint, precision: str, device: torch.device, limit: float) -> None:
+def _check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:
     if limit <= 0:
         return
     weights = sum(loading.estimate_memory(opened.shape, precision, device).values())

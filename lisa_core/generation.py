@@ -64,7 +64,7 @@ class Generator:
             ids: the prompt, `IMAGE_ID` once for each visual token.
 
         Returns:
-            (width,) the hidden state of the last token, after the last norm.
+            (1, width) the hidden state of the last token, after the last norm.
 
         Raises:
             PromptError: longer than the context.
@@ -83,7 +83,7 @@ class Generator:
         self._reserve(len(ids))
         hidden = self._language(embeddings, self._cache, known)
         self.ids = list(ids)
-        return hidden[-1]  # type: ignore[no-any-return]
+        return hidden[-1:]
 
     def decode(
         self, hidden: Tensor, max_new_tokens: int, cancel: threading.Event | None = None
@@ -91,7 +91,7 @@ class Generator:
         """Decodes greedily from the hidden state that `read` gave.
 
         Yields:
-            Each new token, and the (width,) hidden state that emitted it. Ends with the end of sequence, which is
+            Each new token, and the (1, width) hidden state that emitted it. Ends with the end of sequence, which is
             yielded too, after `max_new_tokens`, or where the context is full.
 
         Raises:
@@ -106,7 +106,7 @@ class Generator:
             position = len(self.ids)
             self._reserve(position + 1)
             embedding = self._language.embed_tokens.weight[token][None]
-            hidden = self._language(embedding, self._cache, position)[-1]
+            hidden = self._language(embedding, self._cache, position)
             self.ids.append(token)
 
     def memory(self) -> int:
@@ -160,7 +160,7 @@ class Generator:
         embeddings = self._language.embed_tokens(wanted.masked_fill(is_image, 0))
         seen = sum(token == IMAGE_ID for token in ids[:start])
         embeddings[is_image] = visual.tokens[seen:].to(embeddings.dtype)
-        return embeddings  # type: ignore[no-any-return]
+        return embeddings
 
     def _reserve(self, length: int) -> None:
         if length <= self._cache.capacity:

@@ -1,6 +1,7 @@
 """A checked checkpoint becomes a model on a device, one tensor at a time, so that it never stands there twice."""
 
 from collections.abc import Callable, Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, OutOfMemoryError
 from lisa_core.model.lisa import Lisa, LisaShape
-from lisa_core.options import PRECISIONS
+from lisa_core.options import PRECISIONS, ResolvedPrecision
 
 Progress = Callable[[float, str], None]
 """(share done in [0, 1], what is being done)"""
@@ -40,23 +41,26 @@ def resolve_device(device: str | None) -> torch.device:
     return resolved
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
+def resolve_precision(precision: str, device: torch.device) -> ResolvedPrecision:
     """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU."""
-    if precision not in PRECISIONS:
-        raise CheckpointError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
-    if precision != "auto":
-        return precision
-    return "nf4" if device.type == "cuda" else "fp32"
+    if precision == "auto":
+        return "nf4" if device.type == "cuda" else "fp32"
+    for known in get_args(ResolvedPrecision):
+        if precision == known:
+            return known
+    raise CheckpointError(f"There is no precision {precision!r}; choose one of {', '.join(PRECISIONS)}.")
 
 
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+def compute_dtype(precision: ResolvedPrecision, device: torch.device) -> torch.dtype:
     """What activations are in: for 4 and 8 bit fp16 on a GPU, as in the reference, and fp32 on the CPU."""
     if precision in _DTYPES:
         return _DTYPES[precision]
     return torch.float16 if device.type == "cuda" else torch.float32
 
 
-def load(checkpoint: Checkpoint, precision: str, device: torch.device, on_progress: Progress | None = None) -> Lisa:
+def load(
+    checkpoint: Checkpoint, precision: ResolvedPrecision, device: torch.device, on_progress: Progress | None = None
+) -> Lisa:
     """Streams the weights in. `precision` is resolved.
 
     Raises:
@@ -66,7 +70,7 @@ def load(checkpoint: Checkpoint, precision: str, device: torch.device, on_progre
     dtype = compute_dtype(precision, device)
     with torch.device("meta"):
         model = Lisa(checkpoint.shape)
-    if precision == "nf4" or precision == "int8":
+    if precision in ("nf4", "int8"):
         quantization.check_works(precision, device, dtype)
         quantization.make_quantised(model, precision, dtype)
     done, total = 0, len(checkpoint.stored)
@@ -85,11 +89,16 @@ def load(checkpoint: Checkpoint, precision: str, device: torch.device, on_progre
 
 
 def _fill(
-    model: nn.Module, parameter: str, tensor: Tensor, precision: str, dtype: torch.dtype, device: torch.device
+    model: nn.Module,
+    parameter: str,
+    tensor: Tensor,
+    precision: ResolvedPrecision,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> None:
     owner, _, name = parameter.rpartition(".")
     module = model.get_submodule(owner)
-    if name == "weight" and (precision == "nf4" or precision == "int8") and _is_quantised(module):
+    if name == "weight" and precision in ("nf4", "int8") and _is_quantised(module):
         filled = quantization.quantised_weight(tensor, precision, device)
     else:
         filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
@@ -100,7 +109,7 @@ def _is_quantised(module: nn.Module) -> bool:
     return isinstance(module, nn.Linear) and type(module) is not nn.Linear
 
 
-def estimate_memory(shape: LisaShape, precision: str, device: torch.device) -> dict[str, int]:
+def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:
     """Bytes that the weights will take on the device, by part, computed from the shape alone."""
     with torch.device("meta"):
         model = Lisa(shape)

@@ -3,6 +3,7 @@
 from typing import Literal, get_args
 
 Precision = Literal["auto", "nf4", "int8", "bf16", "fp16", "fp32"]
+ResolvedPrecision = Literal["nf4", "int8", "bf16", "fp16", "fp32"]
 TemplateName = Literal["llava_v1", "llava_llama_2", "vicuna_v1_1"]
 
 PRECISIONS: tuple[str, ...] = get_args(Precision)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image as PIL
+from PIL import Image
 from torch import Tensor
 
 from lisa_core.errors import ImageError
@@ -61,13 +61,13 @@ def check_image(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 def for_clip(rgb: NDArray[np.uint8], size: int) -> Tensor:
     """(3, size, size) float32: the centre of a (H, W, 3) RGB image, normalised for CLIP."""
-    image = PIL.fromarray(_without_far_ends(rgb))
+    image = Image.fromarray(_without_far_ends(rgb))
     if image.width < image.height:
         width, height = size, int(size * image.height / image.width)
     else:
         width, height = int(size * image.width / image.height), size
     left, top = (width - size) // 2, (height - size) // 2
-    centre = image.resize((width, height), PIL.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    centre = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
     return _normalised(centre, 1 / 255, CLIP_MEAN, CLIP_STD)
 
 
@@ -76,7 +76,7 @@ def for_sam(rgb: NDArray[np.uint8], size: int) -> tuple[Tensor, SamSize]:
     source = (rgb.shape[0], rgb.shape[1])
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
-    resized = PIL.fromarray(rgb).resize((width, height), PIL.Resampling.BILINEAR)
+    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
     pixels = _normalised(resized, 1.0, SAM_MEAN, SAM_STD)
     padded = torch.nn.functional.pad(pixels, (0, size - width, 0, size - height))
     return padded, SamSize(source, (height, width))
@@ -89,7 +89,7 @@ def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rgb[top : top + keep, left : left + keep]
 
 
-def _normalised(image: PIL.Image, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def _normalised(image: Image.Image, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
     channels = (-1, 1, 1)
     return (pixels * scale - torch.tensor(mean).view(channels)) / torch.tensor(std).view(channels)

@@ -4,6 +4,7 @@ As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QL
 2022) for every linear layer but SAM's and CLIP's, both by bitsandbytes.
 """
 
+import logging
 from types import ModuleType
 from typing import Any, Literal
 
@@ -22,9 +23,7 @@ _INT8_OUTLIERS = 6.0
 def quantised_layers(model: nn.Module) -> list[str]:
     """Names of the linear layers that 4 and 8 bit replace."""
     return [
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(_KEPT)
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.startswith(_KEPT)
     ]
 
 
@@ -55,7 +54,7 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
         parameter = bnb.nn.Params4bit(half, requires_grad=False, quant_type="nf4", compress_statistics=True)
     else:
         parameter = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
-    return parameter.to(device)  # type: ignore[no-any-return]
+    return parameter.to(device)
 
 
 def check_works(precision: Quantised, device: torch.device, compute: torch.dtype) -> None:
@@ -96,4 +95,6 @@ def _bitsandbytes() -> ModuleType:
             f"4 and 8 bit need bitsandbytes, which does not import here ({error});"
             " install it with pip, or choose another precision."
         ) from error
-    return bitsandbytes  # type: ignore[no-any-return]
+    # LLM.int8 is specified on fp16 inputs; saying so at every product of an fp32 model tells nobody anything
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "will be cast" not in record.msg)
+    return bitsandbytes

@@ -1,0 +1,1 @@
+"""LISA's architecture, one file per box of its diagram."""

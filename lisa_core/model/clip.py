@@ -37,13 +37,11 @@ class VisionTower(nn.Module):
         super().__init__()
         self.embeddings = _Embeddings(shape)
         self.pre_layrnorm = nn.LayerNorm(shape.width, eps=shape.norm_eps)  # spelled so in the released tensors
-        self.encoder = nn.ModuleDict({"layers": nn.ModuleList(_Layer(shape) for _ in range(shape.layers))})
+        self.encoder = _Encoder(shape)
 
     def forward(self, pixels: Tensor) -> Tensor:
         states = self.pre_layrnorm(self.embeddings(pixels))
-        for layer in self.encoder["layers"]:  # type: ignore[union-attr]
-            states = layer(states)
-        return states[:, 1:]  # type: ignore[no-any-return]
+        return self.encoder(states)[:, 1:]
 
 
 class _Embeddings(nn.Module):
@@ -56,7 +54,18 @@ class _Embeddings(nn.Module):
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embedding(pixels).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(pixels.shape[0], 1, -1)
-        return torch.cat([first, patches], dim=1) + self.position_embedding.weight  # type: ignore[no-any-return]
+        return torch.cat([first, patches], dim=1) + self.position_embedding.weight
+
+
+class _Encoder(nn.Module):
+    def __init__(self, shape: ClipShape) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
+
+    def forward(self, states: Tensor) -> Tensor:
+        for layer in self.layers:
+            states = layer(states)
+        return states
 
 
 class _Layer(nn.Module):
@@ -69,7 +78,7 @@ class _Layer(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         states = states + self.self_attn(self.layer_norm1(states))
-        return states + self.mlp(self.layer_norm2(states))  # type: ignore[no-any-return]
+        return states + self.mlp(self.layer_norm2(states))
 
 
 class _Attention(nn.Module):
@@ -87,7 +96,7 @@ class _Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         mixed = functional.scaled_dot_product_attention(query, key, value)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
 
 
 class _Mlp(nn.Module):
@@ -100,4 +109,4 @@ class _Mlp(nn.Module):
     def forward(self, states: Tensor) -> Tensor:
         states = self.fc1(states)
         states = states * torch.sigmoid(1.702 * states) if self.quick else functional.gelu(states)
-        return self.fc2(states)  # type: ignore[no-any-return]
+        return self.fc2(states)

@@ -27,6 +27,7 @@ class LanguageShape:
 
     @property
     def head_width(self) -> int:
+        """Width of one attention head."""
         return self.width // self.heads
 
 
@@ -70,7 +71,7 @@ class Language(nn.Module):
         states = embeddings
         for index, layer in enumerate(self.layers):
             states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
-        return self.norm(states)  # type: ignore[no-any-return]
+        return self.norm(states)
 
     def _rotation(self, start: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of the rotary positions, (T, head_width) each; angles in fp32 as in the reference."""
@@ -121,7 +122,7 @@ class _Layer(nn.Module):
         end: int,
     ) -> Tensor:
         states = states + self.self_attn(self.input_layernorm(states), rotation, mask, keys, values, start, end)
-        return states + self.mlp(self.post_attention_layernorm(states))  # type: ignore[no-any-return]
+        return states + self.mlp(self.post_attention_layernorm(states))
 
 
 class _Attention(nn.Module):
@@ -159,7 +160,7 @@ class _Attention(nn.Module):
             attn_mask=mask,
             enable_gqa=self.grouped,
         )
-        return self.o_proj(mixed[0].transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+        return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
 
 def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
@@ -176,4 +177,4 @@ class _Mlp(nn.Module):
         self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(states)) * self.up_proj(states))  # type: ignore[no-any-return]
+        return self.down_proj(functional.silu(self.gate_proj(states)) * self.up_proj(states))

@@ -4,6 +4,7 @@ Modules carry the names of the `segment-anything` weights. Source: Kirillov et a
 what LISA uses is here: the positional encoding of the image and the embedding of "no mask".
 """
 
+import itertools
 import math
 from dataclasses import dataclass
 
@@ -57,7 +58,7 @@ class Sam(nn.Module):
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, image, image) normalised pixels -> (B, embedding, grid, grid)."""
-        return self.image_encoder(pixels)  # type: ignore[no-any-return]
+        return self.image_encoder(pixels)
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """Masks for N prompts on one frame.
@@ -71,7 +72,7 @@ class Sam(nn.Module):
         """
         image = embedding + self.prompt_encoder.no_mask_embed.weight.view(-1, 1, 1)
         positions = self.prompt_encoder.positions(self.shape.grid)
-        return self.mask_decoder(image, positions, prompts)  # type: ignore[no-any-return]
+        return self.mask_decoder(image, positions, prompts)
 
 
 def upsample(logits: Tensor, image: int, resized: tuple[int, int], source: tuple[int, int]) -> Tensor:
@@ -118,7 +119,7 @@ class ImageEncoder(nn.Module):
         states = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1) + self.pos_embed
         for block in self.blocks:
             states = block(states)
-        return self.neck(states.permute(0, 3, 1, 2))  # type: ignore[no-any-return]
+        return self.neck(states.permute(0, 3, 1, 2))
 
 
 class _Block(nn.Module):
@@ -137,7 +138,7 @@ class _Block(nn.Module):
         else:
             mixed = self.attn(normed)
         states = states + mixed
-        return states + self.mlp(self.norm2(states))  # type: ignore[no-any-return]
+        return states + self.mlp(self.norm2(states))
 
 
 def _split_windows(states: Tensor, side: int) -> Tensor:
@@ -173,7 +174,7 @@ class _ImageAttention(nn.Module):
         qkv = self.qkv(states).view(batch, side * side, 3, self.heads, width // self.heads)
         query, key, value = qkv.permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query, side))
-        return self.proj(mixed.transpose(1, 2).reshape(states.shape))  # type: ignore[no-any-return]
+        return self.proj(mixed.transpose(1, 2).reshape(states.shape))
 
     def _bias(self, query: Tensor, side: int) -> Tensor:
         """(B, heads, side * side, side * side): what each query adds for the rows and columns between it and a key."""
@@ -193,7 +194,7 @@ class _Mlp(nn.Module):
         self.act = activation
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.lin2(self.act(self.lin1(states)))  # type: ignore[no-any-return]
+        return self.lin2(self.act(self.lin1(states)))
 
 
 class PromptEncoder(nn.Module):
@@ -241,7 +242,7 @@ class MaskDecoder(nn.Module):
 
         Of SAM's mask tokens only the first, the single-mask output, is read.
         """
-        count, (width, height, _) = prompts.shape[0], image.shape
+        count, height = prompts.shape[0], image.shape[1]
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output.expand(count, -1, -1), prompts[:, None]], dim=1)
         patches, places = (grid.flatten(1).T.expand(count, -1, -1) for grid in (image, positions))
@@ -258,12 +259,12 @@ class _Layers(nn.Module):
     def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
         super().__init__()
         widths = [width, *[hidden] * (depth - 1), out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, states: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
             states = functional.relu(layer(states))
-        return self.layers[-1](states)  # type: ignore[no-any-return]
+        return self.layers[-1](states)
 
 
 class _TwoWayTransformer(nn.Module):
@@ -321,4 +322,4 @@ class _DecoderAttention(nn.Module):
             for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
         mixed = functional.scaled_dot_product_attention(*heads)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
