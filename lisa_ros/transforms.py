@@ -59,7 +59,8 @@ def rotated(rotation: Quaternion, vector: Vector) -> Vector:
     w, axis = rotation.w, (rotation.x, rotation.y, rotation.z)
     first = _cross(axis, vector)
     second = _cross(axis, first)
-    return tuple(v + 2.0 * (w * a + b) for v, a, b in zip(vector, first, second, strict=True))  # type: ignore[return-value]
+    x, y, z = (v + 2.0 * (w * a + b) for v, a, b in zip(vector, first, second, strict=True))
+    return (x, y, z)
 
 
 def _cross(a: Vector, b: Vector) -> Vector:

@@ -181,16 +181,18 @@ class Robot:
 
     # Knobs
 
-    def call(self, name: str, kind: type, request: Any) -> Any:
+    def call(self, name: str, kind: type, request: Any, patience: float = PATIENCE) -> Any:
         """Call one of the node's other services."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, f"{self.server}/{name}")
         eventually(self._clients[name].service_is_ready, name)
-        return self.wait(self._clients[name].call_async(request))
+        return self.wait(self._clients[name].call_async(request), patience)
 
     def state(self) -> str:
-        """The label of the lifecycle state."""
-        return str(self.call("get_state", GetState, GetState.Request()).current_state.label)
+        """The label of the lifecycle state; asked again when a node that was killed has taken the question along."""
+        while True:
+            with contextlib.suppress(AssertionError):
+                return str(self.call("get_state", GetState, GetState.Request(), patience=2.0).current_state.label)
 
     def change_state(self, transition: int) -> bool:
         """Do a transition, by id."""
@@ -219,7 +221,10 @@ class Robot:
     # Topics
 
     def listen(self, topic: str, kind: type, depth: int = 100) -> list[Any]:
-        """A list that grows with what comes on a topic; returns when its publisher is found."""
+        """A list that grows with what comes on a topic; returns when its publisher is found.
+
+        The publisher may find us a little later: what it publishes once may still be missed.
+        """
         heard: list[Any] = []
         subscription = self.node.create_subscription(kind, topic, heard.append, QoSProfile(depth=depth))
         self.executor.wake()

@@ -137,7 +137,7 @@ def test_a_depth_that_is_none_takes_the_position_only(show: Scene, depth: Any, e
 def test_points_and_target(show: Scene, robot: Robot) -> None:
     clouds = robot.listen("/lisa/points", PointCloud2)
     targets = robot.listen("/lisa/target", PoseStamped)
-    show.ask(70, depth_of(70))
+    eventually(lambda: show.ask(70, depth_of(70)) and clouds and targets)
     cloud = eventually(lambda: next((c for c in clouds if c.header == show.answer.header), None))
     target = eventually(lambda: next((t for t in targets if t.header == show.answer.header), None))
     assert {field.name for field in cloud.fields} == {"x", "y", "z", "rgb"}

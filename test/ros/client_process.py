@@ -1,0 +1,17 @@
+"""A client that asks one question and prints the answer; to be killed before that."""
+
+import sys
+
+import rclpy
+
+from lisa_ros.client import ask
+
+if __name__ == "__main__":
+    rclpy.init()
+    node = rclpy.create_node("client")
+    executor = rclpy.get_global_executor()
+    executor.add_node(node)
+    print("asking", flush=True)
+    reply = executor.create_task(ask, node, sys.argv[1])
+    executor.spin_until_future_complete(reply)
+    print(reply.result().text, flush=True)

@@ -1,0 +1,160 @@
+"""Conversations: what they keep, for how long, and what a follow-up question is about."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from harness import Robot, eventually, lisa
+from scenes import box_of, scene
+from std_msgs.msg import Header
+
+from lisa_ros.cameras import Picture
+from lisa_ros.conversations import Conversation, Conversations
+from lisa_ros.questions import Code
+
+TTL = 60.0
+
+
+class Clock:
+    """A clock that goes when it is told to."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def kept(clock: Clock) -> Conversations:
+    return Conversations(clock)
+
+
+def about(index: int) -> Conversation:
+    return Conversation(Picture(Header(), f"camera{index}", np.zeros((1, 1, 3), np.uint8)))
+
+
+def test_a_conversation_is_found_by_its_id(kept: Conversations) -> None:
+    first = about(1)
+    kept.put("a", first, 2, TTL)
+    assert kept.get("a", TTL) is first
+    assert kept.get("b", TTL) is None
+
+
+def test_the_least_recently_used_goes_first(kept: Conversations) -> None:
+    for name in ("a", "b", "a", "c"):
+        kept.put(name, about(1), 2, TTL)
+    assert [kept.get(name, TTL) is not None for name in ("a", "b", "c")] == [True, False, True]
+    assert len(kept) == 2
+
+
+def test_what_is_not_asked_about_is_forgotten(kept: Conversations, clock: Clock) -> None:
+    kept.put("old", about(1), 9, TTL)
+    clock.now = 40.0
+    kept.put("new", about(2), 9, TTL)
+    clock.now = 70.0
+    assert kept.get("old", TTL) is None
+    assert kept.get("new", TTL) is not None
+    assert len(kept) == 1
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    process = lisa(
+        tmp_path_factory.mktemp("conversations") / "node.log", "-p", "cameras:=[front, rear]", max_conversations=2
+    )
+    robot = Robot()
+    yield robot.until_active()
+    robot.close()
+    process.kill()
+
+
+def show(robot: Robot, index: int, camera: str = "front") -> None:
+    """Make this the camera's newest frame."""
+
+    def newest() -> bool:
+        robot.show(scene(index), f"/{camera}/image", stamp=index)
+        return bool(robot.ask("red", camera=camera, max_age=-1.0).answer.header.stamp.sec == index)
+
+    eventually(newest)
+
+
+def roi(response: Any) -> tuple[int, int, int, int]:
+    roi = response.answer.segments[0].roi
+    return (roi.x_offset, roi.y_offset, roi.width, roi.height)
+
+
+def test_follow_up_questions_are_about_the_same_frame_and_know_what_was_said(robot: Robot) -> None:
+    show(robot, 1)
+    first = robot.ask("red", conversation="a")
+    assert first.answer.conversation == "a"
+    assert first.answer.text == "Turn 1: red is [SEG]."
+    show(robot, 2)
+    second = robot.ask("blue", conversation="a")
+    assert second.answer.text == "Turn 2: blue is [SEG]."
+    assert second.answer.header == first.answer.header
+    assert roi(second) == box_of("blue", 1)
+    assert robot.ask("red").answer.header.stamp.sec == 2, "a single question is about the newest frame"
+
+
+def test_a_conversation_may_turn_to_the_newest_frame(robot: Robot) -> None:
+    show(robot, 3)
+    robot.ask("red", conversation="turning")
+    show(robot, 4)
+    response = robot.ask("red", conversation="turning", new_frame=True)
+    assert (response.answer.text, roi(response)) == ("Turn 2: red is [SEG].", box_of("red", 4))
+    response = robot.ask("red", conversation="turning")
+    assert (response.answer.text, roi(response)) == ("Turn 3: red is [SEG].", box_of("red", 4))
+
+
+def test_a_new_image_starts_it_again(robot: Robot) -> None:
+    show(robot, 5)
+    robot.ask("red", conversation="again")
+    response = robot.ask("red", conversation="again", image=scene(50))
+    assert (response.answer.text, roi(response)) == ("Turn 1: red is [SEG].", box_of("red", 50))
+    response = robot.ask("blue", conversation="again")
+    assert (response.answer.text, roi(response)) == ("Turn 2: blue is [SEG].", box_of("blue", 50))
+    assert response.answer.camera == ""
+
+
+def test_another_camera_takes_a_new_frame(robot: Robot) -> None:
+    show(robot, 6)
+    show(robot, 7, "rear")
+    robot.ask("red", conversation="cameras", camera="front")
+    response = robot.ask("red", conversation="cameras", camera="rear")
+    assert Code(response.code) == Code.BAD_REQUEST
+    assert response.message == "conversation 'cameras' is about an image of front: set new_frame to turn to rear"
+    response = robot.ask("red", conversation="cameras", camera="rear", new_frame=True)
+    assert (response.answer.camera, response.answer.text) == ("rear", "Turn 2: red is [SEG].")
+    response = robot.ask("red", conversation="cameras", new_frame=True)
+    assert response.answer.camera == "rear", "it stays with its camera"
+
+
+def test_a_question_that_failed_was_not_said(robot: Robot) -> None:
+    show(robot, 8)
+    assert not robot.ask("red fail=python", conversation="failed").success
+    assert robot.ask("red", conversation="failed").answer.text == "Turn 1: red is [SEG]."
+    assert not robot.ask("red fail=memory", conversation="failed").success
+    assert robot.ask("red delay=9", conversation="failed", timeout=0.1).code == Code.TIMEOUT
+    assert robot.ask("red", conversation="failed").answer.text == "Turn 2: red is [SEG]."
+
+
+def test_only_so_many_are_kept(robot: Robot) -> None:
+    show(robot, 9)
+    for name in ("x", "y", "z"):
+        assert robot.ask("red", conversation=name).answer.text == "Turn 1: red is [SEG]."
+    assert robot.ask("red", conversation="z").answer.text == "Turn 2: red is [SEG]."
+    assert robot.ask("red", conversation="x").answer.text == "Turn 1: red is [SEG]."
+
+
+def test_the_time_to_live_is_a_parameter(robot: Robot) -> None:
+    show(robot, 10)
+    robot.ask("red", conversation="short")
+    assert robot.set("conversation_ttl", 0.001).successful
+    assert robot.ask("red", conversation="short").answer.text == "Turn 1: red is [SEG]."
+    assert robot.set("conversation_ttl", 600.0).successful

@@ -1,0 +1,147 @@
+"""Hard times: clients and nodes that are killed, clocks that jump or stop, names that are not the usual ones."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped, Quaternion
+from harness import HERE, Process, Robot, camera, eventually, lisa
+from rosgraph_msgs.msg import Clock
+from scenes import box_of, scene
+from test_depth import Scene, centre, depth_of
+
+from lisa_ros.client import AskError, ask
+from lisa_ros.questions import Code
+from lisa_ros.transforms import rotated
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
+    """Starts processes that end with the test: `start(lisa, ...)`."""
+    processes: list[Process] = []
+
+    def start_process(kind: Callable[..., Process], *arguments: str, **options: Any) -> Process:
+        processes.append(kind(tmp_path / f"{len(processes)}.log", *arguments, **options))
+        return processes[-1]
+
+    yield start_process
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    robot = Robot()
+    yield robot
+    robot.close()
+
+
+def client(log: Path, instruction: str) -> Process:
+    return Process("client_process.py", [instruction], log)
+
+
+def test_clients_killed_in_mid_call_cost_nothing(start: Callable[..., Process], robot: Robot) -> None:
+    node = start(lisa)
+    start(camera)
+    robot.until_active()
+    for _ in range(3):
+        doomed = start(client, "red delay=1")
+        eventually(lambda doomed=doomed: "asking" in doomed.output)
+        eventually(lambda: Code(robot.ask("red").code) == Code.OK)
+        doomed.kill()
+        assert robot.ask("blue").success
+    living = start(client, "green")
+    assert living.wait() == 0
+    assert "Turn 1: green is [SEG]." in living.output
+    assert node.alive
+
+
+def test_a_node_killed_in_mid_answer_is_replaced(start: Callable[..., Process], robot: Robot) -> None:
+    node = start(lisa)
+    start(camera)
+    robot.until_active()
+
+    async def failure() -> str:
+        try:
+            return (await ask(robot.node, "red delay=9", timeout=3.0)).text
+        except AskError as error:
+            return str(error)
+
+    goal = robot.pursue("red tokens=1000 pause=0.05")
+    reply = robot.executor.create_task(failure)
+    eventually(lambda: any(text for _, text in goal.feedback))
+    node.kill()
+    start(lisa)
+    eventually(lambda: robot.state() == "active", patience=60.0)
+    assert robot.ask("red").success
+    assert "went away, or did not answer in time" in robot.wait(reply)
+
+
+def test_paused_clocks_and_jumps_back_change_nothing(start: Callable[..., Process], robot: Robot) -> None:
+    start(lisa, use_sim_time=True)
+    robot.until_active()
+    diagnostics = robot.listen("/diagnostics", DiagnosticArray)
+    for index, seconds in enumerate((7200, 7200, 3600, 0), start=1):
+
+        def answer(stamp: int = seconds, index: int = index) -> Any:
+            robot.publish("/clock", Clock(clock=Time(sec=stamp)))
+            robot.show(scene(index), stamp=stamp)
+            rois = [segment.roi for segment in robot.ask("red").answer.segments]
+            return [(roi.x_offset, roi.y_offset, roi.width, roi.height) for roi in rois] == [box_of("red", index)]
+
+        eventually(answer)
+        diagnostics.clear()
+        eventually(lambda stamp=seconds: any(array.header.stamp.sec == stamp for array in diagnostics))
+
+
+def test_namespaces_and_remaps(start: Callable[..., Process]) -> None:
+    remaps = ["-r", "__ns:=/arm", "-r", "image:=wrist/rgb", "-r", "__node:=eyes"]
+    start(lisa, *remaps)
+    start(camera, "--topic", "/arm/wrist/rgb")
+    robot = Robot("/arm/eyes")
+    try:
+        assert robot.until_active().ask("red").answer.header.frame_id == "/arm/wrist/rgb"
+        names = [name for name, _ in robot.node.get_topic_names_and_types()]
+        assert {"/arm/eyes/answer", "/arm/eyes/mask", "/diagnostics"} <= set(names)
+    finally:
+        robot.close()
+
+
+def test_a_target_in_another_frame(
+    start: Callable[..., Process], robot: Robot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "tf2_double"), os.environ.get("PYTHONPATH", "")]))
+    start(lisa, target_frame="base", camera__depth="depth", camera__camera_info="info")
+    robot.until_active()
+    targets = robot.listen("/lisa/target", PoseStamped)
+    show = Scene(robot)
+    target = eventually(lambda: show.ask(20, depth_of(20)) and targets and targets[-1])
+    x, y, z = centre(20, 1.0)
+    assert target.header.frame_id == "base"
+    at = target.pose.position
+    assert (at.x, at.y, at.z) == pytest.approx((x + 10.0, -z, y), abs=0.01)
+    assert target.pose.orientation.w == 1.0
+
+
+def test_a_target_frame_without_tf2_is_refused(start: Callable[..., Process], robot: Robot) -> None:
+    process = start(lisa, target_frame="base")
+    eventually(lambda: "target_frame is 'base', which takes tf2_ros" in process.output)
+    assert robot.state() == "unconfigured"
+
+
+def test_rotations() -> None:
+    half = 0.5**0.5
+    assert rotated(Quaternion(x=half, w=half), (1.0, 2.0, 3.0)) == pytest.approx((1.0, -3.0, 2.0))
+    assert rotated(Quaternion(z=half, w=half), (1.0, 2.0, 3.0)) == pytest.approx((-2.0, 1.0, 3.0))
+    assert rotated(Quaternion(w=1.0), (1.0, 2.0, 3.0)) == pytest.approx((1.0, 2.0, 3.0))
+
+
+def test_help_needs_no_ros_graph_and_no_model(start: Callable[..., Process]) -> None:
+    process = start(lambda log: Process("node_process.py", ["--help"], log))
+    assert process.wait() == 0
+    assert process.output.startswith("usage: lisa_node")
+    assert "max_frame_age = 1.0" in process.output

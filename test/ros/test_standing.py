@@ -1,0 +1,148 @@
+"""The standing instruction: every new frame, at its rate, behind everybody else; and how the node says it does."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from harness import Robot, camera, eventually, lisa
+from lisa_ros.msg import Answer
+from scenes import box_of
+from std_msgs.msg import String
+
+from lisa_ros.questions import Code
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
+    folder = tmp_path_factory.mktemp("standing")
+    processes = [lisa(folder / "node.log"), camera(folder / "camera.log")]
+    robot = Robot()
+    yield robot.until_active()
+    robot.close()
+    for process in processes:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def answers(robot: Robot) -> list[Any]:
+    return robot.listen("/lisa/answer", Answer)
+
+
+@pytest.fixture(scope="module")
+def diagnostics(robot: Robot) -> list[Any]:
+    return robot.listen("/diagnostics", DiagnosticArray)
+
+
+@pytest.fixture(autouse=True)
+def quiet(robot: Robot, answers: list[Any]) -> Iterator[None]:
+    """No standing instruction before and after each test."""
+    yield
+    robot.set("standing_instruction", "")
+    robot.set("standing_rate", 0.0)
+    robot.set("standing_mask_only", False)
+    robot.ask("nothing more to come")  # whatever was still being answered has come by now
+    eventually(lambda: answers and answers[-1].instruction == "nothing more to come")
+    answers.clear()
+
+
+def instruct(robot: Robot, words: str) -> None:
+    robot.publish("/lisa/instruction", String(data=words))
+    eventually(lambda: robot.get("standing_instruction") == words)
+
+
+def status(diagnostics: list[Any], name: str) -> Any:
+    """The newest status of that name, once there is one."""
+    diagnostics.clear()
+    array = eventually(lambda: diagnostics and diagnostics[-1])
+    return next(status for status in array.status if status.name == f"lisa: {name}")
+
+
+def values(status: Any) -> dict[str, str]:
+    return {pair.key: pair.value for pair in status.values}
+
+
+def test_every_new_frame_is_answered_until_the_instruction_is_empty(robot: Robot, answers: list[Any]) -> None:
+    instruct(robot, "red")
+    eventually(lambda: len(answers) >= 20)
+    stamps = [answer.header.stamp.sec for answer in answers]
+    assert sorted(set(stamps)) == stamps, "no frame twice, none after a newer one"
+    for answer in answers:
+        roi = answer.segments[0].roi
+        assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == box_of("red", answer.header.stamp.sec)
+    instruct(robot, "")
+    robot.ask("last")
+    eventually(lambda: answers[-1].instruction == "last")
+    count = len(answers)
+    robot.ask("last")
+    eventually(lambda: len(answers) > count)
+    assert len(answers) == count + 1
+
+
+def test_it_keeps_to_its_rate(robot: Robot, answers: list[Any]) -> None:
+    assert robot.set("standing_rate", 5).successful
+    instruct(robot, "red")
+    eventually(lambda: len(answers) >= 6)
+    stamps = [answer.header.stamp.sec for answer in answers]
+    between = [later - earlier for earlier, later in zip(stamps, stamps[1:], strict=False)]
+    assert min(between[1:]) >= 3, "at 30 Hz every sixth frame, or so"
+
+
+def test_people_go_first(robot: Robot, answers: list[Any]) -> None:
+    instruct(robot, "red delay=0.3")
+    eventually(lambda: answers)
+    futures = [robot.start("blue delay=0.1") for _ in range(3)]
+    assert all(robot.wait(future).success for future in futures)
+    eventually(lambda: sum(answer.instruction.startswith("blue") for answer in answers) == 3)
+    order = [answer.instruction.split()[0] for answer in answers]
+    first = order.index("blue")
+    assert order[first : first + 3] == ["blue"] * 3
+
+
+def test_one_mask_and_no_words(robot: Robot, answers: list[Any]) -> None:
+    assert robot.set("standing_mask_only", True).successful
+    instruct(robot, "red")
+    assert eventually(lambda: answers and answers[-1]).text == "[SEG]."
+
+
+def test_failures_show_in_the_diagnostics_and_are_not_repeated_at_full_speed(
+    robot: Robot, answers: list[Any], diagnostics: list[Any]
+) -> None:
+    before = int(values(status(diagnostics, "questions"))["failed"])
+    instruct(robot, "red fail=memory")
+
+    def failing() -> Any:
+        questions = status(diagnostics, "questions")
+        return questions if "standing" in questions.message else None
+
+    questions = eventually(failing)
+    assert questions.level == DiagnosticStatus.WARN
+    assert questions.message.startswith("the standing instruction fails with OUT_OF_MEMORY: out of memory on purpose")
+    assert int(values(questions)["failed with OUT_OF_MEMORY"]) >= 1
+    assert int(values(questions)["failed"]) - before <= 10
+    instruct(robot, "red")
+    eventually(lambda: answers)
+    eventually(lambda: status(diagnostics, "questions").level == DiagnosticStatus.OK)
+
+
+def test_diagnostics_tell_of_model_camera_and_questions(robot: Robot, diagnostics: list[Any]) -> None:
+    assert robot.ask("red").success
+    assert Code(robot.ask("").code) == Code.BAD_REQUEST
+    model = status(diagnostics, "model")
+    assert (model.level, model.message) == (DiagnosticStatus.OK, "active")
+    assert values(model)["state"] == "active"
+    assert values(model)["checkpoint"] == "fake"
+    assert values(model)["precision"] == "fp32"
+    assert values(model)["memory, MiB"] == "1.0"
+    assert values(model)["memory of language, MiB"] == "1.0"
+    view = status(diagnostics, "camera camera")
+    assert view.level == DiagnosticStatus.OK
+    assert float(values(view)["rate, Hz"]) > 5
+    assert float(values(view)["age of the newest frame, s"]) < 5
+    assert (values(view)["topic"], values(view)["qos"]) == ("/image", "sensor_data")
+    questions = values(status(diagnostics, "questions"))
+    assert int(questions["answered"]) >= 1
+    assert int(questions["refused"]) >= 1
+    for stage in ("waiting", "image", "encoding", "answering", "messages", "total"):
+        assert float(questions[f"{stage}, last, s"]) >= 0
+        assert float(questions[f"{stage}, p95, s"]) >= 0
