@@ -143,8 +143,8 @@ def _publish(
         publishers = _publishers(node, topics, with_clock=pace.clock > 0)
         if wait:
             _wait_for_subscribers(publishers, stopped)
-        names = ", ".join(sorted(publishers))
-        console.print(f"playing {escape(str(bag.path))}: {escape(names)}{', Ctrl-C ends it' if loop else ''}")
+        if not stopped.is_set():
+            _say(f"playing {bag.path}: {', '.join(sorted(publishers))}{', Ctrl-C ends it' if loop else ''}")
         while not _play_once(bag, publishers, pace, stopped) and loop:
             pass
         if not stopped.is_set():
@@ -161,7 +161,7 @@ def _wait_for_subscribers(publishers: Mapping[str, Publisher], stopped: threadin
         if not alone:
             return
         if alone != told:
-            console.print(f"waiting for a subscriber to {escape(alone)}")
+            _say(f"waiting for a subscriber to {alone}")
             told = alone
         stopped.wait(WAIT_INTERVAL)
 
@@ -185,7 +185,7 @@ def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[s
             continue
         kind = _type(topic.type)
         if kind is None:
-            console.print(f"[yellow]left out:[/yellow] {topic.name}, its type {topic.type} is not installed")
+            _say(f"left out: {topic.name}, its type {topic.type} is not installed")
             continue
         publishers[topic.name] = node.create_publisher(kind, topic.name, offered(topic))
     if with_clock:
@@ -217,6 +217,10 @@ def offered(topic: Topic) -> QoSProfile:
     if topic.qos.durability is QosDurability.TRANSIENT_LOCAL:
         profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
     return profile
+
+
+def _say(sentence: str) -> None:
+    console.print(sentence, markup=False, soft_wrap=True)
 
 
 def _fail(sentence: str, code: int) -> NoReturn:

@@ -1,0 +1,79 @@
+"""Starts the node: `ros2 launch lisa_ros lisa.launch.py checkpoint:=xinlai/LISA-7B-v1 image:=/camera/image_raw`.
+
+An argument that is left empty is not passed on: the node's own default holds, or what the parameter file says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+from lisa_ros.parameters import camera_rules, node_rules
+
+CAMERA = "camera"
+"""The node's only camera, unless a parameter file names others."""
+
+PARAMETERS = ("checkpoint", "precision", "device", "vision_tower", "template", "standing_instruction", "target_frame")
+TOPICS = ("image", "depth", "camera_info")
+"""Parameters of the node, and of its camera, that are arguments too."""
+
+BOOLEANS = ["true", "false"]
+LOG_LEVELS = ["debug", "info", "warn", "error", "fatal"]
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Every argument has the words and the choices that the parameter has in the node."""
+    node, camera = node_rules(), camera_rules(CAMERA, [CAMERA])
+    rules = {name: node[name][1] for name in PARAMETERS} | {name: camera[f"{CAMERA}.{name}"][1] for name in TOPICS}
+    return LaunchDescription(
+        [
+            *(_argument(name, rule.text, rule.choices) for name, rule in rules.items()),
+            _argument("params_file", "YAML file of parameters; the other arguments override it"),
+            _argument("namespace", "of the node and its topics, for several robots"),
+            _argument("use_sim_time", "take the time from /clock", BOOLEANS),
+            _argument("log_level", "the least severe messages that are logged", LOG_LEVELS),
+            DeclareLaunchArgument(
+                "respawn", default_value="false", choices=BOOLEANS, description="start the node again when it ends"
+            ),
+            OpaqueFunction(function=_start),
+        ]
+    )
+
+
+def _argument(name: str, text: str, choices: tuple[str, ...] | list[str] = ()) -> DeclareLaunchArgument:
+    allowed = ["", *(choice for choice in choices if choice)] if choices else None
+    return DeclareLaunchArgument(name, default_value="", description=text, choices=allowed)
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: value for name, value in context.launch_configurations.items() if value}
+    level = given.get("log_level")
+    return [
+        Node(
+            package="lisa_ros",
+            executable="lisa_node",
+            name="lisa",
+            namespace=given.get("namespace"),
+            parameters=_parameters(given),
+            ros_arguments=["--log-level", level] if level else [],
+            respawn=LaunchConfiguration("respawn"),
+            respawn_delay=2.0,
+            output="screen",
+            emulate_tty=True,
+        )
+    ]
+
+
+def _parameters(given: Mapping[str, str]) -> list[Any]:
+    """The file first, for what comes later wins."""
+    values: dict[str, Any] = {name: given[name] for name in PARAMETERS if name in given}
+    values |= {f"{CAMERA}.{name}": given[name] for name in TOPICS if name in given}
+    parameters: dict[str, Any] = {name: ParameterValue(value, value_type=str) for name, value in values.items()}
+    if "use_sim_time" in given:
+        parameters["use_sim_time"] = given["use_sim_time"] == "true"
+    file = [given["params_file"]] if "params_file" in given else []
+    return [*file, parameters] if parameters else file
