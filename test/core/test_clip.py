@@ -1,0 +1,36 @@
+"""CLIP and its preprocessing against what the reference recorded."""
+
+import pytest
+import torch
+from goldens import case, distance
+
+from lisa_core import preprocess
+
+CASES = pytest.mark.parametrize("name", ["v1-short", "v1-odd"])
+
+
+@CASES
+def test_pixels_as_recorded(name):
+    pixels = preprocess.for_clip(case(name).rgb, 224)
+    assert pixels.shape == (3, 224, 224)
+    assert distance(pixels, case(name).arrays["clip_pixels"]) < 1e-3  # recorded in fp16
+
+
+@CASES
+@torch.inference_mode()
+def test_features_as_recorded(v1, name):
+    pixels = preprocess.for_clip(case(name).rgb, 224)
+    features = v1._model.clip(pixels[None])[0]
+    assert features.shape == (256, 32)
+    assert distance(features, case(name).arrays["clip_features"]) < 1e-4
+
+
+def test_clip_sees_the_centre_of_the_shortest_side():
+    """What lies left and right of the middle square is not seen; what lies in it is."""
+    rgb = case("v1-short").rgb
+    seen = preprocess.for_clip(rgb, 224)
+    outside, inside = rgb.copy(), rgb.copy()
+    outside[:, :70] = outside[:, -70:] = 255
+    inside[:, 90:100] = 255
+    assert torch.equal(preprocess.for_clip(outside, 224), seen)
+    assert not torch.equal(preprocess.for_clip(inside, 224), seen)

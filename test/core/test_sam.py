@@ -1,0 +1,186 @@
+"""SAM against what the reference recorded, and against the `segment-anything` package as a second oracle."""
+
+import sys
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+import torch
+from checkpoints import tensors_of
+from goldens import V0, V1, case, distance
+
+from lisa_core import preprocess
+from lisa_core.model.sam import Sam, SamShape, upsample
+
+CLOSE = 1e-4
+GOLDEN = SamShape(
+    image=1024,
+    patch=16,
+    width=48,
+    heads=3,
+    hidden=192,
+    windows=(14, 0, 14),
+    embedding=256,
+    decoder_layers=2,
+    decoder_hidden=64,
+    attention_inner=128,
+    mask_tokens=4,
+    iou_hidden=256,
+    iou_depth=3,
+)
+GOLDEN_V0 = replace(GOLDEN, heads=2, windows=(14, 0))
+SMALL = replace(
+    GOLDEN, image=256, width=40, heads=5, hidden=90, windows=(7, 0, 7, 5, 0), decoder_layers=3, iou_hidden=32
+)
+EXACT = replace(GOLDEN, image=224, windows=(7, 0), patch=8, embedding=128, attention_inner=64, mask_tokens=2)
+"""Whole windows, so that nothing is padded; other patches; another embedding."""
+
+
+@pytest.fixture(scope="module")
+def segment_anything():
+    """The package without torchvision, whose few names serve its predictor alone."""
+    names = {
+        "torchvision": [],
+        "torchvision.ops": [],
+        "torchvision.ops.boxes": ["batched_nms", "box_area"],
+        "torchvision.transforms": [],
+        "torchvision.transforms.functional": ["resize", "to_pil_image"],
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for module, members in names.items():
+            stub = ModuleType(module)
+            for member in members:
+                setattr(stub, member, None)
+            patch.setitem(sys.modules, module, stub)
+        import segment_anything.modeling as package
+
+        yield package
+
+
+def oracle(package, shape):
+    """Meta's SAM of the same sizes."""
+    sam = package.Sam(
+        image_encoder=package.ImageEncoderViT(
+            depth=len(shape.windows),
+            embed_dim=shape.width,
+            img_size=shape.image,
+            mlp_ratio=shape.hidden / shape.width,
+            norm_layer=lambda width: torch.nn.LayerNorm(width, eps=1e-6),
+            num_heads=shape.heads,
+            patch_size=shape.patch,
+            use_rel_pos=True,
+            global_attn_indexes=[index for index, window in enumerate(shape.windows) if not window],
+            window_size=max(shape.windows),
+            out_chans=shape.embedding,
+        ),
+        prompt_encoder=package.PromptEncoder(
+            embed_dim=shape.embedding,
+            image_embedding_size=(shape.grid, shape.grid),
+            input_image_size=(shape.image, shape.image),
+            mask_in_chans=16,
+        ),
+        mask_decoder=package.MaskDecoder(
+            num_multimask_outputs=shape.mask_tokens - 1,
+            transformer=package.TwoWayTransformer(
+                depth=shape.decoder_layers,
+                embedding_dim=shape.embedding,
+                mlp_dim=shape.decoder_hidden,
+                num_heads=8,
+            ),
+            transformer_dim=shape.embedding,
+            iou_head_depth=shape.iou_depth,
+            iou_head_hidden_dim=shape.iou_hidden,
+        ),
+    )
+    for block, window in zip(sam.image_encoder.blocks, shape.windows, strict=True):
+        if window and window != max(shape.windows):  # the package knows one size of window; blocks can have others
+            block.window_size = window
+            side = (2 * window - 1, shape.width // shape.heads)
+            block.attn.rel_pos_h, block.attn.rel_pos_w = (torch.nn.Parameter(torch.empty(side)) for _ in range(2))
+    return sam.eval()
+
+
+def both(package, shape, weights=None):
+    """The package's SAM and ours, with the same weights: these, or random ones."""
+    theirs, ours = oracle(package, shape), Sam(shape).eval()
+    if weights is None:
+        torch.manual_seed(1)
+        for parameter in [*theirs.parameters(), *theirs.buffers()]:
+            torch.nn.init.normal_(parameter, std=0.3)
+        weights = theirs.state_dict()
+    theirs.load_state_dict(weights)
+    needed = ours.state_dict().keys()
+    ours.load_state_dict({name: tensor for name, tensor in weights.items() if name in needed})
+    return theirs, ours
+
+
+def golden_weights(checkpoint):
+    prefix = "visual_model." if checkpoint == V0 else "model.visual_model."
+    tensors = tensors_of(checkpoint)
+    return {name.removeprefix(prefix): tensors[name].float() for name in tensors if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", ["v1-short", "v1-odd"])
+@torch.inference_mode()
+def test_image_embedding_as_recorded(v1, name):
+    asked = case(name)
+    pixels, size = preprocess.for_sam(asked.rgb, 1024)
+    assert size.resized == tuple(asked.recorded["resized"])
+    embedding = v1._model.sam.encode(pixels[None])[0]
+    assert distance(embedding[::8], asked.arrays["sam_embedding_every8"]) < CLOSE
+
+
+@pytest.mark.parametrize("name", ["v1-short", "v1-odd", "v1-two_masks"])
+def test_upsampling_as_recorded(name):
+    asked = case(name)
+    low = torch.from_numpy(asked.arrays["low_res_logits"])
+    recorded = asked.recorded
+    full = upsample(low, 1024, tuple(recorded["resized"]), tuple(recorded["image_size"]))
+    assert distance(full, asked.arrays["mask_logits"]) < 1e-3  # recorded in fp16
+    assert ((full.numpy() > 0) != asked.expected_masks).mean() < 1e-4
+
+
+@pytest.mark.parametrize(("checkpoint", "shape"), [(V1, GOLDEN), (V0, GOLDEN_V0)], ids=["v1", "v0"])
+@torch.inference_mode()
+def test_segment_anything_on_golden_weights(segment_anything, checkpoint, shape):
+    agree(*both(segment_anything, shape, golden_weights(checkpoint)), shape)
+
+
+@pytest.mark.parametrize("shape", [SMALL, EXACT], ids=["windows-of-two-sizes", "other-patches"])
+@torch.inference_mode()
+def test_segment_anything_on_other_sizes(segment_anything, shape):
+    agree(*both(segment_anything, shape), shape)
+
+
+def agree(theirs, ours, shape):
+    torch.manual_seed(2)
+    pixels = torch.randn(1, 3, shape.image, shape.image)
+    prompts = torch.randn(3, shape.embedding)
+
+    embedding = theirs.image_encoder(pixels)
+    logits, scores = theirs.mask_decoder(
+        image_embeddings=embedding,
+        image_pe=theirs.prompt_encoder.get_dense_pe(),
+        sparse_prompt_embeddings=prompts[:, None],
+        dense_prompt_embeddings=theirs.prompt_encoder.no_mask_embed.weight.view(1, -1, 1, 1).expand(
+            3, *embedding[0].shape
+        ),
+        multimask_output=False,
+    )
+
+    assert distance(ours.encode(pixels), embedding) < CLOSE
+    our_logits, our_scores = ours.decode(embedding[0], prompts)
+    assert distance(our_logits, logits[:, 0]) < CLOSE
+    assert distance(our_scores, scores[:, 0]) < CLOSE
+
+
+@torch.inference_mode()
+def test_masks_do_not_depend_on_each_other(v1):
+    """Several prompts at once give what each gives alone."""
+    torch.manual_seed(3)
+    embedding, prompts = torch.randn(256, 64, 64), torch.randn(3, 256)
+    together, scores = v1._model.sam.decode(embedding, prompts)
+    for index in range(3):
+        alone, score = v1._model.sam.decode(embedding, prompts[index : index + 1])
+        assert distance(together[index], alone[0]) < CLOSE
+        assert scores[index] == pytest.approx(score[0].item(), abs=CLOSE)
