@@ -59,7 +59,7 @@ class Tokenizer:
             tokens = json.loads(added.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{added} is not readable JSON ({error}).") from error
-        if not isinstance(tokens, dict) or not all(isinstance(token_id, int) for token_id in tokens.values()):
+        if not isinstance(tokens, dict) or not all(type(token_id) is int for token_id in tokens.values()):
             raise CheckpointError(f"{added} must map token names to ids.")
         return cls(model, tokens)
 
@@ -74,6 +74,9 @@ class Tokenizer:
         taken = [name for name, token_id in self.special_ids.items() if name not in (BOS, EOS) and token_id < words]
         if taken:
             raise CheckpointError(f"added_tokens.json gives {', '.join(taken)} the id of a word of {model.name}.")
+        for name, token_id in self.special_ids.items():
+            if (other := self._names[token_id]) != name:
+                raise CheckpointError(f"added_tokens.json gives {name} and {other} the same id {token_id}.")
 
     @property
     def vocabulary_size(self) -> int:
