@@ -1,0 +1,29 @@
+"""The command `lisa`: one file per subcommand. Torch is imported by the commands that need it, once they run."""
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from lisa_core.cli import chat, info, segment
+from lisa_core.cli.loading import Load, load_engine
+
+app = typer.Typer(
+    name="lisa",
+    help="Ask about pictures and get words and masks, by the LISA model.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(segment.segment)
+app.command()(chat.chat)
+app.command()(info.info)
+
+
+def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
+    """Runs the command and exits: 0 answered, 1 a question or file failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
+    sys.exit(0)

@@ -1,0 +1,315 @@
+"""`lisa chat`: a conversation about one picture, in the terminal or over a pipe."""
+
+import contextlib
+import os
+import re
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from lisa_core.cli import options, terminal
+from lisa_core.cli.loading import ModelOptions, loaded
+from lisa_core.cli.terminal import SEG, answer_text, plain, readable, segment_table
+from lisa_core.errors import Cancelled, ImageError, LisaError
+from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lisa_core.answer import Answer
+    from lisa_core.cli.results import Names
+
+PROMPT = "> "
+
+COMMANDS = {
+    "/image PATH": "talk about another picture, from the start",
+    "/reset": "forget what was said",
+    "/save": "write the conversation as JSON, with its masks",
+    "/help": "this list",
+    "/quit": "leave; so does Ctrl-D",
+}
+
+
+def chat(
+    context: typer.Context,
+    image: Annotated[
+        Path | None, typer.Argument(metavar="IMAGE", help="The picture to talk about; /image names another.")
+    ] = None,
+    checkpoint: options.Checkpoint = "",
+    precision: options.Precision = "auto",
+    device: options.Device = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+    memory_limit: options.MemoryLimit = 0.0,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+    max_segments: options.MaxSegments = MAX_SEGMENTS,
+    out: options.Out = options.DEFAULT_OUT,
+) -> None:
+    r"""Talk about a picture: each answer knows what was said before.
+
+    Pictures with the segments are written into --out as they come, and shown
+    in terminals that can (kitty, iTerm2, WezTerm, Ghostty).
+    Ctrl-C stops an answer; [b]/help[/b] lists what else there is.
+
+    $ lisa chat table.jpg --checkpoint xinlai/LISA-7B-v1
+
+    [b]Over a pipe[/b], one question a line
+
+    $ printf 'Is there a cup?\nSegment it.\n' |
+        lisa chat table.jpg --checkpoint xinlai/LISA-7B-v1
+
+    [b]Exit codes[/b]: 0; 1 the model or IMAGE could not be read, or over a
+    pipe a question failed; 2 wrong usage.
+    """
+    model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
+    try:
+        rgb = _read(image) if image is not None else None
+        out.mkdir(parents=True, exist_ok=True)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename}")
+    engine = loaded(context.obj, model)
+    interactive = sys.stdin.isatty()
+    talk = Chat(engine, out, {"max_new_tokens": max_new_tokens, "max_segments": max_segments})
+    try:
+        if interactive:
+            talk.greet()
+        if image is not None and rgb is not None:
+            talk.open(image, rgb)
+        failed = _hear(talk, _typed() if interactive else _piped(), interactive)
+    except LisaError as error:
+        terminal.fail(str(error))
+    finally:
+        engine.close()
+    raise typer.Exit(1 if failed and not interactive else 0)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer."""
+
+    question: str
+    answer: "Answer"
+    timings: dict[str, float]
+    names: "Names"
+
+
+class Chat:
+    """A conversation about one picture."""
+
+    def __init__(self, engine: Any, out: Path, limits: dict[str, int]) -> None:
+        from lisa_core.cli import inline
+
+        self._engine = engine
+        self._out = out
+        self._limits = limits
+        self._console = terminal.stdout()
+        self._inline = inline.encoder(os.environ) if self._console.is_terminal else None
+        self._image: Path | None = None
+        self._frame: Any = None
+        self._number = 0
+        self._turns: list[Turn] = []
+
+    def greet(self) -> None:
+        """Says who is there."""
+        engine = self._engine
+        self._console.print(plain(f"{engine.checkpoint}, {engine.precision} on {engine.device}; /help for help", "dim"))
+
+    def open(self, image: Path, rgb: "NDArray[np.uint8]") -> None:
+        """Turns to another picture."""
+        with self._console.status("looking"), _interruptible():
+            frame = self._engine.encode(rgb)
+        self._image, self._frame, self._turns = image, frame, []
+        self._number = _last_number(self._out, image.stem)
+        height, width = frame.size
+        self._console.print(plain(f"{image}, {width}x{height}", "dim"))
+
+    def ask(self, question: str) -> None:
+        """Asks, shows the answer as it comes, and writes the picture with its segments."""
+        if self._frame is None:
+            raise ImageError("There is no picture to talk about yet: /image PATH names one.")
+        history = [(turn.question, turn.answer.text) for turn in self._turns]
+        with Words(self._console) as words, _interruptible() as cancel:
+            answer = self._engine.ask(
+                self._frame,
+                question,
+                history,
+                **self._limits,
+                on_token=words.on_token,
+                on_stage=words.on_stage,
+                cancel=cancel,
+            )
+        self._add(question, answer)
+
+    def _add(self, question: str, answer: "Answer") -> None:
+        from lisa_core import files, overlay
+        from lisa_core.cli import results
+
+        assert self._image is not None
+        self._number += 1
+        names = results.Names(self._out, f"{self._image.stem}_{self._number:03}")
+        self._turns.append(Turn(question, answer, {**self._frame.timings, **answer.timings}, names))
+        if not answer.segments:
+            return
+        self._console.print(segment_table(answer))
+        picture = overlay.draw(self._frame.image, answer.segments)
+        if self._inline is not None:
+            self._console.file.write(self._inline(picture))
+        files.write_whole({names.overlay: files.png(picture)})
+        self._console.print(plain(str(names.overlay), "dim"))
+
+    def save(self) -> None:
+        """Writes the conversation as JSON, with its masks."""
+        from lisa_core import files
+        from lisa_core.cli import results
+
+        if not self._turns:
+            raise LisaError("Nothing was said yet that could be saved.")
+        contents: dict[Path, bytes] = {}
+        records = []
+        for turn in self._turns:
+            contents |= results.masks(turn.names, turn.answer)
+            overlay = {"overlay": turn.names.overlay.name} if turn.answer.segments else {}
+            records.append(results.record(turn.names, turn.question, turn.answer, turn.timings) | overlay)
+        path = self._turns[0].names.json.with_name(f"{self._turns[0].names.name}_chat.json")
+        conversation = {"checkpoint": self._engine.checkpoint, "image": str(self._image), "turns": records}
+        files.write_whole({**contents, path: results.as_json(conversation)})
+        self._console.print(plain(str(path), "dim"))
+
+    def obey(self, line: str) -> None:
+        """Does what a line that starts with a slash says, except leaving."""
+        command, _, argument = line.partition(" ")
+        match command:
+            case "/image":
+                path = Path(argument.strip().strip("'\"")).expanduser()
+                self.open(path, _read(path))
+            case "/reset":
+                self._turns = []
+                self._console.print(plain("(forgotten)", "dim"))
+            case "/save":
+                self.save()
+            case "/help":
+                table = Table.grid(padding=(0, 3, 0, 0))
+                for usage, text in COMMANDS.items():
+                    table.add_row(plain(usage, "bold"), text)
+                self._console.print(table)
+            case _:
+                raise LisaError(f"There is no {command}; /help lists what there is.")
+
+
+class Words:
+    """An answer on its way to the terminal, each [SEG] in the colour of its segment."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._waiting = console.status("thinking")
+        self._segments = 0
+        self._begun = False
+
+    def __enter__(self) -> "Words":
+        self._waiting.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end_line()
+
+    def on_token(self, text: str) -> None:
+        """Shows the new part of the answer."""
+        self._waiting.stop()
+        self._console.print(answer_text(text, self._segments), end="")
+        self._segments += text.count(SEG)
+        self._begun = True
+
+    def on_stage(self, stage: str) -> None:
+        """Shows that it goes on, once the words are there."""
+        if stage == "masking":
+            self._end_line()
+            self._waiting.update("drawing")
+            self._waiting.start()
+
+    def _end_line(self) -> None:
+        self._waiting.stop()
+        if self._begun:
+            self._console.print()
+        self._begun = False
+
+
+def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
+    """Answers questions and obeys commands until /quit or the end; how many of them failed."""
+    failed = 0
+    for line in lines:
+        words = readable(line).strip()
+        if words == "/quit":
+            break
+        try:
+            if words.startswith("/"):
+                talk.obey(words)
+            elif words:
+                talk.ask(words)
+        except (Cancelled, KeyboardInterrupt):
+            if not interactive:  # whoever stops a script means all of it
+                raise KeyboardInterrupt from None
+            terminal.stdout().print(plain("(stopped)", "dim"))
+        except LisaError as error:
+            failed += 1
+            terminal.complain(str(error))
+        except OSError as error:
+            failed += 1
+            terminal.complain(f"{error.strerror}: {error.filename}")
+    return failed
+
+
+def _typed() -> Iterator[str]:
+    """The lines that somebody types; ends with Ctrl-D, and Ctrl-C drops the line."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 # gives input() its editing and its memory
+    while True:
+        try:
+            yield input(PROMPT)
+        except KeyboardInterrupt:
+            print("\n(/quit leaves)")
+        except EOFError:
+            print()
+            return
+
+
+def _piped() -> Iterator[str]:
+    """The lines of a pipe or file, each repeated in the output, so that this reads like a conversation."""
+    console = terminal.stdout()
+    for line in sys.stdin:
+        if line.strip():
+            console.print(plain(PROMPT + readable(line).strip(), "bold"))
+        yield line
+
+
+def _read(image: Path) -> "NDArray[np.uint8]":
+    from lisa_core import files
+
+    return files.read_rgb(image)
+
+
+def _last_number(folder: Path, stem: str) -> int:
+    """The highest number of an answer about a picture of that name in the folder, 0 if there is none."""
+    name = re.compile(re.escape(stem) + r"_(\d{3,})_.*")
+    return max((int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name))), default=0)
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that Ctrl-C sets, instead of what it does otherwise."""
+    cancel = threading.Event()
+    before = signal.signal(signal.SIGINT, lambda *_: cancel.set())
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)

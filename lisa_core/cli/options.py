@@ -1,0 +1,46 @@
+"""The options that several commands have, named like the parameters of the node."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from lisa_core import options
+
+_MODEL = "Model"
+
+Checkpoint = Annotated[
+    str,
+    typer.Option(metavar="MODEL", help="The LISA model: a folder or a hub id.", rich_help_panel=_MODEL),
+]
+Precision = Annotated[
+    options.Precision,
+    typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.", rich_help_panel=_MODEL),
+]
+Device = Annotated[
+    str,
+    typer.Option(metavar="DEVICE", help="cuda, cuda:1, cpu; default: cuda if there is one.", rich_help_panel=_MODEL),
+]
+VisionTower = Annotated[
+    str,
+    typer.Option(
+        metavar="MODEL",
+        help="Folder or hub id of CLIP; default: what the checkpoint brings or names.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Template = Annotated[
+    options.TemplateName | None,
+    typer.Option(help="The prompt's template; default: what the checkpoint is.", rich_help_panel=_MODEL),
+]
+MemoryLimit = Annotated[
+    float,
+    typer.Option(
+        metavar="GIB", min=0, help="GiB of device memory that the model may take; 0: no limit.", rich_help_panel=_MODEL
+    ),
+]
+MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")]
+MaxSegments = Annotated[int, typer.Option(metavar="N", min=1, help="Most masks in an answer.")]
+Out = Annotated[Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for what is written; made if need be.")]
+
+DEFAULT_OUT = Path("lisa_out")

@@ -1,0 +1,85 @@
+"""What the commands say: results on stdout, everything else on stderr."""
+
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lisa_core.answer import Answer
+
+SEG = "[SEG]"
+_UNREADABLE = "\ufffd"
+_CONTROL = {code: _UNREADABLE for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if code not in (9, 10)}
+
+
+def stdout() -> Console:
+    """The console for results."""
+    return Console(highlight=False, soft_wrap=True)
+
+
+def stderr() -> Console:
+    """The console for progress and complaints."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def readable(words: str) -> str:
+    """The words of a user without what was no UTF-8, which Python hands over as half characters."""
+    return words.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def plain(words: str, style: str = "") -> Text:
+    """Words as they are: no markup, and nothing that a terminal would obey."""
+    return Text(words.translate(_CONTROL), style)
+
+
+def complain(sentence: str) -> None:
+    """Says what went wrong."""
+    stderr().print(Text("error: ", "bold red"), plain(sentence), sep="")
+
+
+def fail(sentence: str, code: int = 1) -> NoReturn:
+    """Says what went wrong, and ends the command."""
+    complain(sentence)
+    raise typer.Exit(code)
+
+
+def segment_style(index: int) -> str:
+    """The colour that the segment has in pictures."""
+    from lisa_core.overlay import colour
+
+    return "bold #{:02x}{:02x}{:02x}".format(*colour(index))
+
+
+def answer_text(words: str, first: int = 0) -> Text:
+    """An answer, or a part of one, each [SEG] in the colour of its segment; `first` is the index of the first."""
+    text = Text()
+    for index, part in enumerate(words.split(SEG)):
+        if index:
+            text.append(SEG, segment_style(first + index - 1))
+        text.append(plain(part))
+    return text
+
+
+def segment_table(answer: Answer, masks: Sequence[str] = ()) -> Table:
+    """Number (as in the picture), box, area and score of each segment, and the file of its mask if there are any."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("#", justify="right")
+    table.add_column("box (x, y, width, height)", no_wrap=True)
+    table.add_column("area", justify="right", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    if masks:
+        table.add_column("mask", overflow="fold")
+    for index, segment in enumerate(answer.segments):
+        style = segment_style(index)
+        cells: list[Text | str] = [
+            Text(str(index + 1), style),
+            Text(", ".join(map(str, segment.box)), style),
+            f"{segment.area} px",
+            f"{segment.score:.3f}",
+            *([plain(masks[index])] if masks else []),
+        ]
+        table.add_row(*cells)
+    return table

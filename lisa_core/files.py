@@ -1,0 +1,82 @@
+"""Files that people give and get: pictures read upright, results written whole or not at all."""
+
+import io
+import os
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from lisa_core.errors import ImageError
+
+_DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
+"""Pillow's modes of grey pictures with more than 8 bit; it knows 16-bit colours by their high bytes only."""
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """The picture in a file as (H, W, 3) uint8 RGB, upright as EXIF says.
+
+    Of 16 bit the high byte counts, alpha is dropped, of an animation the first frame is taken.
+
+    Raises:
+        ImageError: there is no such file, or no picture in it that can be read; names it.
+    """
+    if not path.is_file():
+        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a picture's file.")
+    try:
+        with Image.open(path) as opened:
+            return _to_rgb(ImageOps.exif_transpose(opened))
+    except ImageError as error:
+        raise ImageError(f"{path} {error}") from error
+    except PermissionError as error:
+        raise ImageError(f"{path} may not be read ({error.strerror}).") from error
+    except Exception as error:  # whatever a damaged file makes a decoder raise means the same
+        raise ImageError(f"{path} is no picture that can be read, or damaged ({error}).") from error
+
+
+def write_whole(contents: Mapping[Path, bytes]) -> None:
+    """Writes files whole, and all of them or none; the last one named appears last.
+
+    Raises:
+        OSError: with the path of the file that could not be written, and nothing left of any.
+    """
+    staged: dict[Path, Path] = {}
+    path = Path()
+    try:
+        for path, content in contents.items():
+            temporary = path.with_name(f".{secrets.token_hex(8)}.part")
+            staged[temporary] = path
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path in staged.items():
+            temporary.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        for temporary in staged:
+            temporary.unlink(missing_ok=True)
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of (H, W) grey or (H, W, 3) RGB pixels."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=3)
+    return file.getvalue()
+
+
+def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+    if image.mode == "F":
+        raise ImageError("holds floating-point numbers; scale them to 8 bit.")
+    if image.mode in _DEEP_GREY:
+        grey = np.asarray(image)
+        if grey.min(initial=0) < 0 or grey.max(initial=0) > 0xFFFF:
+            raise ImageError("holds more than 16 bit per pixel; scale them to 8 bit.")
+        return np.repeat((grey >> 8).astype(np.uint8)[..., None], 3, axis=2)
+    if image.mode in ("P", "PA"):
+        image = image.convert("RGBA")  # a palette may hold alpha, which Pillow complains about on the direct way
+    return np.array(image.convert("RGB"))
