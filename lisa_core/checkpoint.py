@@ -27,7 +27,7 @@ from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import TemplateName
 from lisa_core.shapes import read_shape
-from lisa_core.template import BY_NAME
+from lisa_core.template import BY_NAME, IM_PATCH
 from lisa_core.tokenizer import Tokenizer
 
 Layout = Literal["v1", "v0"]
@@ -100,6 +100,8 @@ class Checkpoint:
         layout: Layout = "v0" if any((folder / part).exists() for part in _V0_PARTS) else "v1"
         weights = _weights(folder, layout)
         tokenizer = Tokenizer.from_folder(folder)
+        if layout == "v0" and IM_PATCH not in tokenizer.special_ids:
+            raise CheckpointError(f"The tokenizer of {folder} has no {IM_PATCH}, which a v0 checkpoint needs.")
         tower = _tower_folder(folder, config, vision_tower)
         stored = {**_catalogue(weights, layout), **_tower_catalogue(tower)}
         shape = read_shape(config, _read_config(tower), {name: tensor.shape for name, tensor in stored.items()})
@@ -137,7 +139,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json. Give the folder that holds it.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again.") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{path} is not a JSON object; fetch it again.")
@@ -181,10 +183,10 @@ def _sharded(folder: Path, name: str) -> list[Path]:
         return [folder / name] if (folder / name).is_file() else []
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
         raise CheckpointError(f"{index} is no readable index of shards ({error!r}); fetch it again.") from error
     for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard:
+        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != Path(name).suffix:
             raise CheckpointError(f"{index} names {shard!r}, which is no file of its folder.")
     return [folder / shard for shard in sorted(shards)]
 
@@ -278,7 +280,8 @@ class _OpenFile:
 
     def _damaged(self, error: Exception) -> str:
         line = (str(error).splitlines() or [""])[0]
-        return f"{self.path} is damaged or truncated ({line[:200]}); fetch it again."
+        cause = f" ({line[:200]})" if line and "weights_only" not in line else ""  # torch would have it read as code
+        return f"{self.path} is damaged or truncated, or no file of tensors{cause}; fetch it again."
 
     def catalogue(self) -> Iterator[StoredTensor]:
         if self.path.suffix == ".safetensors":

@@ -14,6 +14,9 @@ Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
 
 _SAM = "model.visual_model."
+_LARGE = 1 << 20
+_MANY_LAYERS = 1 << 10
+"""No model has such sizes; building one of them to compare it with the tensors would take hours."""
 
 
 def read_shape(config: Config, tower: Config, tensors: Shapes) -> LisaShape:
@@ -39,14 +42,18 @@ def read_shape(config: Config, tower: Config, tensors: Shapes) -> LisaShape:
 
 
 def _clip(config: Config, selected: Any) -> ClipShape:
-    layers = _integer(config, "num_hidden_layers", "vision tower")
-    if not isinstance(selected, int) or not -layers - 1 <= selected <= layers:
+    layers = _integer(config, "num_hidden_layers", "vision tower", below=_MANY_LAYERS)
+    heads = _integer(config, "num_attention_heads", "vision tower")
+    width = _integer(config, "hidden_size", "vision tower")
+    if width % heads:
+        raise CheckpointError(f"config.json of the vision tower: {heads} heads do not divide a width of {width}.")
+    if type(selected) is not int or not -layers - 1 <= selected <= layers:
         raise CheckpointError(f"config.json selects layer {selected!r} of a vision tower of {layers} layers.")
     return ClipShape(
         image=_integer(config, "image_size", "vision tower"),
         patch=_integer(config, "patch_size", "vision tower"),
-        width=_integer(config, "hidden_size", "vision tower"),
-        heads=_integer(config, "num_attention_heads", "vision tower"),
+        width=width,
+        heads=heads,
         hidden=_integer(config, "intermediate_size", "vision tower"),
         layers=selected if selected >= 0 else layers + 1 + selected,
         norm_eps=_number(config, "layer_norm_eps", 1e-5),
@@ -65,7 +72,7 @@ def _language(config: Config) -> LanguageShape:
         vocabulary=_integer(config, "vocab_size"),
         width=width,
         hidden=_integer(config, "intermediate_size"),
-        layers=_integer(config, "num_hidden_layers"),
+        layers=_integer(config, "num_hidden_layers", below=_MANY_LAYERS),
         heads=heads,
         kv_heads=kv_heads,
         context=_integer(config, "max_position_embeddings", default=2048),
@@ -120,14 +127,13 @@ def _shape(tensors: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 
 def _count(tensors: Shapes, prefix: str) -> int:
-    """One more than the highest number that follows the prefix."""
-    numbers = {name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}
-    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+    """How many numbers follow the prefix."""
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
 
 
-def _integer(config: Config, key: str, where: str = "", default: int | None = None) -> int:
+def _integer(config: Config, key: str, where: str = "", default: int | None = None, below: int = _LARGE) -> int:
     value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < 1 << 20:
+    if type(value) is not int or not 0 < value < below:
         of = f" of the {where}" if where else ""
         raise CheckpointError(f"config.json{of}: {key} is {value!r}, which is no size.")
     return value

@@ -57,7 +57,7 @@ class Tokenizer:
                 raise CheckpointError(f"{folder} has no {path.name}; copy the whole checkpoint folder.")
         try:
             tokens = json.loads(added.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"{added} is not readable JSON ({error}).") from error
         if not isinstance(tokens, dict) or not all(type(token_id) is int for token_id in tokens.values()):
             raise CheckpointError(f"{added} must map token names to ids.")
