@@ -125,27 +125,22 @@ class ImageEncoder(nn.Module):
 class _Block(nn.Module):
     def __init__(self, shape: SamShape, window: int) -> None:
         super().__init__()
-        self.window = window
         self.norm1 = nn.LayerNorm(shape.width, eps=_ENCODER_EPS)
-        self.attn = _ImageAttention(shape, window or shape.grid)
+        self.attn = _ImageAttention(shape, window)
         self.norm2 = nn.LayerNorm(shape.width, eps=_ENCODER_EPS)
         self.mlp = _Mlp(shape.width, shape.hidden, nn.GELU())
 
     def forward(self, states: Tensor) -> Tensor:
-        normed = self.norm1(states)
-        if self.window:
-            mixed = _merge_windows(self.attn(_split_windows(normed, self.window)), self.window, states.shape)
-        else:
-            mixed = self.attn(normed)
-        states = states + mixed
+        states = states + self.attn(self.norm1(states))
         return states + self.mlp(self.norm2(states))
 
 
-def _split_windows(states: Tensor, side: int) -> Tensor:
-    """(B, H, W, C) -> (B * windows, side, side, C), zero-padded right and bottom to whole windows."""
+def _split_windows(states: Tensor, side: int, padding: Tensor) -> Tensor:
+    """(B, H, W, C) -> (B * windows, side, side, C), filled right and bottom to whole windows with `padding` (C,)."""
     batch, height, width, channels = states.shape
     rows, columns = math.ceil(height / side), math.ceil(width / side)
-    padded = functional.pad(states, (0, 0, 0, columns * side - width, 0, rows * side - height))
+    padded = padding.expand(batch, rows * side, columns * side, channels).clone()
+    padded[:, :height, :width] = states
     windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
     return windows.reshape(-1, side, side, channels)
 
@@ -159,10 +154,12 @@ def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
 
 
 class _ImageAttention(nn.Module):
-    """Attention over a square of patches, with decomposed relative positions (Li et al. 2022, MViTv2)."""
+    """Attention over squares of patches, with decomposed relative positions (Li et al. 2022, MViTv2)."""
 
-    def __init__(self, shape: SamShape, side: int) -> None:
+    def __init__(self, shape: SamShape, window: int) -> None:
         super().__init__()
+        side = window or shape.grid
+        self.window = window
         self.heads = shape.heads
         self.qkv = nn.Linear(shape.width, 3 * shape.width)
         self.proj = nn.Linear(shape.width, shape.width)
@@ -170,19 +167,27 @@ class _ImageAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
 
     def forward(self, states: Tensor) -> Tensor:
-        batch, side, _, width = states.shape
-        qkv = self.qkv(states).view(batch, side * side, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if not self.window:
+            return self.proj(self._attend(self.qkv(states)))
+        # projected before and after the windows' padding, not with it: a padded patch is zero, so its qkv is the bias
+        squares = _split_windows(self.qkv(states), self.window, self.qkv.bias)
+        return self.proj(_merge_windows(self._attend(squares), self.window, states.shape))
+
+    def _attend(self, qkv: Tensor) -> Tensor:
+        """(B, side, side, 3 * width) -> (B, side, side, width), every patch of a square to all of it."""
+        batch, side = qkv.shape[:2]
+        query, key, value = qkv.reshape(batch, side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query, side))
-        return self.proj(mixed.transpose(1, 2).reshape(states.shape))
+        return mixed.transpose(1, 2).reshape(batch, side, side, -1)
 
     def _bias(self, query: Tensor, side: int) -> Tensor:
         """(B, heads, side * side, side * side): what each query adds for the rows and columns between it and a key."""
         steps = torch.arange(side, device=query.device)
         distance = steps[:, None] - steps[None, :] + side - 1
         squares = query.unflatten(2, (side, side))
-        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance])
-        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance])
+        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance]).contiguous()
+        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance]).contiguous()
+        # contiguous, so that their sum is too, and flattening this largest tensor of all copies nothing
         return (rows[..., :, None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
 
 
