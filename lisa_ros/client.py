@@ -27,11 +27,15 @@ from std_msgs.msg import Header
 
 from lisa_ros.conversions import image_message
 from lisa_ros.msg import Answer
+from lisa_ros.qos import BURST
 from lisa_ros.questions import Code
 from lisa_ros.srv import ReasonSegment
 
 DISCOVERY = 5.0
 """Seconds that the node may take to be found, and to be late with an answer."""
+
+SETTLING = 0.2
+"""Seconds more for the node to find a new client: to one that it has not found it answers in vain."""
 
 POLL = 0.05
 """Seconds between two looks."""
@@ -117,21 +121,24 @@ def mask_array(message: Image) -> NDArray[np.bool_]:
 
 
 async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
-    client = _client(node, service)
-    found = Future()
-    await _settled(node, found, lambda: client.service_is_ready() and "found", DISCOVERY)
+    known = service in _clients.setdefault(node, {})
+    client = _clients[node][service] if known else node.create_client(ReasonSegment, service, qos_profile=BURST)
+    _clients[node][service] = client
+    await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
         raise AskError(Code.TIMEOUT, f"nobody serves {client.srv_name}: start the node, or name it in `server`")
+    if not known:
+        await _settled(node, Future(), lambda: False, SETTLING)
     response = client.call_async(request)
     limit = timeout + DISCOVERY if timeout else math.inf
-    await _settled(node, response, lambda: not client.service_is_ready() and "gone", limit)
+    await _settled(node, response, lambda: not client.service_is_ready(), limit)
     if response.done():
         return response.result()
     client.remove_pending_request(response)
     raise AskError(Code.TIMEOUT, f"{client.srv_name} went away, or did not answer in time")
 
 
-async def _settled(node: Node, future: Future, given_up: Callable[[], object], limit: float) -> None:
+async def _settled(node: Node, future: Future, given_up: Callable[[], bool], limit: float) -> None:
     """Return when the future is done, or `given_up` says something, or after `limit` seconds."""
     settled = Future()
     deadline = time.monotonic() + limit
@@ -147,10 +154,3 @@ async def _settled(node: Node, future: Future, given_up: Callable[[], object], l
         await settled
     finally:
         node.destroy_timer(timer)
-
-
-def _client(node: Node, service: str) -> Client:
-    of_node = _clients.setdefault(node, {})
-    if service not in of_node:
-        of_node[service] = node.create_client(ReasonSegment, service)
-    return of_node[service]

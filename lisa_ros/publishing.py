@@ -5,7 +5,6 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 
@@ -15,9 +14,7 @@ from lisa_core.geometry import SurfacePoints
 from lisa_ros import conversions
 from lisa_ros.cameras import Picture
 from lisa_ros.msg import Answer
-
-ANSWERS = QoSProfile(depth=1)
-"""Reliable, volatile, the newest only."""
+from lisa_ros.qos import ANSWERS
 
 
 class Publications:

@@ -13,6 +13,7 @@ from rclpy.task import Future
 from lisa_ros.action import ReasonSegment as Action
 from lisa_ros.inference import Ticket
 from lisa_ros.lifecycle import SelfStartingNode
+from lisa_ros.qos import BURST
 from lisa_ros.questions import Code, Outcome, Question, Refused
 from lisa_ros.srv import ReasonSegment as Service
 
@@ -43,13 +44,16 @@ class Requests:
         self._node = node
         self._desk = desk
         self._tickets: dict[bytes, Ticket] = {}  # of the goals that are being answered, by goal id
-        node.create_service(Service, "~/reason_segment", self._on_service)
+        node.create_service(Service, "~/reason_segment", self._on_service, qos_profile=BURST)
         self._server = ActionServer(
             node,
             Action,
             "~/reason_segment",
             execute_callback=self._on_goal,
             cancel_callback=self._on_cancel,
+            goal_service_qos_profile=BURST,
+            result_service_qos_profile=BURST,
+            cancel_service_qos_profile=BURST,
             result_timeout=RESULT_KEPT,
         )
 

@@ -1,6 +1,7 @@
 """Processes and a robot to test the node with: all real, over the middleware, in a domain of their own."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
@@ -55,6 +56,11 @@ def environment(domain: int = DOMAIN) -> dict[str, str]:
     }
 
 
+def _die_with_parent() -> None:
+    """Called in a new process: a test that is killed leaves nothing behind (Linux: PR_SET_PDEATHSIG)."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
 class Process:
     """A Python script that runs beside the test, its output in a file."""
 
@@ -67,6 +73,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env=environment(domain),
                 cwd=log.parent,
+                preexec_fn=_die_with_parent,
             )
 
     @property
@@ -131,10 +138,12 @@ class Robot:
         rclpy.init(context=self._context, domain_id=domain)
         self.node = rclpy.create_node(f"robot_{time.monotonic_ns()}", context=self._context)
         self.server = server
+        self.domain = domain
         self.executor = SingleThreadedExecutor(context=self._context)
         self.executor.add_node(self.node)
         self._questions = self.node.create_client(ReasonSegment, f"{server}/reason_segment")
         self._goals = ActionClient(self.node, Action, f"{server}/reason_segment")
+        self._greeted: set[str] = set()
         self._clients: dict[str, Any] = {}
         self._publishers: dict[str, Any] = {}
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -162,8 +171,23 @@ class Robot:
 
     def start(self, instruction: str, **fields: Any) -> Any:
         """Ask through the service; a future of the response."""
-        eventually(self._questions.service_is_ready, "the service")
+        self._greet("service", lambda: self._call_service())
         return self._questions.call_async(_request(ReasonSegment.Request, instruction, fields))
+
+    def _greet(self, server: str, say_something: Callable[[], Any]) -> None:
+        """Wait until the node hears us and we hear it.
+
+        That a client finds a server says nothing of the other direction, and an answer to a client that the server has
+        not found yet is dropped by the middleware without a word.
+        """
+        while server not in self._greeted:
+            with contextlib.suppress(AssertionError):
+                say_something()
+                self._greeted.add(server)
+
+    def _call_service(self) -> None:
+        eventually(self._questions.service_is_ready, "the service")
+        self.wait(self._questions.call_async(ReasonSegment.Request()), patience=2.0)
 
     def ask(self, instruction: str, **fields: Any) -> ReasonSegment.Response:
         """Ask through the service, and wait."""
@@ -171,7 +195,7 @@ class Robot:
 
     def pursue(self, instruction: str, **fields: Any) -> "Goal":
         """Ask through the action."""
-        eventually(self._goals.server_is_ready, "the action")
+        self._greet("action", lambda: Goal(self, self._goals, Action.Goal(), patience=2.0).result(patience=2.0))
         return Goal(self, self._goals, _request(Action.Goal, instruction, fields))
 
     def until_active(self) -> "Robot":
@@ -248,10 +272,11 @@ class Robot:
 class Goal:
     """One goal of the action, from sending it to its result."""
 
-    def __init__(self, robot: Robot, client: ActionClient, goal: Any) -> None:
+    def __init__(self, robot: Robot, client: ActionClient, goal: Any, patience: float = PATIENCE) -> None:
         self._robot = robot
         self.feedback: list[tuple[str, str]] = []
-        self._handle = robot.wait(client.send_goal_async(goal, feedback_callback=self._on_feedback))
+        eventually(client.server_is_ready, "the action")
+        self._handle = robot.wait(client.send_goal_async(goal, feedback_callback=self._on_feedback), patience)
         self.accepted = bool(self._handle.accepted)
         self._result = self._handle.get_result_async()
 
@@ -262,9 +287,9 @@ class Goal:
         """Whether the node agreed to cancel it."""
         return bool(self._robot.wait(self._handle.cancel_goal_async()).goals_canceling)
 
-    def result(self) -> tuple[int, Any]:
+    def result(self, patience: float = PATIENCE) -> tuple[int, Any]:
         """Its final status (GoalStatus) and result."""
-        answer = self._robot.wait(self._result)
+        answer = self._robot.wait(self._result, patience)
         return int(answer.status), answer.result
 
 

@@ -1,0 +1,17 @@
+"""A short soak: the same code as `benchmarks/soak.py`, with fewer questions and cycles."""
+
+import sys
+from pathlib import Path
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path.insert(0, str(BENCHMARKS))
+
+from soak import soak_cycles, soak_questions  # noqa: E402
+
+
+def test_questions(tmp_path: Path) -> None:
+    assert "questions" in soak_questions(200, tmp_path)
+
+
+def test_cycles(tmp_path: Path) -> None:
+    assert "20 cycles" in soak_cycles(20, tmp_path)
