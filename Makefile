@@ -9,6 +9,7 @@ comma := ,
 ROS := $(if $(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),$(ROS_DISTRO),wheels)
 EXTRAS := ros,dev$(if $(filter wheels,$(ROS)),$(comma)jazzy)
 PREFIX := $(CURDIR)/$(VENV)
+PYTHON := $(VENV)/bin/python
 BUILD := $(PREFIX)/build
 STAMPS := $(VENV)/stamps
 QUIETLY := sh scripts/quietly.sh "$(PREFIX)/setup.log"
@@ -30,16 +31,16 @@ demo: setup  ## Ask one question through a camera, the node and a client, and wr
 	@$(USE_VENV) $(VENV)/bin/lisa_demo $(ARGS)
 
 test: setup  ## Run the tests; ARGS goes to pytest
-	@$(USE_VENV) $(VENV)/bin/pytest $(ARGS)
+	@$(USE_VENV) $(PYTHON) -m pytest $(ARGS)
 
 lint: setup  ## Check format, lint and types
-	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
 
 format: setup  ## Format the code and fix what can be fixed
-	$(VENV)/bin/ruff check --fix-only --quiet .
-	$(VENV)/bin/ruff format .
+	$(PYTHON) -m ruff check --fix-only --quiet .
+	$(PYTHON) -m ruff format .
 
 clean:  ## Remove everything that make has made
 	rm -rf $(VENV) build *.egg-info demo_out
@@ -56,12 +57,12 @@ $(STAMPS)/packages: $(STAMPS)/environment-$(ROS) pyproject.toml setup.py constra
 ifeq ($(ROS),wheels)
 	@cp constraints.txt $(VENV)/constraints.txt
 else
-	@$(VENV)/bin/python scripts/constraints_beside_ros.py > $(VENV)/constraints.txt
+	@$(PYTHON) scripts/constraints_beside_ros.py > $(VENV)/constraints.txt
 endif
 	@$(QUIETLY) "Installing Python packages (the first time some minutes)" \
-		$(VENV)/bin/python -m pip install --editable '.[$(EXTRAS)]' --constraint $(VENV)/constraints.txt
+		$(PYTHON) -m pip install --editable '.[$(EXTRAS)]' --constraint $(VENV)/constraints.txt
 ifeq ($(ROS),wheels)
-	@$(VENV)/bin/python scripts/adopt_wheels.py
+	@$(PYTHON) scripts/adopt_wheels.py
 endif
 	@touch $@
 
