@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
@@ -119,6 +120,7 @@ class Camera:
         self._compressed = parameters.transport == "compressed"
         self.topic = node.resolve_topic_name(parameters.image) + ("/compressed" if self._compressed else "")
         self._message_type = CompressedImage if self._compressed else Image
+        self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
         self._subscriptions = [self._subscribe(self._message_type, self.topic, self._keep_image, serialized=True)]
         if parameters.depth:
             self._subscriptions.append(self._subscribe(Image, parameters.depth, self._keep_depth, serialized=True))
@@ -131,7 +133,9 @@ class Camera:
         reliable = self.parameters.qos == "reliable"
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=1, reliability=reliability)
-        return self._node.create_subscription(message_type, topic, callback, qos, raw=serialized)
+        return self._node.create_subscription(
+            message_type, topic, callback, qos, raw=serialized, callback_group=self._group
+        )
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""

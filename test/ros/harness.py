@@ -73,7 +73,7 @@ class Process:
                 stderr=subprocess.STDOUT,
                 env=environment(domain),
                 cwd=log.parent,
-                preexec_fn=_die_with_parent,
+                preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock that it needs
             )
 
     @property
@@ -171,7 +171,7 @@ class Robot:
 
     def start(self, instruction: str, **fields: Any) -> Any:
         """Ask through the service; a future of the response."""
-        self._greet("service", lambda: self._call_service())
+        self._greet("service", self._call_service)
         return self._questions.call_async(_request(ReasonSegment.Request, instruction, fields))
 
     def _greet(self, server: str, say_something: Callable[[], Any]) -> None:
