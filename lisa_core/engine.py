@@ -22,14 +22,14 @@ from torch import Tensor
 
 from lisa_core import loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment, tight_box
-from lisa_core.checkpoint import Checkpoint
+from lisa_core.checkpoint import Checkpoint, Layout
 from lisa_core.errors import CheckpointError, LisaError, OutOfMemoryError, PromptError
 from lisa_core.generation import Generator, Visual
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision
+from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
 from lisa_core.template import IM_PATCH, SEG, History, Special
-from lisa_core.tokenizer import IMAGE_ID
+from lisa_core.tokenizer import IMAGE_ID, Tokenizer
 
 _GIB = 1 << 30
 
@@ -65,18 +65,27 @@ class LisaEngine:
         template: name of the conversation template.
     """
 
-    def __init__(self, opened: Checkpoint, model: Lisa, precision: ResolvedPrecision, device: torch.device) -> None:
-        self.checkpoint = str(opened.folder)
+    def __init__(
+        self,
+        checkpoint: str,
+        model: Lisa,
+        tokenizer: Tokenizer,
+        layout: Layout,
+        template_name: TemplateName,
+        precision: ResolvedPrecision,
+        device: torch.device,
+    ) -> None:
+        self.checkpoint = checkpoint
         self.precision = precision
         self.device = str(device)
-        self.layout = opened.layout
-        self.template = opened.template
+        self.layout = layout
+        self.template = template_name
         self._dtype = loading.compute_dtype(precision, device)
         self._torch_device = device
-        self._tokenizer = opened.tokenizer
-        self._seg = opened.tokenizer.special_ids[SEG]
+        self._tokenizer = tokenizer
+        self._seg = tokenizer.special_ids[SEG]
         self._model: Lisa | None = model
-        end = opened.tokenizer.special_ids[template.EOS]
+        end = tokenizer.special_ids[template.EOS]
         self._generator = Generator(model.language, end, self._dtype, device)
 
     @classmethod
@@ -110,9 +119,8 @@ class LisaEngine:
         resolved = loading.resolve_precision(precision, target)
         opened = Checkpoint.open(checkpoint, vision_tower, template)
         _check_limit(opened, resolved, target, memory_limit)
-        engine = cls(opened, loading.load(opened, resolved, target, on_progress), resolved, target)
-        engine.checkpoint = str(checkpoint)
-        return engine
+        model = loading.load(opened, resolved, target, on_progress)
+        return cls(str(checkpoint), model, opened.tokenizer, opened.layout, opened.template, resolved, target)
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
         """Encodes an image for the language model; SAM encodes it when an answer first needs a mask.
