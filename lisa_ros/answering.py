@@ -36,6 +36,7 @@ class Answerer:
     ) -> None:
         self._logger = node.get_logger()
         self._model = model
+        assert model.engine is not None, "load it first"
         self._engine = model.engine
         self._cameras = cameras
         self._parameters = parameters
@@ -77,6 +78,7 @@ class Answerer:
                 self._publications.publish(picture, answer, bare, points)
             self._remember(question, Conversation(picture, (*turns, (question.instruction, answer.text))))
         self._model.measure()
+        stages |= {f"model: {stage}": seconds for stage, seconds in answer.timings.items()}
         self._statistics.add_latencies(stages | {"total": time.monotonic() - ticket.asked})
         return Outcome(Code.OK, answer=message)
 
@@ -162,7 +164,7 @@ class Answerer:
         self._latest[camera.name] = (arrival, picture)
         return picture
 
-    def _encoded(self, picture: Picture) -> Any:
+    def _encoded(self, picture: Picture) -> "lisa_core.Frame":
         if picture.encoded is None:
             try:
                 picture.encoded = self._engine.encode(picture.rgb)

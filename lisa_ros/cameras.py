@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,9 @@ from lisa_core.errors import ImageError
 from lisa_core.geometry import Intrinsics
 from lisa_ros import conversions
 from lisa_ros.parameters import CameraParameters
+
+if TYPE_CHECKING:
+    from lisa_core import Frame
 
 SILENCE = 5.0
 """Seconds without an image after which a camera is called silent."""
@@ -69,7 +72,7 @@ class Picture:
     rgb: NDArray[np.uint8]
     depth: NDArray[np.float32] | None = None
     intrinsics: Intrinsics | None = None
-    encoded: Any = None
+    encoded: "Frame | None" = None
 
     @property
     def size(self) -> tuple[int, int]:

@@ -2,20 +2,23 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lisa_core.errors import LisaError
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.parameters import Parameters
 
-Load = Callable[..., Any]
+if TYPE_CHECKING:
+    from lisa_core import LisaEngine
+
+Load = Callable[..., "LisaEngine"]
 """`LisaEngine.from_pretrained`, or what a test puts in its place."""
 
 MEMORY_INTERVAL = 1.0
 """Seconds between two looks at the engine's memory."""
 
 
-def load_engine(*args: Any, **options: Any) -> Any:
+def load_engine(*args: Any, **options: Any) -> "LisaEngine":
     """`LisaEngine.from_pretrained`, imported when it is called: torch takes seconds, and the node is there before."""
     from lisa_core import LisaEngine
 
@@ -35,7 +38,7 @@ class Model:
         self._load = load
         self._wanted = wanted
         self._measured = 0.0
-        self.engine: Any = None
+        self.engine: LisaEngine | None = None
         self.progress = ""
         self.facts: dict[str, object] = {}
 
@@ -46,7 +49,7 @@ class Model:
         self.progress = "starting"
         began = time.monotonic()
         try:
-            self.engine = self._load(
+            engine = self._load(
                 parameters.checkpoint,
                 precision=parameters.precision,
                 device=parameters.device or None,
@@ -59,10 +62,11 @@ class Model:
             raise TransitionFailed(str(error)) from error
         finally:
             self.progress = ""
+        self.engine = engine
         self.facts = {
-            "checkpoint": self.engine.checkpoint,
-            "precision": self.engine.precision,
-            "device": self.engine.device,
+            "checkpoint": engine.checkpoint,
+            "precision": engine.precision,
+            "device": engine.device,
             "loaded in, s": f"{time.monotonic() - began:.1f}",
         }
         self.measure()
@@ -76,7 +80,7 @@ class Model:
     def measure(self) -> None:
         """Look how much memory the engine holds, at most once a second; for whoever owns the engine right now."""
         now = time.monotonic()
-        if now - self._measured >= MEMORY_INTERVAL:
+        if self.engine is not None and now - self._measured >= MEMORY_INTERVAL:
             self._measured = now
             self.facts |= _memory_facts(self.engine.memory())
 

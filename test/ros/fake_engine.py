@@ -3,7 +3,7 @@
 The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
 seconds and can be cancelled, `hang=S` takes S seconds and cannot, `tokens=N` says N words more, `pause=S` seconds
 apart, `fail=KIND` raises. The checkpoint's name gives orders too: `fails...` cannot be loaded, `breaks...` raises what
-nobody expects, `slow...` takes two seconds.
+nobody expects, `slow...` takes two seconds, `heavy...` holds 100 MiB, and 50 more for each frame.
 """
 
 import threading
@@ -33,6 +33,7 @@ class FakeFrame:
     """An encoded picture."""
 
     image: NDArray[np.uint8]
+    ballast: NDArray[np.uint8]
 
     @property
     def size(self) -> tuple[int, int]:
@@ -47,7 +48,8 @@ class FakeEngine:
         self.checkpoint = checkpoint
         self.precision = "fp32" if precision == "auto" else precision
         self.device = "cpu"
-        self._ballast = np.ones(1 << 20, np.uint8)
+        self._heavy = checkpoint.startswith("heavy")
+        self._ballast = np.ones(100 << 20 if self._heavy else 1 << 20, np.uint8)
         self._owner: int | None = None
         self.encoded = 0
 
@@ -81,7 +83,7 @@ class FakeEngine:
         if min(rgb.shape[:2]) < 2:
             raise ImageError(f"an image of {rgb.shape[1]}x{rgb.shape[0]} is too small: 2x2 is the least")
         self.encoded += 1
-        return FakeFrame(rgb)
+        return FakeFrame(rgb, np.ones(50 << 20 if self._heavy else 0, np.uint8))
 
     def ask(
         self,

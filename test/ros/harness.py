@@ -62,13 +62,13 @@ def _die_with_parent() -> None:
 
 
 class Process:
-    """A Python script that runs beside the test, its output in a file."""
+    """A Python script of this folder, or a command, that runs beside the test; its output in a file."""
 
-    def __init__(self, script: str, arguments: Sequence[str], log: Path, domain: int = DOMAIN) -> None:
+    def __init__(self, script: str | Path, arguments: Sequence[str], log: Path, domain: int = DOMAIN) -> None:
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
-                [sys.executable, str(HERE / script), *arguments],
+                [*([sys.executable] if Path(script).suffix == ".py" else []), str(HERE / script), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment(domain),

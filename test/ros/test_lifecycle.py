@@ -131,6 +131,20 @@ def test_deactivating_ends_the_questions_politely(start: Start) -> None:
     assert robot.ask("red", image=scene(1)).success
 
 
+def test_cleanup_gives_the_memory_of_model_and_frames_back(start: Start) -> None:
+    robot, process = start(autostart=False, checkpoint="heavy")
+    node = psutil.Process(process.pid)
+    assert robot.change_state(CONFIGURE)
+    assert robot.change_state(ACTIVATE)
+    for conversation in ("a", "b", "c"):
+        assert robot.ask("red", image=scene(1), conversation=conversation).success
+    full = node.memory_info().rss
+    assert robot.change_state(DEACTIVATE)
+    assert robot.change_state(CLEANUP)
+    freed = full - node.memory_info().rss
+    assert freed > 240 << 20, f"of 250 MiB it gave back {freed / 2**20:.0f}"
+
+
 def test_cycles_leave_nothing_behind(start: Start) -> None:
     robot, process = start()
     robot.until_active()
