@@ -21,6 +21,9 @@ from lisa_ros.parameters import Parameters
 from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
+NOT_OURS = ("waiting", "encoding", "answering")
+"""Stages in which the model is at work, for this question or those before it."""
+
 
 class Answerer:
     """Answers questions with an engine, the cameras and what was said before; all of it on the inference thread."""
@@ -78,8 +81,10 @@ class Answerer:
                 self._publications.publish(picture, answer, bare, points)
             self._remember(question, Conversation(picture, (*turns, (question.instruction, answer.text))))
         self._model.measure()
+        stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in NOT_OURS)
+        stages["total"] = time.monotonic() - ticket.asked
         stages |= {f"model: {stage}": seconds for stage, seconds in answer.timings.items()}
-        self._statistics.add_latencies(stages | {"total": time.monotonic() - ticket.asked})
+        self._statistics.add_latencies(stages)
         return Outcome(Code.OK, answer=message)
 
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:

@@ -65,7 +65,8 @@ class Statistics:
         ]
         for stage, seconds in latencies.items():
             values.append((f"{stage}, last, s", f"{seconds[-1]:.4f}"))
-            values.append((f"{stage}, p95, s", f"{np.percentile(seconds, 95):.4f}"))
+            for percent in (50, 95):
+                values.append((f"{stage}, p{percent}, s", f"{np.percentile(seconds, percent):.4f}"))
         if standing_failure:
             text = f"the standing instruction fails with {standing_failure}"
             return _status("questions", DiagnosticStatus.WARN, text, values)

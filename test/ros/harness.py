@@ -244,13 +244,13 @@ class Robot:
 
     # Topics
 
-    def listen(self, topic: str, kind: type, depth: int = 100) -> list[Any]:
+    def listen(self, topic: str, kind: type, depth: int = 100, raw: bool = False) -> list[Any]:
         """A list that grows with what comes on a topic; returns when its publisher is found.
 
         The publisher may find us a little later: what it publishes once may still be missed.
         """
         heard: list[Any] = []
-        subscription = self.node.create_subscription(kind, topic, heard.append, QoSProfile(depth=depth))
+        subscription = self.node.create_subscription(kind, topic, heard.append, QoSProfile(depth=depth), raw=raw)
         self.executor.wake()
         eventually(subscription.get_publisher_count, f"a publisher of {topic}")
         return heard

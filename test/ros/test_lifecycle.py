@@ -122,10 +122,11 @@ def test_deactivating_ends_the_questions_politely(start: Start) -> None:
     robot, _ = start()
     robot.until_active()
     goal = robot.pursue("red delay=100", image=scene(1))
-    waiting = robot.start("blue", image=scene(1))
     eventually(lambda: ("answering", "") in goal.feedback)
+    waiting = robot.pursue("blue", image=scene(1))
+    eventually(lambda: ("waiting", "") in waiting.feedback)
     assert robot.change_state(DEACTIVATE)
-    for response in (robot.wait(waiting), goal.result()[1]):
+    for response in (waiting.result()[1], goal.result()[1]):
         assert (Code(response.code), response.message) == (Code.INACTIVE, "the node was deactivated")
     assert robot.change_state(ACTIVATE)
     assert robot.ask("red", image=scene(1)).success
