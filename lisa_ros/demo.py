@@ -45,8 +45,8 @@ VISION_TOWER = GOLDENS / "clip-vit-tiny-patch14"
 IMAGE = GOLDENS / "images" / "portrait_360x640.png"
 QUESTION = "Please segment the two cups on the table."
 
-PATIENCE = 50.0
-"""Seconds from the start to the answer."""
+PATIENCE = 20.0
+"""Seconds without a node that loads its model, after which no answer is waited for any longer."""
 CLOSING = 5.0
 """Seconds that the node has to end."""
 RATE = 10.0
@@ -223,25 +223,24 @@ def _asked(executor: SingleThreadedExecutor, node: Node, graph: Graph, running: 
     async def attempt() -> Reply | AskError:
         try:
             return await ask(node, question, server=graph.server)
-        except AskError as error:  # which spinning would raise otherwise
+        except AskError as error:  # which would end the spinning
             return error
 
     deadline = time.monotonic() + PATIENCE
-    why = "it was not there"
-    with terminal.stderr().status("the node loads the model"):
+    with terminal.stderr().status("the node starts") as status:
         while True:
             outcome = executor.create_task(attempt)
             while not outcome.done():
-                if time.monotonic() > deadline:
-                    raise running.error(f"The node gave no answer within {PATIENCE:g} s: {why}.")
                 running.check()
                 executor.spin_once(timeout_sec=0.1)
             reply = outcome.result()
             if isinstance(reply, Reply):
                 return reply
-            why = str(reply)
-            if reply.code not in (Code.LOADING, Code.NO_FRAME, Code.TIMEOUT):
-                raise running.error(f"The node did not answer: {why}.")
+            status.update(plain(str(reply)))
+            if reply.code == Code.LOADING:  # a large model takes its time
+                deadline = time.monotonic() + PATIENCE
+            elif reply.code not in (Code.NO_FRAME, Code.TIMEOUT) or time.monotonic() > deadline:
+                raise running.error(f"The node did not answer: {str(reply).rstrip('.')}.")
 
 
 def answer_of(reply: Reply) -> Answer:
