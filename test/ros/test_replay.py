@@ -253,6 +253,20 @@ def test_a_full_disk_costs_no_answer(replay: Replay) -> None:
     assert replay.answers("early") == replay.answers("late") == replay.answers("whole")
 
 
+def test_ctrl_c_costs_no_answer(replay: Replay) -> None:
+    class Impatient(TabletopEngine):
+        questions = 0
+
+        def ask(self, *arguments: Any, **options: Any) -> Any:
+            self.questions += 1
+            if self.questions == 3:
+                raise KeyboardInterrupt
+            return super().ask(*arguments, **options)
+
+    assert "the same command goes on from here" in replay.ask("out", load=Impatient, code=130)
+    assert "going on after 2 of 14 answers" in replay.ask("out")
+
+
 def test_an_earlier_result_is_replaced_only_on_demand(replay: Replay) -> None:
     replay.ask("out")
     assert "out exists: choose another --out, or replace it with --overwrite" in replay.ask("out", code=2)
