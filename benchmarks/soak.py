@@ -174,7 +174,7 @@ def _check_topics(node: Any) -> list[int]:
 
 def soak_questions(count: int, folder: Path) -> str:
     """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them as warm-up."""
-    processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]")]
+    processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]", queue_size=4)]
     processes += [camera(folder / f"{view}.log", "--topic", f"/{view}/image") for view in CAMERAS]
     robot = Robot()
     try:

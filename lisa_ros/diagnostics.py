@@ -64,9 +64,12 @@ class Statistics:
             *((f"failed with {code.name}", n) for code, n in sorted(failed.items())),
         ]
         for stage, seconds in latencies.items():
-            values.append((f"{stage}, last, s", f"{seconds[-1]:.4f}"))
-            for percent in (50, 95):
-                values.append((f"{stage}, p{percent}, s", f"{np.percentile(seconds, percent):.4f}"))
+            median, p95 = np.percentile(seconds, (50, 95))
+            values += [
+                (f"{stage}, last, s", f"{seconds[-1]:.4f}"),
+                (f"{stage}, p50, s", f"{median:.4f}"),
+                (f"{stage}, p95, s", f"{p95:.4f}"),
+            ]
         if standing_failure:
             text = f"the standing instruction fails with {standing_failure}"
             return _status("questions", DiagnosticStatus.WARN, text, values)

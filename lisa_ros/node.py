@@ -73,7 +73,7 @@ class LisaNode(SelfStartingNode):
             self.start()
 
     def end(self) -> None:
-        """Answer what is still open, as far as the engine lets go, and give everything back."""
+        """Stop the engine, as far as it lets go, and leave the graph."""
         self.deactivate()
         if self._inference is not None:
             self._inference.close(timeout=1.0)

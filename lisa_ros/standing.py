@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from lisa_ros.cameras import Arrival, Camera
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import Parameters
-from lisa_ros.questions import Code, Outcome, Question
+from lisa_ros.questions import Code, Outcome, Question, Refused
 
 PAUSE_AFTER_FAILURE = 1.0
 """Seconds without a new try, so that what fails at once does not fail thirty times a second."""
@@ -68,7 +68,11 @@ class StandingInstruction:
             if self._newest(question.camera) is not self._asked_about:
                 self.frame_arrived(question.camera)
 
-        self._submit(Ticket(question, on_done, on_progress))
+        ticket = Ticket(question, on_done, on_progress)
+        try:
+            self._submit(ticket)
+        except Refused as refused:  # the node is on its way down
+            ticket.complete(refused.outcome)
 
     def _newest(self, camera: str) -> Arrival | None:
         return self._cameras[camera].newest if camera in self._cameras else None
