@@ -1,0 +1,159 @@
+"""Files: pictures of every kind come in upright and in 8 bit, results are written whole or not at all."""
+
+import contextlib
+import errno
+import os
+import warnings
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from goldens import GOLDENS
+from PIL import Image
+
+from lisa_core import ImageError
+from lisa_core.files import png, read_rgb, write_whole
+
+GRADIENT = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
+COLOURS = np.dstack([GRADIENT, GRADIENT[::-1], GRADIENT[:, ::-1]])
+
+
+def saved(folder, pixels, name="picture.png", **options):
+    path = folder / name
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)).save(path, **options)
+    return path
+
+
+def grey(values):
+    return np.repeat(values[..., None], 3, axis=2)
+
+
+def test_colours_come_as_they_are(tmp_path):
+    rgb = read_rgb(saved(tmp_path, COLOURS))
+    assert rgb.dtype == np.uint8
+    assert np.array_equal(rgb, COLOURS)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "expected"),
+    [
+        (Image.fromarray(GRADIENT), grey(GRADIENT)),
+        (Image.fromarray(GRADIENT > 99), grey(np.uint8(255) * (GRADIENT > 99))),
+        (Image.fromarray(np.dstack([COLOURS, GRADIENT])), COLOURS),
+        (Image.fromarray(np.dstack([GRADIENT, GRADIENT[::-1]]), "LA"), grey(GRADIENT)),
+    ],
+    ids=["grey", "black and white", "alpha", "grey with alpha"],
+)
+@pytest.mark.filterwarnings("ignore:.*mode:DeprecationWarning")
+def test_other_pixels_become_rgb(tmp_path, pixels, expected):
+    assert np.array_equal(read_rgb(saved(tmp_path, pixels)), expected)
+
+
+def test_a_palette_becomes_its_colours_without_complaints(tmp_path):
+    picture = Image.fromarray(np.uint8([[0, 1], [1, 0]]), "P")
+    picture.putpalette([10, 20, 30, 200, 100, 50])
+    path = saved(tmp_path, picture, transparency=b"\x00\xff")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read_rgb(path)[0].tolist() == [[10, 20, 30], [200, 100, 50]]
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_of_16_bit_the_high_byte_counts(tmp_path, channels):
+    deep = np.random.default_rng(0).integers(0, 1 << 16, (5, 7, channels), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    high = (deep >> 8).astype(np.uint8)
+    expected = grey(high[..., 0]) if channels == 1 else high[..., 2::-1]
+    assert np.array_equal(read_rgb(tmp_path / "deep.png"), expected)
+
+
+def test_pictures_are_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held so that the picture has to be turned by 90 degrees clockwise
+    path = saved(tmp_path, COLOURS, exif=exif)
+    assert np.array_equal(read_rgb(path), np.rot90(COLOURS, -1))
+
+
+def test_of_an_animation_the_first_frame_is_taken(tmp_path):
+    frames = [Image.fromarray(np.full((4, 4), value, np.uint8)) for value in (10, 200)]
+    path = saved(tmp_path, frames[0], "moving.gif", save_all=True, append_images=frames[1:])
+    assert (read_rgb(path) == 10).all()
+
+
+@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[1 << 20]])])
+def test_what_has_no_8_bit_is_refused(tmp_path, values):
+    path = saved(tmp_path, values, "numbers.tiff")
+    with pytest.raises(ImageError, match=r"numbers\.tiff holds .* scale them to 8 bit"):
+        read_rgb(path)
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    with pytest.raises(ImageError, match=r"nowhere\.png is not there"):
+        read_rgb(tmp_path / "nowhere.png")
+    with pytest.raises(ImageError, match="is a folder"):
+        read_rgb(tmp_path)
+    (tmp_path / "words.png").write_text("no picture")
+    with pytest.raises(ImageError, match=r"words\.png is no picture that can be read"):
+        read_rgb(tmp_path / "words.png")
+
+
+@pytest.mark.parametrize("name", ["odd_333x217.png", "wide_1280x720.jpg"])
+def test_a_truncated_picture_is_named(tmp_path, name):
+    content = (GOLDENS / "images" / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: len(content) // 2])
+    with pytest.raises(ImageError, match=f"{name} is no picture that can be read, or damaged"):
+        read_rgb(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["odd_333x217.png", "wide_1280x720.jpg"])
+def test_whatever_is_damaged_it_is_read_or_named(tmp_path, name):
+    content = (GOLDENS / "images" / name).read_bytes()
+    random = np.random.default_rng(0)
+    for _ in range(30):
+        damaged = bytearray(content)
+        for place in random.integers(0, 2000, 8):
+            damaged[place] = random.integers(256)
+        (tmp_path / name).write_bytes(damaged)
+        with contextlib.suppress(ImageError):  # anything else fails the test
+            assert read_rgb(tmp_path / name).ndim == 3
+
+
+def test_all_files_are_written(tmp_path):
+    write_whole({tmp_path / "a": b"1", tmp_path / "b": b"2"})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
+
+
+def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
+    before = os.umask(0o022)
+    try:
+        write_whole({tmp_path / "a": b""})
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o644
+
+
+def test_if_one_cannot_be_written_the_earlier_ones_stay(tmp_path):
+    (tmp_path / "a").write_bytes(b"earlier")
+    with pytest.raises(FileNotFoundError) as caught:
+        write_whole({tmp_path / "a": b"new", tmp_path / "no folder" / "b": b"new"})
+    assert Path(caught.value.filename) == tmp_path / "no folder" / "b"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert (tmp_path / "a").read_bytes() == b"earlier"
+
+
+def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        write_whole({tmp_path / "a": b"new"})
+    assert Path(caught.value.filename) == tmp_path / "a"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("pixels", [GRADIENT, COLOURS], ids=["grey", "colours"])
+def test_a_png_has_the_pixels(tmp_path, pixels):
+    (tmp_path / "picture.png").write_bytes(png(pixels))
+    assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), pixels)
