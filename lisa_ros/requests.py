@@ -127,5 +127,8 @@ class Requests:
         except Exception as error:
             self._node.get_logger().error(traceback.format_exc())
             outcome = Outcome(Code.INTERNAL, f"internal error, the node's log has more: {error}")
-        self._desk.ended(question, outcome)
+        try:
+            self._desk.ended(question, outcome)
+        except Exception:  # it is about the count, and the caller is waiting
+            self._node.get_logger().error(traceback.format_exc())
         return outcome

@@ -1,0 +1,63 @@
+"""An answer that another thread completes reaches the client at once, though nothing else wakes the executor."""
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import rclpy
+from harness import DOMAIN, Robot
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from lisa_ros.inference import Ticket
+from lisa_ros.lifecycle import SelfStartingNode
+from lisa_ros.questions import Code, Outcome, Question
+from lisa_ros.requests import Requests
+
+
+class SlowDesk:
+    """Answers from a thread of its own, after a while."""
+
+    def question(self, request: Any) -> Question:
+        return Question(request.instruction, "camera")
+
+    def submit(self, ticket: Ticket) -> None:
+        threading.Timer(0.3, ticket.complete, [Outcome(Code.CANCELED, "by another thread")]).start()
+
+    def cancel(self, ticket: Ticket) -> None:
+        raise AssertionError("nobody cancels here")
+
+    def ended(self, question: Question | None, outcome: Outcome) -> None:
+        raise RuntimeError("an error in the counting costs nobody the answer")
+
+
+@pytest.fixture
+def robot() -> Iterator[Robot]:
+    """A client of a node with the two servers and nothing else: no timer, no camera."""
+    context = rclpy.Context()
+    robot = Robot()
+    rclpy.init(context=context, domain_id=DOMAIN)
+    node = SelfStartingNode("lisa", context=context)
+    requests = Requests(node, SlowDesk())
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except ExternalShutdownException:
+            pass
+
+    thread = threading.Thread(target=spin)
+    thread.start()
+    yield robot
+    robot.close()
+    rclpy.shutdown(context=context)
+    thread.join()
+    requests.close()
+    node.destroy_node()
+
+
+def test_service_and_action(robot: Robot) -> None:
+    assert robot.ask("red").message == "by another thread"
+    assert robot.pursue("red").result()[1].message == "by another thread"
