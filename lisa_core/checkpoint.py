@@ -14,7 +14,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lisa_core import hub
+from lisa_core import hub, quantization
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import TemplateName
@@ -34,7 +34,11 @@ Layout = Literal["v1", "v0"]
 
 _V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
 _DEFAULT_TEMPLATE: Mapping[Layout, TemplateName] = {"v1": "llava_v1", "v0": "vicuna_v1_1"}
-_OWN_TOWER = "vision_tower"
+QUANTISED_KEY = "quantization_config"
+"""In `config.json` of a checkpoint whose linear layers are stored in NF4, as transformers names it."""
+LAYOUT_KEY = "lisa_layout"
+"""In `config.json` of a checkpoint that was stored anew: the layout that it came from."""
+OWN_TOWER = "vision_tower"
 """A checkpoint may bring its vision tower along, in a folder of this name."""
 
 _UNUSED = (  # parts of released tensors' names that LISA has but never uses for an answer
@@ -45,7 +49,7 @@ _UNUSED = (  # parts of released tensors' names that LISA has but never uses for
     "embeddings.position_ids",
     "vision_model.post_layernorm.",
 )
-_SAFE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_SAFE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
 _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
@@ -57,6 +61,8 @@ class StoredTensor:
     name: str
     shape: tuple[int, ...]
     dtype: torch.dtype
+    statistics: tuple[str, ...] = ()
+    """Of a 4-bit weight: the names of `quantization.STATISTICS` as they stand beside it."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,7 @@ class Checkpoint:
         template: conversation template to use.
         shape: every size of the model.
         tokenizer: of the checkpoint.
+        quantised: whether its linear layers are stored in NF4 already (`lisa quantize`).
         stored: parameter of `Lisa` -> where its tensor lies; complete, without extras, shapes checked.
     """
 
@@ -79,6 +86,7 @@ class Checkpoint:
     template: TemplateName
     shape: LisaShape
     tokenizer: Tokenizer
+    quantised: bool
     stored: Mapping[str, StoredTensor]
 
     @classmethod
@@ -97,7 +105,7 @@ class Checkpoint:
         """
         folder = hub.folder_of(checkpoint)
         config = _read_config(folder)
-        layout: Layout = "v0" if any((folder / part).exists() for part in _V0_PARTS) else "v1"
+        layout = _layout(folder, config)
         weights = _weights(folder, layout)
         tokenizer = Tokenizer.from_folder(folder)
         if layout == "v0" and IM_PATCH not in tokenizer.special_ids:
@@ -110,18 +118,32 @@ class Checkpoint:
                 f"The tokenizer of {folder} has ids up to {tokenizer.vocabulary_size - 1}, but the model embeds only"
                 f" {shape.language.vocabulary} tokens: the files are of different checkpoints."
             )
-        parameters = _check(stored, shape, folder)
-        return cls(folder, tower, layout, _template(template, layout), shape, tokenizer, parameters)
+        quantised = QUANTISED_KEY in config
+        parameters = _check(stored, shape, folder, quantised)
+        return cls(folder, tower, layout, _template(template, layout), shape, tokenizer, quantised, parameters)
 
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Every (parameter, tensor on the host), file by file; a tensor is read when it is used (mmap)."""
+    def tensors(self) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor]]]:
+        """Every (parameter, tensor on the host, its statistics if it is 4 bit), file by file.
+
+        A tensor is read when it is used (mmap).
+        """
         by_file: dict[Path, list[tuple[str, StoredTensor]]] = {}
         for parameter, tensor in self.stored.items():
             by_file.setdefault(tensor.file, []).append((parameter, tensor))
         for file, wanted in by_file.items():
             with _OpenFile(file) as opened:
                 for parameter, tensor in wanted:
-                    yield parameter, opened.read(tensor.name)
+                    statistics = {
+                        part: opened.read(name)
+                        for part, name in zip(quantization.STATISTICS, tensor.statistics, strict=False)
+                    }
+                    yield parameter, opened.read(tensor.name), statistics
+
+
+def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
+    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in _V0_PARTS):
+        return "v0"
+    return "v1"
 
 
 def _template(name: str | None, layout: Layout) -> TemplateName:
@@ -149,8 +171,8 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
 def _tower_folder(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> Path:
     if given is not None:
         return hub.folder_of(given)
-    if (folder / _OWN_TOWER).is_dir():
-        return folder / _OWN_TOWER
+    if (folder / OWN_TOWER).is_dir():
+        return folder / OWN_TOWER
     named = config.get("vision_tower") or config.get("mm_vision_tower")
     if not isinstance(named, str):
         raise CheckpointError(f"{folder / 'config.json'} names no vision tower; give one (vision_tower).")
@@ -169,7 +191,7 @@ def _weights(folder: Path, layout: Layout) -> list[Path]:
         raise CheckpointError(
             f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
         )
-    if layout == "v0":
+    if layout == "v0" and files[0].suffix == ".bin":
         files += [folder / part for part in _V0_PARTS]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
@@ -210,10 +232,18 @@ def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(_NOT_VISION)}
 
 
-def _check(stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path) -> dict[str, StoredTensor]:
+def _check(
+    stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path, quantised: bool
+) -> dict[str, StoredTensor]:
     """Parameter -> stored tensor, once every parameter has one of its shape and none is left over."""
     with torch.device("meta"):
-        expected = Lisa(shape).state_dict()
+        model = Lisa(shape)
+    expected = {name: (tuple(tensor.shape), True) for name, tensor in model.state_dict().items()}
+    if quantised:
+        for layer in quantization.quantised_layers(model):
+            name = f"{layer}.weight"
+            expected[name] = quantization.packed_size(model.get_parameter(name).shape), False
+        stored = _with_statistics(stored)
     found: dict[str, StoredTensor] = {}
     extra: list[str] = []
     for name, tensor in stored.items():
@@ -230,14 +260,24 @@ def _check(stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path) -
             + (f" Unknown: {_some(extra)}." if extra else "")
         )
     for parameter, tensor in found.items():
-        if not tensor.dtype.is_floating_point:
+        needed, floating = expected[parameter]
+        if tensor.dtype.is_floating_point != floating or bool(tensor.statistics) == floating:
             raise CheckpointError(f"Tensor {tensor.name} in {tensor.file.name} holds {tensor.dtype}, not weights.")
-        if tensor.shape != tuple(expected[parameter].shape):
+        if tensor.shape != needed:
             raise CheckpointError(
-                f"Tensor {tensor.name} in {tensor.file.name} has shape {tensor.shape}, but this model needs"
-                f" {tuple(expected[parameter].shape)}."
+                f"Tensor {tensor.name} in {tensor.file.name} has shape {tensor.shape}, but this model needs {needed}."
             )
     return found
+
+
+def _with_statistics(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """The same tensors, with the statistics of each 4-bit weight no longer beside it but in it."""
+    alone = {name: tensor for name, tensor in stored.items() if not name.endswith(quantization.STATISTICS)}
+    for name, tensor in alone.items():
+        beside = [stored.get(f"{name}.{part}") for part in quantization.STATISTICS]
+        if all(part is not None and part.file == tensor.file for part in beside):
+            alone[name] = replace(tensor, statistics=tuple(part.name for part in beside if part))
+    return alone
 
 
 def _after_selected_layer(parameter: str | None, shape: LisaShape) -> bool:

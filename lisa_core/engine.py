@@ -116,8 +116,8 @@ class LisaEngine:
             OutOfMemoryError: the device is too small.
         """
         target = loading.resolve_device(device)
-        resolved = loading.resolve_precision(precision, target)
         opened = Checkpoint.open(checkpoint, vision_tower, template)
+        resolved = loading.resolve_precision(precision, target, opened.quantised)
         _check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
         return cls(str(checkpoint), model, opened.tokenizer, opened.layout, opened.template, resolved, target)

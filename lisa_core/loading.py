@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from typing import get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
@@ -41,10 +41,14 @@ def resolve_device(device: str | None) -> torch.device:
     return resolved
 
 
-def resolve_precision(precision: str, device: torch.device) -> ResolvedPrecision:
-    """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU."""
+def resolve_precision(precision: str, device: torch.device, quantised: bool = False) -> ResolvedPrecision:
+    """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU; of a checkpoint stored in NF4, nf4 on both."""
+    if quantised and precision not in ("auto", "nf4"):
+        raise CheckpointError(
+            f"This checkpoint is stored in 4 bit, so its precision is nf4, not {precision}; for that give the original."
+        )
     if precision == "auto":
-        return "nf4" if device.type == "cuda" else "fp32"
+        return "nf4" if quantised or device.type == "cuda" else "fp32"
     for known in get_args(ResolvedPrecision):
         if precision == known:
             return known
@@ -75,8 +79,15 @@ def load(
         quantization.make_quantised(model, precision, dtype)
     done, total = 0, len(checkpoint.stored)
     try:
-        for parameter, tensor in checkpoint.tensors():
-            _fill(model, parameter, tensor, precision, dtype, device)
+        for parameter, tensor, statistics in checkpoint.tensors():
+            if statistics:
+                filled = quantization.restored_weight(tensor, statistics, device)
+            elif precision in ("nf4", "int8") and _is_quantised(model, parameter):
+                filled = quantization.quantised_weight(tensor, precision, device)
+            else:
+                filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
+            owner, _, name = parameter.rpartition(".")
+            setattr(model.get_submodule(owner), name, filled)
             done += 1
             if on_progress is not None:
                 on_progress(done / total, parameter)
@@ -88,25 +99,10 @@ def load(
     return model.eval().requires_grad_(False)
 
 
-def _fill(
-    model: nn.Module,
-    parameter: str,
-    tensor: Tensor,
-    precision: ResolvedPrecision,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> None:
+def _is_quantised(model: nn.Module, parameter: str) -> bool:
     owner, _, name = parameter.rpartition(".")
     module = model.get_submodule(owner)
-    if name == "weight" and precision in ("nf4", "int8") and _is_quantised(module):
-        filled = quantization.quantised_weight(tensor, precision, device)
-    else:
-        filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
-    setattr(module, name, filled)
-
-
-def _is_quantised(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear) and type(module) is not nn.Linear
+    return name == "weight" and isinstance(module, nn.Linear) and type(module) is not nn.Linear
 
 
 def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:

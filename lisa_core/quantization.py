@@ -5,6 +5,8 @@ As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QL
 """
 
 import logging
+import math
+from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, Literal
 
@@ -14,6 +16,9 @@ from torch import Tensor, nn
 from lisa_core.errors import CheckpointError
 
 Quantised = Literal["nf4", "int8"]
+
+STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
+"""What stands beside the 4-bit values of a stored weight, as `weight.absmax` and so on."""
 
 _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
@@ -25,6 +30,11 @@ def quantised_layers(model: nn.Module) -> list[str]:
     return [
         name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.startswith(_KEPT)
     ]
+
+
+def packed_size(weight: torch.Size) -> tuple[int, int]:
+    """Shape of a weight's stored 4-bit values, two to a byte."""
+    return (math.ceil(weight.numel() / 2), 1)
 
 
 def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype) -> None:
@@ -55,6 +65,18 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
     else:
         parameter = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
     return parameter.to(device)
+
+
+def statistics_of(weight: nn.Parameter) -> dict[str, Tensor]:
+    """What an NF4 weight is restored from besides its 4-bit values, on the host, by bitsandbytes' names for it."""
+    state: Any = vars(weight)["quant_state"]
+    return {name: tensor.cpu() for name, tensor in state.as_dict(packed=True).items()}
+
+
+def restored_weight(values: Tensor, statistics: Mapping[str, Tensor], device: torch.device) -> nn.Parameter:
+    """The inverse of `statistics_of`: an NF4 weight on the device from its stored 4-bit values."""
+    bnb = _bitsandbytes()
+    return bnb.nn.Params4bit.from_prequantized(values, dict(statistics), requires_grad=False, device=device)
 
 
 def check_works(precision: Quantised, device: torch.device, compute: torch.dtype) -> None:

@@ -1,7 +1,6 @@
 """`lisa info`: what a checkpoint is, without loading its weights."""
 
 import json
-import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
@@ -78,11 +77,13 @@ def _facts(opened: "Checkpoint") -> dict[str, Any]:
 
 def _parameters(opened: "Checkpoint") -> dict[str, int]:
     """Number of parameters by part."""
-    parts: dict[str, int] = {}
-    for name, stored in opened.stored.items():
-        part = name.split(".")[0]
-        parts[part] = parts.get(part, 0) + math.prod(stored.shape)
-    return parts
+    import torch
+
+    from lisa_core.model.lisa import Lisa
+
+    with torch.device("meta"):
+        model = Lisa(opened.shape)
+    return {part: sum(weight.numel() for weight in box.parameters()) for part, box in model.named_children()}
 
 
 def _tables(facts: dict[str, Any]) -> Group:

@@ -46,14 +46,14 @@ def loaded(load: Load, model: ModelOptions) -> Any:
     """The engine, with a progress bar while it loads; ends the command with a sentence if it does not."""
     arguments = {name: None if value == "" else value for name, value in asdict(model).items()}
     try:
-        with _bar(f"loading {model.checkpoint}") as on_progress:
+        with progress_bar(f"loading {model.checkpoint}") as on_progress:
             return load(**arguments, on_progress=on_progress)
     except LisaError as error:
         terminal.fail(str(error))
 
 
 @contextmanager
-def _bar(description: str) -> Iterator[Callable[[float, str], None]]:
+def progress_bar(description: str) -> Iterator[Callable[[float, str], None]]:
     """A progress bar on a terminal; what it gives is called with the share that is done, and what is being done."""
     console = terminal.stderr()
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())

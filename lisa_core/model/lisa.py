@@ -62,6 +62,12 @@ _PREFIXES = (  # the released name's beginning -> ours; the first that fits
 )
 
 
+def released_name(parameter: str) -> str:
+    """The v1 name of the tensor that fills a parameter; the inverse of `parameter_name`."""
+    released, ours = next(pair for pair in reversed(_PREFIXES) if parameter.startswith(pair[1]))
+    return released + parameter.removeprefix(ours)
+
+
 def parameter_name(tensor: str) -> str | None:
     """The parameter of `Lisa` that a released tensor fills, by its v1 name; None for a name of no known part."""
     for released, ours in _PREFIXES:

@@ -1,0 +1,127 @@
+"""A checkpoint stored anew in 4 bit: a quarter of the size, ready to be mapped into memory and used as it lies.
+
+The folder holds what the official v1 layout holds, in safetensors, with the vision tower in a folder of its own. Each
+quantised weight lies beside its statistics under the names that bitsandbytes and transformers use.
+"""
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from lisa_core import quantization
+from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
+from lisa_core.errors import CheckpointError
+from lisa_core.model.lisa import Lisa, released_name
+
+_SHARD = 1 << 30
+"""Bytes of one file at most, and so of what stands in memory before it is written."""
+
+_QUANTISATION = {
+    "quant_method": "bitsandbytes",
+    "load_in_4bit": True,
+    "bnb_4bit_quant_type": "nf4",
+    "bnb_4bit_use_double_quant": True,
+}
+
+
+def save_quantised(
+    checkpoint: Checkpoint,
+    out: Path,
+    device: torch.device,
+    on_progress: Callable[[float, str], None] | None = None,
+    shard_bytes: int = _SHARD,
+) -> None:
+    """Writes a checkpoint's 4-bit twin; loaded, it answers bit for bit as the original does in nf4.
+
+    The folder appears under its name only once it is whole.
+
+    Args:
+        checkpoint: not yet quantised.
+        out: folder to make; must not exist.
+        device: where to quantise.
+        on_progress: called with (share done, parameter).
+        shard_bytes: size of one file at most, but for a tensor that is larger by itself.
+
+    Raises:
+        CheckpointError: it is in 4 bit already, or there is something at `out`.
+        OSError: it could not be written; nothing is left of it.
+    """
+    if checkpoint.quantised:
+        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
+    if out.exists():
+        raise CheckpointError(f"{out} is there already; name a folder that is not.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        (partial / OWN_TOWER).mkdir()
+        model, tower = _Shards(partial, shard_bytes), _Shards(partial / OWN_TOWER, shard_bytes)
+        for done, (parameter, tensors) in enumerate(_quantised(checkpoint, device), start=1):
+            (tower if parameter.startswith("clip.") else model).add(tensors)
+            if on_progress is not None:
+                on_progress(done / len(checkpoint.stored), parameter)
+        model.finish()
+        tower.finish()
+        _copy_the_rest(checkpoint, partial)
+        partial.chmod(0o755)
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """Every parameter, and what is stored for it by released names, on the host."""
+    quantization.check_works("nf4", device, torch.float16)
+    with torch.device("meta"):
+        small = {f"{layer}.weight" for layer in quantization.quantised_layers(Lisa(checkpoint.shape))}
+    for parameter, tensor, _ in checkpoint.tensors():
+        name = released_name(parameter)
+        if parameter not in small:
+            yield parameter, {name: tensor.clone().contiguous()}
+            continue
+        weight = quantization.quantised_weight(tensor, "nf4", device)
+        statistics = quantization.statistics_of(weight)
+        yield parameter, {name: weight.data.cpu(), **{f"{name}.{part}": kept for part, kept in statistics.items()}}
+
+
+class _Shards:
+    """Files of tensors in one folder, each written once it is full, and the index that names them."""
+
+    def __init__(self, folder: Path, most_bytes: int) -> None:
+        self._folder = folder
+        self._most_bytes = most_bytes
+        self._waiting: dict[str, Tensor] = {}
+        self._index: dict[str, str] = {}
+
+    def add(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes tensors that belong into one file."""
+        size = sum(tensor.nbytes for tensor in (*self._waiting.values(), *tensors.values()))
+        if self._waiting and size > self._most_bytes:
+            self._write()
+        self._waiting.update(tensors)
+
+    def finish(self) -> None:
+        """Writes what waits, and the index."""
+        self._write()
+        index = {"metadata": {}, "weight_map": self._index}
+        (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
+
+    def _write(self) -> None:
+        name = f"model-{len(set(self._index.values())) + 1:05d}.safetensors"
+        save_file(self._waiting, self._folder / name, metadata={"format": "pt"})
+        self._index.update(dict.fromkeys(self._waiting, name))
+        self._waiting = {}
+
+
+def _copy_the_rest(checkpoint: Checkpoint, out: Path) -> None:
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    config |= {QUANTISED_KEY: _QUANTISATION, LAYOUT_KEY: checkpoint.layout}
+    (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+    for name in ("tokenizer.model", "added_tokens.json"):
+        shutil.copyfile(checkpoint.folder / name, out / name)
+    shutil.copyfile(checkpoint.vision_tower / "config.json", out / OWN_TOWER / "config.json")

@@ -1,0 +1,112 @@
+"""`lisa quantize`: the stored 4-bit twin of a checkpoint."""
+
+import json
+import shutil
+
+import goldens
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from lisa_core import CheckpointError, LisaEngine
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.cli import main
+from lisa_core.saving import save_quantised
+
+CPU = torch.device("cpu")
+SHARD = 3 << 19  # bytes; more than the largest tensor of the goldens
+LAYOUTS = ("lisa-tiny-v1-vicuna", "lisa-tiny-v0")
+
+
+def stored(name, out):
+    save_quantised(Checkpoint.open(goldens.GOLDENS / name, goldens.TOWER), out, CPU, shard_bytes=SHARD)
+    return out
+
+
+def answer(engine):
+    image = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)
+    return engine.ask(engine.encode(image), "segment the handle")
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_it_answers_bit_for_bit_as_the_original_in_nf4(name, tmp_path):
+    original = LisaEngine.from_pretrained(goldens.GOLDENS / name, "nf4", "cpu", goldens.TOWER)
+    twin = LisaEngine.from_pretrained(stored(name, tmp_path / "twin"), device="cpu")
+    assert (twin.precision, twin.layout, twin.template) == ("nf4", original.layout, original.template)
+    expected, got = answer(original), answer(twin)
+    assert expected.segments
+    assert got.token_ids == expected.token_ids
+    assert got.prompt_ids == expected.prompt_ids
+    np.testing.assert_array_equal(got.segments[0].low_res_logits, expected.segments[0].low_res_logits)
+    assert twin.memory() == original.memory()
+
+
+def test_the_linear_layers_lie_there_in_4_bit_and_no_file_is_larger_than_asked(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    files = sorted(out.glob("model-*.safetensors"))
+    assert len(files) > 1
+    assert all(file.stat().st_size < 1.1 * SHARD for file in files)
+    dtypes = {}
+    for file in files:
+        with safe_open(file, "pt") as opened:
+            dtypes |= {name: opened.get_slice(name).get_dtype() for name in opened.keys()}  # noqa: SIM118
+    assert dtypes["model.layers.0.self_attn.q_proj.weight"] == dtypes["lm_head.weight"] == "U8"
+    assert dtypes["model.visual_model.mask_decoder.transformer.layers.0.mlp.lin1.weight"] == "F16"
+
+
+def test_other_precisions_are_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="stored in 4 bit"):
+        LisaEngine.from_pretrained(stored(LAYOUTS[0], tmp_path / "twin"), "fp32", "cpu")
+
+
+def test_it_is_not_quantised_twice_and_nothing_is_overwritten(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    with pytest.raises(CheckpointError, match="already"):
+        save_quantised(Checkpoint.open(out), tmp_path / "again", CPU)
+    with pytest.raises(CheckpointError, match="is there already"):
+        stored(LAYOUTS[0], out)
+
+
+def test_interrupted_it_leaves_nothing(tmp_path):
+    def stop(share, _parameter):
+        if share > 0.7:
+            raise KeyboardInterrupt
+
+    checkpoint = Checkpoint.open(goldens.GOLDENS / LAYOUTS[0], goldens.TOWER)
+    with pytest.raises(KeyboardInterrupt):
+        save_quantised(checkpoint, tmp_path / "twin", CPU, stop, shard_bytes=SHARD)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_statistics_that_are_gone_are_noticed(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    file = out / index["weight_map"]["lm_head.weight"]
+    tensors = load_file(file)
+    del tensors["lm_head.weight.absmax"]
+    save_file(tensors, file)
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight"):
+        Checkpoint.open(out)
+
+
+def test_the_command_writes_a_checkpoint_that_loads(tmp_path, capsys):
+    out = tmp_path / "twin"
+    options = ["--device", "cpu", "--vision-tower", str(goldens.TOWER)]
+    with pytest.raises(SystemExit) as exit_:
+        main(["quantize", str(goldens.GOLDENS / LAYOUTS[0]), str(out), *options])
+    assert exit_.value.code == 0
+    assert "in 4 bit" in capsys.readouterr().out
+    assert Checkpoint.open(out).quantised
+
+
+def test_the_command_fails_with_a_sentence(tmp_path, capsys):
+    folder = tmp_path / "broken"
+    shutil.copytree(goldens.GOLDENS / LAYOUTS[0], folder)
+    (folder / "tokenizer.model").unlink()
+    with pytest.raises(SystemExit) as exit_:
+        main(["quantize", str(folder), str(tmp_path / "twin"), "--vision-tower", str(goldens.TOWER)])
+    assert exit_.value.code == 1
+    assert "tokenizer.model" in capsys.readouterr().err
+    assert not (tmp_path / "twin").exists()
