@@ -161,6 +161,8 @@ class Answerer:
             raise Refused(Code.NO_FRAME, "the camera was closed")
         known, picture = self._latest.get(camera.name, (None, None))
         if known is arrival and picture is not None:
+            if picture.depth is None or picture.intrinsics is None:
+                camera.add_depth(picture)
             return picture
         try:
             picture = camera.picture(arrival)

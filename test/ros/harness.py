@@ -263,7 +263,7 @@ class Robot:
         self._publishers[topic].publish(message)
 
     def show(self, picture: NDArray[np.uint8], topic: str = "/image", encoding: str = "rgb8", stamp: int = 0) -> None:
-        """Publish a picture."""
+        """Publish a picture; to a camera with the QoS `reliable`, for on a loaded machine one in many gets lost."""
         header = Header(frame_id=topic)
         header.stamp.sec = stamp
         self.publish(topic, image_message(picture, encoding, header))

@@ -66,7 +66,12 @@ def test_what_is_not_asked_about_is_forgotten(kept: Conversations, clock: Clock)
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     process = lisa(
-        tmp_path_factory.mktemp("conversations") / "node.log", "-p", "cameras:=[front, rear]", max_conversations=2
+        tmp_path_factory.mktemp("conversations") / "node.log",
+        "-p",
+        "cameras:=[front, rear]",
+        max_conversations=2,
+        front__qos="reliable",
+        rear__qos="reliable",
     )
     robot = Robot()
     yield robot.until_active()

@@ -20,7 +20,12 @@ INFO = {"height": 480, "width": 640, "k": [F, 0.0, CX, 0.0, F, CY, 0.0, 0.0, 1.0
 
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
-    process = lisa(tmp_path_factory.mktemp("depth") / "node.log", camera__depth="depth", camera__camera_info="info")
+    process = lisa(
+        tmp_path_factory.mktemp("depth") / "node.log",
+        camera__depth="depth",
+        camera__camera_info="info",
+        camera__qos="reliable",
+    )
     robot = Robot()
     yield robot.until_active()
     robot.close()

@@ -82,7 +82,7 @@ def test_a_node_killed_in_mid_answer_is_replaced(start: Callable[..., Process], 
 
 
 def test_paused_clocks_and_jumps_back_change_nothing(start: Callable[..., Process], robot: Robot) -> None:
-    start(lisa, use_sim_time=True)
+    start(lisa, use_sim_time=True, camera__qos="reliable")
     robot.until_active()
     diagnostics = robot.listen("/diagnostics", DiagnosticArray)
     for index, seconds in enumerate((7200, 7200, 3600, 0), start=1):
@@ -115,7 +115,7 @@ def test_a_target_in_another_frame(
     start: Callable[..., Process], robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "tf2_double"), os.environ.get("PYTHONPATH", "")]))
-    start(lisa, target_frame="base", camera__depth="depth", camera__camera_info="info")
+    start(lisa, target_frame="base", camera__depth="depth", camera__camera_info="info", camera__qos="reliable")
     robot.until_active()
     targets = robot.listen("/lisa/target", PoseStamped)
     show = Scene(robot)

@@ -33,6 +33,7 @@ def picture() -> NDArray[np.uint8]:
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     settings = {"checkpoint": CHECKPOINT, "vision_tower": TOWER, "precision": "fp32", "device": "cpu"}
+    settings["camera.qos"] = "reliable"
     arguments = [part for name, value in settings.items() for part in ("-p", f"{name}:={value}")]
     process = Process(COMMAND, ["--ros-args", *arguments], tmp_path_factory.mktemp("real") / "node.log")
     robot = Robot()

@@ -1,5 +1,6 @@
 """An answer that another thread completes reaches the client at once, though nothing else wakes the executor."""
 
+import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -43,10 +44,8 @@ def robot() -> Iterator[Robot]:
     executor.add_node(node)
 
     def spin() -> None:
-        try:
+        with contextlib.suppress(ExternalShutdownException):
             executor.spin()
-        except ExternalShutdownException:
-            pass
 
     thread = threading.Thread(target=spin)
     thread.start()
