@@ -119,7 +119,7 @@ def test_a_target_in_another_frame(
     robot.until_active()
     targets = robot.listen("/lisa/target", PoseStamped)
     show = Scene(robot)
-    target = eventually(lambda: show.ask(20, depth_of(20)) and targets and targets[-1])
+    target = eventually(lambda: show.position(20, depth_of(20)) and targets and targets[-1])
     x, y, z = centre(20, 1.0)
     assert target.header.frame_id == "base"
     at = target.pose.position
