@@ -54,7 +54,6 @@ class LisaNode(SelfStartingNode):
             self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
         )
         self._cameras: dict[str, Camera] = {}
-        self._target_frame: transforms.TargetFrame | None = None
         self._model = Model(load, wanted=self.context.ok)
         self._inference: InferenceThread | None = None
         self._statistics = Statistics()
@@ -93,20 +92,23 @@ class LisaNode(SelfStartingNode):
 
     def activate(self) -> None:
         """Listen to the cameras."""
-        if frame := self._settings().target_frame:
-            self._target_frame = transforms.TargetFrame(self, frame)
-            self._publications.to_target_frame = self._target_frame
-        for name, view in self._settings().views.items():
-            self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
+        try:
+            if frame := self._settings().target_frame:
+                self._publications.target_frame = transforms.TargetFrame(self, frame)
+            for name, view in self._settings().views.items():
+                self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
+        except BaseException:
+            self.deactivate()
+            raise
 
     def deactivate(self) -> None:
         """Leave the cameras and end all questions."""
         for camera in self._cameras.values():
             camera.close()
         self._cameras.clear()
-        if self._target_frame is not None:
-            self._target_frame.close()
-            self._target_frame = None
+        if self._publications.target_frame is not None:
+            self._publications.target_frame.close()
+            self._publications.target_frame = None
         if self._inference is not None:
             self._inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
 

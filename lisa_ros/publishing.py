@@ -6,27 +6,28 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from sensor_msgs.msg import Image, PointCloud2
-from std_msgs.msg import String
+from std_msgs.msg import Header, String
 
 import lisa_core
 from lisa_core import overlay
-from lisa_core.geometry import SurfacePoints
+from lisa_core.geometry import Placement, SurfacePoints
 from lisa_ros import conversions
 from lisa_ros.cameras import Picture
 from lisa_ros.msg import Answer
 from lisa_ros.qos import ANSWERS
+from lisa_ros.transforms import TargetFrame
 
 
 class Publications:
     """Publishes an answer on `~/answer ~/text ~/mask ~/labels ~/overlay ~/points ~/target`.
 
     Attributes:
-        to_target_frame: what turns a pose of the camera's frame into one of `target_frame`; None where it cannot.
+        target_frame: what turns poses into another frame; None leaves them in the camera's.
     """
 
     def __init__(self, node: Node) -> None:
         self._logger = node.get_logger()
-        self.to_target_frame: Callable[[PoseStamped], PoseStamped | None] = lambda pose: pose
+        self.target_frame: TargetFrame | None = None
         self._answer = node.create_publisher(Answer, "~/answer", ANSWERS)
         self._text = node.create_publisher(String, "~/text", ANSWERS)
         self._mask = node.create_publisher(Image, "~/mask", ANSWERS)
@@ -54,7 +55,11 @@ class Publications:
             _publish(self._points, lambda: conversions.points_message(points, picture.rgb, header))
         placement = points[0].placement if points else None
         if placement is not None:
-            _publish(self._target, lambda: self.to_target_frame(conversions.target_message(placement, header)))
+            _publish(self._target, lambda: self._target_message(placement, header))
+
+    def _target_message(self, placement: Placement, header: Header) -> PoseStamped | None:
+        pose, target_frame = conversions.target_message(placement, header), self.target_frame
+        return pose if target_frame is None else target_frame(pose)
 
 
 def _publish(publisher: Any, build: Callable[[], Any]) -> None:
