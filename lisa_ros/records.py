@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco
 
 from lisa_core.answer import Answer, Box, Segment
+from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
 
 
@@ -152,10 +153,8 @@ def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
 
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Writes `{"run": ..., "answers": [...]}`, a line each; the file is whole when it appears, in place of an older."""
-    partial = path.with_name(path.name + ".partial")
     answers = ",\n".join(_line(record.to_json()) for record in records)
-    partial.write_text(f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n', encoding="utf-8")
-    partial.replace(path)
+    write_whole({path: f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n'.encode()})
 
 
 def _line(content: Mapping[str, Any]) -> str:
