@@ -8,7 +8,10 @@ The executor's thread receives and replies, the inference thread works, loading 
 """
 
 import functools
+import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -190,9 +193,19 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
     try:
         _spin(executor, node)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends one of its own after the terminal's
         node.end()
         rclpy.try_shutdown()
+    _leave_to_the_system()
     return 0
+
+
+def _leave_to_the_system() -> None:
+    """End the process at once if a thread is still in the engine: Python's own end would abort it inside C++."""
+    if any(thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:
