@@ -13,6 +13,10 @@ class ImageError(LisaError):
     """The image is not (H, W, 3) uint8, or has a size that cannot be segmented."""
 
 
+class DatasetError(LisaError):
+    """A data set, or a file of it, cannot be used: not there, empty, damaged or incomplete."""
+
+
 class PromptError(LisaError):
     """The instruction or history cannot be asked: empty, too long for the context, or not text."""
 

@@ -9,14 +9,14 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lisa_core.answer import Segment
+from lisa_core.answer import Box
 from lisa_core.errors import ImageError
 
 Picture = NDArray[np.uint8]
@@ -49,6 +49,15 @@ SYSTEM_FONTS = ("DejaVuSans.ttf", "NotoSans-Regular.ttf", "NotoSansCJK-Regular.t
 """Looked for on the machine when a text has letters that Pillow's own font lacks: it knows little beyond ASCII."""
 
 
+class Region(Protocol):
+    """What can be drawn: a `Segment`, or any other mask with its tight box."""
+
+    @property
+    def mask(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    @property
+    def box(self) -> Box: ...  # noqa: D102
+
+
 class Panel(NamedTuple):
     """One picture of a contact sheet: what was asked, what was seen, what was answered."""
 
@@ -62,7 +71,7 @@ def colour(index: int) -> Colour:
     return PALETTE[index % len(PALETTE)]
 
 
-def draw(rgb: Picture, segments: Sequence[Segment]) -> Picture:
+def draw(rgb: Picture, segments: Sequence[Region]) -> Picture:
     """A copy of the picture with each segment tinted, outlined and numbered; of two in one place the lower is on top.
 
     Raises:
@@ -138,7 +147,7 @@ def contact_sheet(panels: Sequence[Panel], columns: int | None = None, width: in
     return sheet
 
 
-def _check(rgb: Picture, segments: Iterable[Segment] = ()) -> None:
+def _check(rgb: Picture, segments: Iterable[Region] = ()) -> None:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
         raise ImageError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
     for segment in segments:
@@ -163,7 +172,7 @@ def _fit(picture: Picture, width: int, height: int) -> Picture:
     return ground
 
 
-def _tint(picture: Picture, segment: Segment, tint: Colour) -> None:
+def _tint(picture: Picture, segment: Region, tint: Colour) -> None:
     x, y, width, height = segment.box
     part = picture[y : y + height, x : x + width]
     mask = segment.mask[y : y + height, x : x + width].view(np.uint8)
@@ -177,7 +186,7 @@ def _tinted(tint: Colour) -> NDArray[np.uint8]:
     return ((1 - OPACITY) * values + OPACITY * np.array(tint)).round().astype(np.uint8)[None]
 
 
-def _outline(picture: Picture, segment: Segment, ink: Colour, width: int) -> None:
+def _outline(picture: Picture, segment: Region, ink: Colour, width: int) -> None:
     """A line in that colour between darker ones, so that it shows on a ground of any colour."""
     x, y, box_width, box_height = segment.box
     mask = segment.mask[y : y + box_height, x : x + box_width].astype(np.uint8)
@@ -187,7 +196,7 @@ def _outline(picture: Picture, segment: Segment, ink: Colour, width: int) -> Non
     cv2.polylines(picture, lines, True, ink, width, cv2.LINE_AA)
 
 
-def _place_of_badge(segment: Segment, covered: NDArray[np.bool_], badge: Picture) -> tuple[int, int]:
+def _place_of_badge(segment: Region, covered: NDArray[np.bool_], badge: Picture) -> tuple[int, int]:
     """Centre (x, y) of the badge: deep in what is not covered of the segment, or beside it if it is small.
 
     The segment is added to what is covered.

@@ -1,18 +1,17 @@
 """`lisa segment`: one question about each of some pictures, answered in words and files."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
+from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_table
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
@@ -100,9 +99,9 @@ def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path)
 
     sources = {image.resolve() for image in images}
     console, failed = terminal.stdout(), 0
-    with _progress(len(images)) as progress:
+    with over_pictures(len(images)) as progress:
         for image, stem in stems(images).items():
-            progress.current(image)
+            progress.current(image.name)
             try:
                 shown = _segment_one(engine, image, asking, Names(out, stem), sources)
             except LisaError as error:
@@ -143,32 +142,3 @@ def _segment_one(engine: Any, image: Path, asking: Asking, names: "Names", sourc
     words.add_row(plain("answer", "dim"), answer_text(answer.text))
     parts = [segment_table(answer, names.masks(answer))] if answer.segments else []
     return Group(plain(str(image), "bold"), words, *parts, plain(f"{names.overlay}\n", "dim"))
-
-
-class _Progress:
-    """A bar over the pictures, on a terminal only."""
-
-    def __init__(self, bar: Progress, total: int) -> None:
-        self._bar = bar
-        self._task = bar.add_task("", total=total)
-
-    def current(self, image: Path) -> None:
-        self._bar.update(self._task, description=plain(image.name).plain)
-
-    def advance(self) -> None:
-        self._bar.advance(self._task)
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """Takes the bar away, for what is printed meanwhile."""
-        self._bar.stop()
-        yield
-        self._bar.start()
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[_Progress]:
-    console = terminal.stderr()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Progress(bar, total)

@@ -1,0 +1,325 @@
+"""ReasonSeg folders: a picture, and beside it a JSON file of the same name with the question and polygons.
+
+    ReasonSeg/train/0001.jpg  0001.json  ...
+    ReasonSeg/val/...
+    ReasonSeg/explanatory/train.json        answers in words to some of the questions of train
+
+A JSON file has `text` (the question in one or more wordings, of which the benchmark asks the first), `is_sentence`
+(a question, or the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import files
+from lisa_core.errors import DatasetError
+from lisa_core.evaluation.metrics import IGNORED, TARGET
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+"""Of pictures; the published set has .jpg only."""
+
+DEFAULT_SPLIT = "val"
+
+Length = Literal["short", "long"]
+"""Of a query: the name of something, or a sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Polygon:
+    """One labelled outline.
+
+    Attributes:
+        number: its place in the file, from 1.
+        value: what its pixels are in the ground truth, `TARGET` or `IGNORED`.
+        points: (n, 2) int32, x and y in px; they may lie outside the picture.
+    """
+
+    number: int
+    value: int
+    points: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """What a JSON file says about its picture."""
+
+    texts: tuple[str, ...]
+    is_sentence: bool
+    polygons: tuple[Polygon, ...]
+
+    @property
+    def length(self) -> Length:
+        """What kind of query its texts are."""
+        return "long" if self.is_sentence else "short"
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A picture, one question about it, and the ground truth.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        truth: (H, W) uint8: `TARGET`, `IGNORED` or 0.
+        query: in the words of the annotation.
+        question: as the benchmark asks it.
+    """
+
+    image: NDArray[np.uint8]
+    truth: NDArray[np.uint8]
+    query: str
+    question: str
+    length: Length
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A picture of a split and its annotation, not read yet."""
+
+    picture: Path
+    annotation: Path
+
+    @property
+    def name(self) -> str:
+        """The picture's file name, the only one of that name in its split."""
+        return self.picture.name
+
+    def digest(self) -> str:
+        """Tells this picture and annotation from any others, whatever their names.
+
+        Raises:
+            DatasetError: a file cannot be read.
+        """
+        digest = hashlib.sha256()
+        for path in (self.picture, self.annotation):
+            digest.update(hashlib.sha256(_bytes_of(path)).digest())
+        return digest.hexdigest()
+
+    def read(self) -> Sample:
+        """The picture with the first of its questions.
+
+        Raises:
+            DatasetError, ImageError: a file is damaged; names it.
+        """
+        annotation = read_annotation(self.annotation)
+        image = files.read_rgb(self.picture)
+        try:
+            truth = rasterize(annotation.polygons, image.shape[:2])
+        except DatasetError as error:
+            raise DatasetError(f"{self.annotation}: {error}") from error
+        query = annotation.texts[0]
+        return Sample(image, truth, query, question(query, annotation.is_sentence), annotation.length)
+
+
+@dataclass(frozen=True)
+class Split:
+    """The pictures of one folder.
+
+    Attributes:
+        entries: by name.
+        faults: what is wrong with files that therefore are no entries, a sentence each.
+        explanations: answers in words, by the picture's name and the query.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...]
+    faults: tuple[str, ...]
+    explanations: Mapping[tuple[str, str], str]
+
+
+def open_split(root: Path, split: str = "") -> Split:
+    """Lists a split of a data set.
+
+    Args:
+        root: the folder with the splits, or with the pictures themselves.
+        split: name of a folder in it; empty: `val`, or `root` itself if it has no such folder.
+
+    Raises:
+        DatasetError: it is not there, or empty.
+    """
+    folder = _folder_of(root, split)
+    try:
+        paths = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder} cannot be read ({error.strerror}).") from error
+    entries, faults = _pair(paths)
+    if not entries and not faults:
+        raise DatasetError(f"{folder} is empty: there are no pictures ({', '.join(SUFFIXES)}) in it.")
+    explanations: Mapping[tuple[str, str], str] = {}
+    try:
+        explanations = read_explanations(folder.parent / "explanatory" / f"{folder.name}.json")
+    except DatasetError as error:
+        faults.append(str(error))
+    return Split(folder, tuple(entries), tuple(faults), explanations)
+
+
+def question(query: str, is_sentence: bool) -> str:
+    """A query as the authors' validation asks it, the space after the image's line included."""
+    words = query if is_sentence else f"What is {query} in this image?"
+    return f" {words} Please output segmentation mask."
+
+
+def read_annotation(path: Path) -> Annotation:
+    """Reads the JSON file of a picture, in UTF-8 or, as some published ones are, in Windows' cp1252.
+
+    Raises:
+        DatasetError: it is damaged or incomplete; says what and where.
+    """
+    content = _json_of(path)
+    try:
+        return _annotation(content)
+    except DatasetError as error:
+        raise DatasetError(f"{path}: {error}") from error
+
+
+def rasterize(polygons: Sequence[Polygon], size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The ground truth, (H, W) uint8, as the authors draw it: largest first, each filled and with its outline.
+
+    Polygons that reach beyond the picture are cut off at its edge. OpenCV 4.11 changed how it fills: against 4.10 and
+    older, with which published numbers were made, a few pixels at the outlines differ.
+
+    Args:
+        polygons: in the order of their file, which decides between those of equal size: the last is drawn first.
+        size: (height, width) of the picture.
+
+    Raises:
+        DatasetError: a polygon is nowhere in the picture.
+    """
+    areas = []
+    for polygon in polygons:
+        alone = np.zeros(size, np.uint8)
+        _draw(alone, polygon.points, 1)
+        areas.append(np.count_nonzero(alone))
+        if not areas[-1]:
+            raise DatasetError(
+                f"polygon {polygon.number} lies outside the picture, which is {size[1]}x{size[0]};"
+                " it may belong to another one, or to one of another size."
+            )
+    truth = np.zeros(size, np.uint8)
+    for index in np.argsort(areas, kind="stable")[::-1]:
+        _draw(truth, polygons[index].points, polygons[index].value)
+    return truth
+
+
+def read_explanations(path: Path) -> dict[tuple[str, str], str]:
+    """Answers in words from a file of the `explanatory` folder, by picture name and query; none if there is no file.
+
+    Raises:
+        DatasetError: it is damaged, or has two answers to one question.
+    """
+    if not path.exists():
+        return {}
+    explanations: dict[tuple[str, str], str] = {}
+    try:
+        for number, item in enumerate(_json_of(path), 1):
+            image, query, answer = (str(item[key]).strip() for key in ("image", "query", "outputs"))
+            if explanations.setdefault((image, query), answer) != answer:
+                raise DatasetError(f"{path}: item {number} answers the query about {image} again; keep one answer.")
+    except (LookupError, TypeError) as error:
+        raise DatasetError(f"{path} is no list of items with `image`, `query` and `outputs`.") from error
+    return explanations
+
+
+def _folder_of(root: Path, split: str) -> Path:
+    folder = root / (split or DEFAULT_SPLIT)
+    if folder.is_dir():
+        return folder
+    if not root.is_dir():
+        raise DatasetError(f"{root} is {'a file' if root.exists() else 'not there'}; give the folder of a data set.")
+    if not split:
+        return root
+    there = sorted(path.name for path in root.iterdir() if path.is_dir())
+    raise DatasetError(f"{root} has no split {split}; it has {', '.join(there) or 'no folders'}.")
+
+
+def _pair(paths: Sequence[Path]) -> tuple[list[Entry], list[str]]:
+    """Pictures with their annotations, and what is wrong with those that have none or share one."""
+    pictures: defaultdict[Path, list[Path]] = defaultdict(list)
+    for path in paths:
+        if path.suffix.lower() in SUFFIXES:
+            pictures[path.with_suffix(".json")].append(path)
+    entries, faults = [], []
+    for annotation, candidates in pictures.items():
+        names = " and ".join(picture.name for picture in candidates)
+        if len(candidates) > 1:
+            faults.append(f"{annotation.parent}: {names} share {annotation.name}; give each a name of its own.")
+        elif not annotation.is_file():
+            faults.append(f"{candidates[0]} has no {annotation.name} beside it.")
+        else:
+            entries.append(Entry(candidates[0], annotation))
+    faults += [f"{path} has no picture beside it." for path in paths if path.suffix == ".json" and path not in pictures]
+    return entries, faults
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path} cannot be read ({error.strerror}).") from error
+
+
+def _json_of(path: Path) -> Any:
+    content = _bytes_of(path)
+    try:
+        return json.loads(_text_of(content))
+    except UnicodeDecodeError:
+        cause = "its text is neither UTF-8 nor cp1252"
+    except json.JSONDecodeError as error:
+        cause = f"{error.msg} in line {error.lineno}, column {error.colno}"
+    except RecursionError:
+        cause = "it is nested too deeply"
+    except ValueError as error:  # a number of more digits than Python takes
+        cause = str(error)
+    raise DatasetError(f"{path} is damaged, or no JSON: {cause}.")
+
+
+def _text_of(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _annotation(content: Any) -> Annotation:
+    if not isinstance(content, dict):
+        raise DatasetError("the JSON is no object with `text`, `is_sentence` and `shapes`.")
+    texts, is_sentence, shapes = (content.get(key) for key in ("text", "is_sentence", "shapes"))
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise DatasetError("`text` must be a list of at least one query, each in words.")
+    if not isinstance(is_sentence, bool):
+        raise DatasetError("`is_sentence` must be true or false.")
+    if not isinstance(shapes, list):
+        raise DatasetError("`shapes` must be a list of polygons.")
+    polygons = (_polygon(number, shape) for number, shape in enumerate(shapes, 1))
+    return Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)))
+
+
+def _polygon(number: int, shape: Any) -> Polygon | None:
+    """None for one that the authors have flagged as void; any label but `flag` and `ignore` is a target to them."""
+    label = shape.get("label") if isinstance(shape, dict) else None
+    if not isinstance(label, str):
+        raise DatasetError(f"polygon {number} has no label; it must be target, ignore or flag.")
+    if label.lower() == "flag":
+        return None
+    try:
+        points = np.array(shape.get("points"), np.float64)
+    except (TypeError, ValueError, OverflowError):
+        points = np.empty(0)
+    if points.ndim != 2 or points.shape[1] != 2 or not np.all(np.abs(points) <= np.iinfo(np.int32).max):
+        raise DatasetError(f"polygon {number} must have `points`, a list of [x, y] in pixels.")
+    if len(points) < 3:
+        raise DatasetError(f"polygon {number} has {len(points)} points; it takes at least 3.")
+    return Polygon(number, IGNORED if "ignore" in label.lower() else TARGET, points.astype(np.int32))
+
+
+def _draw(picture: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> None:
+    cv2.polylines(picture, [points], True, (value,), 1)
+    cv2.fillPoly(picture, [points], (value,))

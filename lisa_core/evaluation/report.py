@@ -1,0 +1,124 @@
+"""Results in files: JSON, CSV, and a picture of the worst."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import files, overlay
+from lisa_core.answer import Box, tight_box
+from lisa_core.evaluation.metrics import IGNORED, TARGET, Score, score
+from lisa_core.evaluation.reasonseg import Entry, Length
+from lisa_core.evaluation.runner import Result
+
+WORST = 12
+"""Images on the sheet of the worst."""
+
+_PANEL_WIDTH = 480
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be evaluated, and why."""
+
+    image: str
+    reason: str
+
+
+def summary(
+    settings: Mapping[str, Any],
+    results: Sequence[Result],
+    failures: Sequence[Failure],
+    faults: Sequence[str],
+    explanations: Mapping[tuple[str, str], str],
+) -> dict[str, Any]:
+    """What JSON says of a run: the settings, the scores in all and by length of query, each image, what failed."""
+    overall, *by_length = scores(results).items()
+    return {
+        **settings,
+        "giou": overall[1].giou,
+        "ciou": overall[1].ciou,
+        "by_length": {length: asdict(each) for length, each in by_length},
+        "images": [_record(result, explanations) for result in results],
+        "failed": [asdict(failure) for failure in failures],
+        "faults": list(faults),
+    }
+
+
+def scores(results: Sequence[Result]) -> dict[str, Score]:
+    """The scores of `all`, and then by length of query."""
+    overlaps = {"all": [result.overlap for result in results]}
+    for length in get_args(Length):
+        overlaps[length] = [result.overlap for result in results if result.length == length]
+    return {name: score(each) for name, each in overlaps.items()}
+
+
+def _record(result: Result, explanations: Mapping[tuple[str, str], str]) -> dict[str, Any]:
+    explanation = explanations.get((result.image, result.query))
+    return {
+        "image": result.image,
+        "query": result.query,
+        "length": result.length,
+        "iou": result.overlap.iou,
+        "intersection": result.overlap.intersection,
+        "union": result.overlap.union,
+        "answer": result.answer,
+        **({} if explanation is None else {"explanation": explanation}),
+    }
+
+
+def as_csv(results: Sequence[Result]) -> bytes:
+    """A table with a line for each image."""
+    columns = ("image", "query", "length", "iou", "intersection", "union", "answer")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, columns)
+    writer.writeheader()
+    writer.writerows(_record(result, {}) for result in results)
+    return table.getvalue().encode(errors="backslashreplace")
+
+
+class _Region(NamedTuple):
+    mask: NDArray[np.bool_]
+    box: Box
+
+
+def sheet(entries: Sequence[Entry], results: Sequence[Result]) -> bytes:
+    """A PNG of the worst images, the worst first: the mask on the left, the ground truth on the right.
+
+    Args:
+        entries: those of `results`, in any order.
+        results: at least one.
+    """
+    by_name = {entry.name: entry for entry in entries}
+    worst = sorted(results, key=lambda result: result.overlap.iou)[:WORST]
+    panels = [panel for result in worst for panel in _panels(by_name[result.image], result)]
+    columns = 2 if len(worst) < 3 else 4
+    return files.png(overlay.contact_sheet(panels, columns, _PANEL_WIDTH))
+
+
+def _panels(entry: Entry, result: Result) -> tuple[overlay.Panel, overlay.Panel]:
+    sample = entry.read()
+    said = result.answer.replace("[SEG]", "SEG")  # here, a [SEG] is drawn as the badge of a mask
+    regions = {"target [SEG]": sample.truth == TARGET}
+    if (ignored := sample.truth == IGNORED).any():
+        regions["ignored [SEG]"] = ignored
+    return (
+        overlay.Panel(
+            f"{result.image}: {result.query}",
+            overlay.draw(sample.image, _drawn([result.mask])),
+            f"answer [SEG] IoU {result.overlap.iou:.3f}: {said}",
+        ),
+        overlay.Panel(
+            "ground truth",
+            overlay.draw(sample.image, _drawn(list(regions.values()))),
+            ", ".join(regions),
+        ),
+    )
+
+
+def _drawn(masks: Sequence[NDArray[np.bool_]]) -> list[_Region]:
+    return [_Region(mask, tight_box(mask)) for mask in masks]

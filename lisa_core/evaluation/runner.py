@@ -1,0 +1,77 @@
+"""One picture, one question, one verdict."""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_core import files
+from lisa_core.answer import Answer
+from lisa_core.evaluation import Protocol
+from lisa_core.evaluation.metrics import Overlap, overlap
+from lisa_core.evaluation.reasonseg import Entry, Length
+from lisa_core.options import MAX_NEW_TOKENS
+
+if TYPE_CHECKING:
+    from lisa_core.engine import LisaEngine
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one image went.
+
+    Attributes:
+        image: name of its file.
+        query: in the words of the data set.
+        answer: in the model's words.
+        mask_png: the model's mask as a PNG file, 255 on it and 0 elsewhere.
+    """
+
+    image: str
+    query: str
+    length: Length
+    answer: str
+    overlap: Overlap
+    mask_png: bytes
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W), the size of the image."""
+        return np.array(Image.open(io.BytesIO(self.mask_png))) > 0
+
+
+def evaluate(
+    engine: "LisaEngine", entry: Entry, protocol: Protocol = "teacher-forced", max_new_tokens: int = MAX_NEW_TOKENS
+) -> Result:
+    """Asks the question of an entry, and compares the mask with the ground truth.
+
+    Raises:
+        DatasetError, ImageError: the entry's files are damaged.
+        PromptError, OutOfMemoryError: the engine cannot answer.
+    """
+    sample = entry.read()
+    answer = engine.ask(
+        engine.encode(sample.image),
+        sample.question,
+        mask_only=protocol == "teacher-forced",
+        max_new_tokens=max_new_tokens,
+    )
+    mask = _union(answer, sample.truth.shape)
+    return Result(
+        image=entry.name,
+        query=sample.query,
+        length=sample.length,
+        answer=answer.text,
+        overlap=overlap(mask, sample.truth),
+        mask_png=files.png(np.multiply(mask, 255, dtype=np.uint8)),
+    )
+
+
+def _union(answer: Answer, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    union = np.zeros(size, bool)
+    for segment in answer.segments:
+        union |= segment.mask
+    return union
