@@ -3,13 +3,14 @@
 The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
 seconds and can be cancelled, `hang=S` takes S seconds and cannot, `tokens=N` says N words more, `pause=S` seconds
 apart, `fail=KIND` raises. The checkpoint's name gives orders too: `fails...` cannot be loaded, `breaks...` raises what
-nobody expects, `slow...` takes two seconds, `heavy...` holds 100 MiB, and 50 more for each frame.
+nobody expects, `until PATH` takes until there is such a file, `heavy...` holds 100 MiB, and 50 more for each frame.
 """
 
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,11 @@ class FakeEngine:
             raise CheckpointError(f"{checkpoint} is no checkpoint: name a folder that is one")
         if checkpoint.startswith("breaks"):
             raise RuntimeError("an error that nobody thought of")
-        if checkpoint.startswith("slow"):
-            for step in range(20):
+        if checkpoint.startswith("until "):
+            while not Path(checkpoint.removeprefix("until ")).exists():
                 time.sleep(0.1)
                 if on_progress is not None:
-                    on_progress(step / 20, "shard")
+                    on_progress(0.5, "shard")
         return cls(checkpoint, precision)
 
     def encode(self, rgb: NDArray[np.uint8]) -> FakeFrame:

@@ -41,10 +41,11 @@ def model_says(statuses: list[DiagnosticArray], words: str) -> bool:
     return any(s.name == "lisa: model" and words in s.message for array in statuses for s in array.status)
 
 
-def test_it_comes_up_by_itself_and_listens_while_the_model_loads(start: Start) -> None:
-    robot, _ = start(checkpoint="slow")
+def test_it_comes_up_by_itself_and_listens_while_the_model_loads(start: Start, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    robot, _ = start(checkpoint=f"until {gate}")
     statuses = robot.listen("/diagnostics", DiagnosticArray)
-    assert robot.state() == "configuring"
+    eventually(lambda: robot.state() == "configuring")
     response = robot.ask("red", image=scene(1))
     assert Code(response.code) == Code.LOADING
     assert response.message.startswith("the model is being loaded (")
@@ -52,7 +53,8 @@ def test_it_comes_up_by_itself_and_listens_while_the_model_loads(start: Start) -
     assert Code(goal.result()[1].code) == Code.LOADING
     assert not robot.change_state(CONFIGURE), "an illegal transition is answered"
     assert not robot.change_state(ACTIVATE)
-    eventually(lambda: model_says(statuses, "loading: "))
+    eventually(lambda: model_says(statuses, "loading: 50%, shard"))
+    gate.touch()
     robot.until_active()
     assert robot.ask("red", image=scene(1)).success
     eventually(lambda: model_says(statuses, "active"))
@@ -165,7 +167,7 @@ def test_cycles_leave_nothing_behind(start: Start) -> None:
 
 
 def test_ctrl_c_ends_it_at_once_even_while_it_loads_or_answers(start: Start) -> None:
-    robot, process = start(checkpoint="slow")
+    robot, process = start(checkpoint="until never")
     eventually(lambda: robot.state() == "configuring")
     assert process.stop() == 0
     robot, process = start()
