@@ -1,0 +1,257 @@
+"""Evaluation: what the authors' validation gives, cases that can be counted by hand, and data that are no good."""
+
+import json
+
+import numpy as np
+import pytest
+from goldens import GOLDENS
+from PIL import Image
+
+from lisa_core.errors import DatasetError, ImageError
+from lisa_core.evaluation.metrics import IGNORED, TARGET, Overlap, overlap, score
+from lisa_core.evaluation.reasonseg import Polygon, open_split, question, rasterize, read_annotation, read_explanations
+from lisa_core.evaluation.runner import evaluate
+
+REASONSEG = GOLDENS / "reasonseg"
+EXPECTED = json.loads((REASONSEG / "expected_val.json").read_text())
+SHARE_OF_PIXELS = 1e-4
+"""Parity of masks; the ground truth's outlines differ by less between versions of OpenCV."""
+
+SQUARE = [[1, 1], [4, 1], [4, 4], [1, 4]]
+
+
+def annotation(label="target", points=SQUARE, **changes):
+    shapes = [{"label": label, "points": points}]
+    return {"text": ["a cup"], "is_sentence": False, "shapes": shapes, **changes}
+
+
+@pytest.fixture
+def split(tmp_path):
+    """`split(**{"cup.json": content})`: a folder val with one good picture, and these files."""
+
+    def made(**contents):
+        folder = tmp_path / "data" / "val"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6)).save(folder / "cup.jpg")
+        for name, content in {"cup.json": annotation(), **contents}.items():
+            path = folder / name
+            if content is None:
+                path.unlink(missing_ok=True)
+            else:
+                path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+        return folder
+
+    return made
+
+
+def polygon(points, value=TARGET, number=1):
+    return Polygon(number, value, np.array(points, np.int32))
+
+
+# what the authors' validation gives
+
+
+@pytest.fixture(scope="module")
+def results(v1):
+    return [evaluate(v1, entry) for entry in open_split(REASONSEG, "val").entries]
+
+
+def test_overlaps_are_those_of_the_authors(results):
+    for result, expected in zip(results, EXPECTED["images"], strict=True):
+        slack = SHARE_OF_PIXELS * result.mask.size
+        assert (result.image, result.query) == (expected["image"], expected["query"])
+        assert result.length == ("long" if expected["is_sentence"] else "short")
+        assert abs(result.overlap.intersection - expected["intersection"]) <= slack
+        assert abs(result.overlap.union - expected["union"]) <= slack
+        assert result.overlap.iou == pytest.approx(expected["iou"], abs=2e-4)
+
+
+def test_scores_are_those_of_the_authors(results):
+    total = score([result.overlap for result in results])
+    assert total.giou == pytest.approx(EXPECTED["giou"], abs=1e-4)
+    assert total.ciou == pytest.approx(EXPECTED["ciou"], abs=1e-4)
+
+
+def test_scores_of_the_recorded_overlaps_are_exact():
+    overlaps = [Overlap(image["intersection"], image["union"]) for image in EXPECTED["images"]]
+    assert [each.iou for each in overlaps] == pytest.approx([image["iou"] for image in EXPECTED["images"]], rel=1e-6)
+    assert score(overlaps).giou == pytest.approx(EXPECTED["giou"], rel=1e-6)
+    assert score(overlaps).ciou == pytest.approx(EXPECTED["ciou"], rel=1e-6)
+
+
+def test_prompts_are_those_of_the_authors(small):
+    for entry, expected in zip(open_split(REASONSEG).entries, EXPECTED["images"], strict=True):
+        sample = entry.read()
+        answer = small.ask(small.encode(sample.image), sample.question, mask_only=True)
+        assert [*answer.prompt_ids, *answer.token_ids] == expected["input_ids"]
+
+
+def test_the_mask_kept_is_the_mask_counted(small):
+    entry = open_split(REASONSEG).entries[1]
+    result = evaluate(small, entry)
+    assert overlap(result.mask, entry.read().truth) == result.overlap
+
+
+def test_generated_takes_the_union_of_all_masks(small):
+    entry = open_split(REASONSEG).entries[0]
+    sample = entry.read()
+    answer = small.ask(small.encode(sample.image), sample.question)
+    result = evaluate(small, entry, "generated")
+    union = np.any([np.zeros(sample.truth.shape, bool), *(segment.mask for segment in answer.segments)], axis=0)
+    assert result.answer == answer.text
+    assert np.array_equal(result.mask, union)
+
+
+# counted by hand
+
+
+def test_ignored_pixels_count_for_neither():
+    truth = np.array([[TARGET, TARGET, 0, IGNORED, IGNORED]], np.uint8)
+    assert overlap(np.array([[True, False, True, True, False]]), truth) == Overlap(1, 3)
+
+
+def test_nothing_to_find_and_nothing_found_is_one():
+    truth = np.full((2, 2), IGNORED, np.uint8)
+    assert overlap(np.ones((2, 2), bool), truth).iou == 1.0
+
+
+def test_something_found_where_nothing_is_is_zero():
+    assert overlap(np.ones((2, 2), bool), np.zeros((2, 2), np.uint8)).iou == 0.0
+
+
+def test_giou_is_the_mean_and_ciou_the_share_of_all_pixels():
+    total = score([Overlap(1, 2), Overlap(0, 6)])
+    assert total.giou == pytest.approx(0.25, abs=1e-5)
+    assert total.ciou == pytest.approx(1 / 8, abs=1e-9)
+
+
+def test_no_images_have_no_score():
+    assert (score([]).giou, score([]).ciou) == (None, None)
+
+
+def test_masks_of_another_size_are_refused():
+    with pytest.raises(ValueError, match=r"\(2, 2\).*\(3, 3\)"):
+        overlap(np.ones((2, 2), bool), np.zeros((3, 3), np.uint8))
+
+
+# ground truth
+
+
+def test_a_polygon_is_filled_with_its_outline():
+    truth = rasterize([polygon(SQUARE)], (6, 8))
+    assert truth[1:5, 1:5].min() == TARGET
+    assert np.count_nonzero(truth) == 16
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_smaller_polygons_are_on_top(order):
+    polygons = [polygon([[0, 0], [7, 0], [7, 5], [0, 5]], IGNORED), polygon(SQUARE, TARGET)]
+    truth = rasterize([polygons[index] for index in order], (6, 8))
+    assert (truth == TARGET).sum() == 16
+    assert (truth == IGNORED).sum() == 32
+
+
+def test_of_equal_polygons_the_first_is_on_top():
+    truth = rasterize([polygon(SQUARE, IGNORED), polygon(SQUARE, TARGET)], (6, 8))
+    assert (truth == IGNORED).sum() == 16
+
+
+def test_polygons_are_cut_off_at_the_edge():
+    truth = rasterize([polygon([[-5, -5], [3, -5], [3, 3], [-5, 3]])], (6, 8))
+    assert np.count_nonzero(truth) == 16
+
+
+def test_coordinates_are_truncated(split):
+    folder = split(**{"cup.json": annotation(points=[[1.9, 1.9], [4.9, 1.9], [4.9, 4.9], [1.9, 4.9]])})
+    assert np.array_equal(read_annotation(folder / "cup.json").polygons[0].points, SQUARE)
+
+
+def test_flags_are_left_out(split):
+    assert not open_split(split(**{"cup.json": annotation("Flag")})).entries[0].read().truth.any()
+
+
+# files
+
+
+def test_questions():
+    assert question("Why?", True) == " Why? Please output segmentation mask."
+    assert question("the cup", False) == " What is the cup in this image? Please output segmentation mask."
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "cp1252"])
+def test_encodings(split, encoding):
+    content = json.dumps(annotation(text=["café"]), ensure_ascii=False).encode(encoding)
+    assert open_split(split(**{"cup.json": content})).entries[0].read().query == "café"
+
+
+def test_a_split_or_the_folder_itself(split):
+    folder = split()
+    entries = open_split(folder.parent).entries
+    assert [entry.name for entry in entries] == ["cup.jpg"]
+    assert open_split(folder).entries == entries == open_split(folder.parent, "val").entries
+
+
+def test_explanations(split):
+    folder = split()
+    path = folder.parent / "explanatory" / "val.json"
+    path.parent.mkdir()
+    path.write_text(json.dumps([{"image": "cup.jpg", "query": "a cup", "outputs": "It is round."}]))
+    assert open_split(folder).explanations == {("cup.jpg", "a cup"): "It is round."}
+    item = {"image": "cup.jpg", "query": "a cup", "outputs": "It is red."}
+    path.write_text(json.dumps([item, item]))
+    assert len(read_explanations(path)) == 1
+    path.write_text(json.dumps([item, {**item, "outputs": "It is blue."}]))
+    with pytest.raises(DatasetError, match=r"item 2 answers .* again"):
+        read_explanations(path)
+    path.write_text("{}]")
+    assert "val.json is damaged" in open_split(folder).faults[0]
+
+
+BAD = {
+    "cut off": (b'{"text": ["a', "is damaged, or no JSON: Unterminated string .* line 1, column 11"),
+    "neither encoding": (b'"\x81\xff"', "neither UTF-8 nor cp1252"),
+    "deep": (b"[" * 100_000, "nested too deeply"),
+    "a list": ([], "no object with"),
+    "no text": (annotation(text=[]), "`text` must be a list"),
+    "text that is no list": (annotation(text="a cup"), "`text` must be a list"),
+    "is_sentence": (annotation(is_sentence="no"), "`is_sentence` must be"),
+    "shapes": (annotation(shapes={}), "`shapes` must be"),
+    "no label": (annotation(shapes=[{"points": SQUARE}]), "polygon 1 has no label"),
+    "two points": (annotation(points=SQUARE[:2]), "polygon 1 has 2 points; it takes at least 3"),
+    "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),
+    "not a number": (annotation(points=[[float("nan"), 1]] * 3), "polygon 1 must have `points`"),
+    "far away": (annotation(points=[[1e99, 1]] * 3), "polygon 1 must have `points`"),
+    "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "polygon 1 lies outside .* 8x6"),
+}
+
+
+@pytest.mark.parametrize(("content", "sentence"), BAD.values(), ids=BAD)
+def test_a_bad_annotation_is_named(split, content, sentence):
+    entry = open_split(split(**{"cup.json": content})).entries[0]
+    with pytest.raises(DatasetError, match=rf"cup\.json.*{sentence}"):
+        entry.read()
+
+
+def test_a_bad_picture_is_named(split):
+    with pytest.raises(ImageError, match=r"cup\.jpg is no picture"):
+        open_split(split(**{"cup.jpg": b"no"})).entries[0].read()
+
+
+def test_duplicates_and_singles_are_faults(split):
+    split_ = open_split(split(**{"cup.png": b"", "alone.jpg": b"", "orphan.json": annotation()}))
+    assert not split_.entries
+    assert [sentence.split("/")[-1] for sentence in split_.faults] == [
+        "alone.jpg has no alone.json beside it.",
+        "val: cup.jpg and cup.png share cup.json; give each a name of its own.",
+        "orphan.json has no picture beside it.",
+    ]
+
+
+def test_nothing_there(tmp_path, split):
+    with pytest.raises(DatasetError, match="not there"):
+        open_split(tmp_path / "none")
+    with pytest.raises(DatasetError, match="has no split test; it has val"):
+        open_split(split().parent, "test")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DatasetError, match="is empty"):
+        open_split(tmp_path / "empty")
