@@ -87,15 +87,18 @@ def test_paused_clocks_and_jumps_back_change_nothing(start: Callable[..., Proces
     diagnostics = robot.listen("/diagnostics", DiagnosticArray)
     for index, seconds in enumerate((7200, 7200, 3600, 0), start=1):
 
-        def answer(stamp: int = seconds, index: int = index) -> Any:
+        def told(stamp: int = seconds) -> bool:
             robot.publish("/clock", Clock(clock=Time(sec=stamp)))
+            return any(array.header.stamp.sec == stamp for array in diagnostics)
+
+        def answered(stamp: int = seconds, index: int = index) -> bool:
             robot.show(scene(index), stamp=stamp)
             rois = [segment.roi for segment in robot.ask("red").answer.segments]
             return [(roi.x_offset, roi.y_offset, roi.width, roi.height) for roi in rois] == [box_of("red", index)]
 
-        eventually(answer)
         diagnostics.clear()
-        eventually(lambda stamp=seconds: any(array.header.stamp.sec == stamp for array in diagnostics))
+        eventually(told, "diagnostics at the clock's time")
+        eventually(answered)
 
 
 def test_namespaces_and_remaps(start: Callable[..., Process]) -> None:
