@@ -24,7 +24,7 @@ from lisa_core import loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment, tight_box
 from lisa_core.checkpoint import Checkpoint, Layout
 from lisa_core.errors import CheckpointError, LisaError, OutOfMemoryError, PromptError
-from lisa_core.generation import Generator, Visual
+from lisa_core.generation import Generator, Visual, raise_if_cancelled
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
@@ -132,7 +132,7 @@ class LisaEngine:
             ImageError, OutOfMemoryError
         """
         model = self._ready()
-        image = preprocess.check_image(rgb)
+        image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
         watch = _Stopwatch()
         with self._guarded():
             pixels = preprocess.for_clip(image, model.shape.clip.image)
@@ -193,6 +193,7 @@ class LisaEngine:
             segments: tuple[Segment, ...] = ()
             if states and max_segments > 0:
                 notify("masking")
+                raise_if_cancelled(cancel)
                 segments = self._segments(model, frame, states[:max_segments], watch)
         return Answer(
             text=self._tokenizer.decode(token_ids),
@@ -331,10 +332,13 @@ def _no_one_listens(_stage: str) -> None:
 def _checked(instruction: str, history: History) -> tuple[str, History]:
     if not isinstance(instruction, str) or not instruction.strip():
         raise PromptError("The instruction is empty; say in words what to find or answer.")
-    for turn in history:
-        if len(turn) != 2 or not all(isinstance(words, str) for words in turn):
-            raise PromptError("Every turn of the history must be a (question, answer) pair of texts.")
+    if not isinstance(history, Sequence) or not all(_is_turn(turn) for turn in history):
+        raise PromptError("The history must be a sequence of (question, answer) pairs of texts.")
     return instruction, history
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(words, str) for words in turn)
 
 
 def _check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:

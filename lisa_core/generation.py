@@ -75,7 +75,7 @@ class Generator:
                 f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
                 f" {self.context - 1}; ask with fewer words, or start a new conversation."
             )
-        _check(cancel)
+        raise_if_cancelled(cancel)
         self._take(visual)
         known = _common_length(self.ids, ids, at_most=len(ids) - 1)
         del self.ids[known:]
@@ -98,7 +98,7 @@ class Generator:
             Cancelled: between two tokens.
         """
         for _ in range(min(max_new_tokens, self.context - len(self.ids))):
-            _check(cancel)
+            raise_if_cancelled(cancel)
             token = int(self._language.lm_head(hidden).argmax())
             yield token, hidden
             if token == self._end_id:
@@ -178,6 +178,7 @@ def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> i
     return next((index for index in range(most) if left[index] != right[index]), most)
 
 
-def _check(cancel: threading.Event | None) -> None:
+def raise_if_cancelled(cancel: threading.Event | None) -> None:
+    """Between two stages, or two tokens: `Cancelled` if the caller has set it."""
     if cancel is not None and cancel.is_set():
         raise Cancelled("The question was cancelled.")

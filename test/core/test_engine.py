@@ -1,0 +1,493 @@
+"""What an engine does with questions: streams, cancels, survives, and remembers nothing that it should not."""
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from checkpoints import change_json, copy_of
+from goldens import TOWER, case, embeddings, picture, same_answer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lisa_core import Cancelled, CheckpointError, LisaEngine, LisaError, OutOfMemoryError, PromptError
+from lisa_core.generation import Generator
+from lisa_core.model.clip import VisionTower
+from lisa_core.model.language import Language
+from lisa_core.model.sam import Sam
+
+SHORT = case("v1-short")
+TWO_MASKS = case("v1-two_masks")
+NO_MASK = case("v1-no_mask")
+LONG = case("v1-explain")
+SEG = 700
+CONTEXT = 330
+
+
+def ask(engine, asked, frame=None, **options):
+    return engine.ask(frame or engine.encode(asked.rgb), asked.instruction, asked.history, **options)
+
+
+@pytest.fixture
+def frame(small):
+    return small.encode(SHORT.rgb)
+
+
+@pytest.fixture(scope="module")
+def any_frame(small):
+    return small.encode(SHORT.rgb)
+
+
+@pytest.fixture(scope="module")
+def tight(load, small_checkpoint, tmp_path_factory):
+    """It reads but a few tokens more than `LONG` asks with."""
+    folder = copy_of(small_checkpoint, tmp_path_factory.mktemp("tight") / "lisa")
+    change_json(folder / "config.json", max_position_embeddings=CONTEXT)
+    return load(folder)
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """`count(Sam, "encode")`: a list that grows by one with every call of the method."""
+
+    def counted(owner, name):
+        calls = []
+        original = getattr(owner, name)
+
+        def spy(*args, **kwargs):
+            calls.append(args)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, spy)
+        return calls
+
+    return counted
+
+
+class TestMasks:
+    def test_none_without_seg_and_no_work_for_it(self, small, count):
+        encoded, decoded = count(Sam, "encode"), count(Sam, "decode")
+        answer = ask(small, NO_MASK)
+        assert answer.segments == ()
+        assert "[SEG]" not in answer.text
+        assert not encoded
+        assert not decoded
+        assert not {"sam", "masks"} & answer.timings.keys()
+
+    def test_one_for_each_seg_in_the_order_of_the_words(self, small):
+        answer = ask(small, TWO_MASKS)
+        assert answer.token_ids.count(SEG) == answer.text.count("[SEG]") == len(answer.segments) == 2
+        assert not np.array_equal(*embeddings(answer))
+
+    def test_the_image_is_encoded_once_for_all_questions(self, small, count):
+        clip, sam = count(VisionTower, "forward"), count(Sam, "encode")
+        frame = small.encode(SHORT.rgb)
+        for asked in (SHORT, LONG, SHORT):
+            ask(small, asked, frame)
+        assert len(clip) == len(sam) == 1
+
+    @pytest.mark.parametrize("most", [0, 1, 2, 3])
+    def test_at_most_so_many_and_the_text_goes_on(self, small, most):
+        answer = ask(small, TWO_MASKS, max_segments=most)
+        assert len(answer.segments) == min(most, 2)
+        assert answer.text == "Sure, it is [SEG] and [SEG]."
+        for segment, first in zip(answer.segments, ask(small, TWO_MASKS).segments, strict=False):
+            assert np.array_equal(segment.mask, first.mask)
+
+    def test_none_asked_for_is_no_work(self, small, count):
+        encoded = count(Sam, "encode")
+        ask(small, TWO_MASKS, max_segments=0)
+        assert not encoded
+
+    def test_of_an_answer_only_not_of_its_history(self, small):
+        asked = case("v1-follow_up")
+        assert "[SEG]" in asked.history[0][1]
+        assert ask(small, asked).segments == ()
+
+    def test_types(self, small):
+        segment = ask(small, SHORT).segments[0]
+        assert segment.mask.dtype == np.bool_
+        assert segment.mask.shape == SHORT.rgb.shape[:2]
+        assert segment.embedding.dtype == segment.low_res_logits.dtype == np.float32
+        assert segment.low_res_logits.shape == (64, 64)
+        assert type(segment.score) is float
+        assert all(type(side) is int for side in segment.box)
+
+
+class TestMaskOnly:
+    def test_decodes_nothing(self, small, frame, monkeypatch):
+        monkeypatch.setattr(Generator, "decode", None)
+        answer = small.ask(frame, "segment the handle", mask_only=True)
+        assert answer.text == "[SEG]."
+        assert answer.token_ids == (SEG, 337, 2)
+        assert len(answer.segments) == 1
+
+    def test_does_not_disturb_the_next_question(self, small, frame):
+        expected = ask(small, SHORT)
+        small.ask(frame, SHORT.instruction, mask_only=True)
+        assert same_answer(ask(small, SHORT, frame), expected)
+
+
+class TestLength:
+    @pytest.mark.parametrize("most", [1, 2, 5, 30, 31, 32])
+    def test_stops_after_so_many_tokens(self, small, most):
+        whole = ask(small, LONG)
+        answer = ask(small, LONG, max_new_tokens=most)
+        assert len(whole.token_ids) == 31
+        assert answer.token_ids == whole.token_ids[:most]
+        assert len(answer.segments) == answer.token_ids.count(SEG)
+
+    @pytest.mark.parametrize("most", [0, -1])
+    def test_none_is_refused(self, small, frame, most):
+        with pytest.raises(PromptError, match=f"max_new_tokens is {most}; at least 1"):
+            ask(small, SHORT, frame, max_new_tokens=most)
+
+    def test_ends_where_the_context_is_full(self, tight):
+        answer = ask(tight, LONG)
+        assert len(answer.prompt_ids) - 1 + 256 + len(answer.token_ids) == CONTEXT
+        assert answer.token_ids == tuple(LONG.recorded["new_ids"][: len(answer.token_ids)])
+
+
+class TestStreaming:
+    @pytest.mark.parametrize("asked", [SHORT, TWO_MASKS, NO_MASK, LONG], ids=str)
+    def test_pieces_are_the_text(self, small, asked):
+        pieces = []
+        answer = ask(small, asked, on_token=pieces.append)
+        assert "".join(pieces) == answer.text
+        assert len(pieces) > 2
+        assert all(pieces)
+
+    def test_as_it_comes(self, small, frame):
+        """The text so far has been told before the next token is thought of."""
+        thought, told = [], []
+
+        def on_token(text):
+            told.append(text)
+            raise RuntimeError("enough")
+
+        with pytest.MonkeyPatch.context() as patch:
+            forward = Language.forward
+            patch.setattr(Language, "forward", lambda *args: thought.append(1) or forward(*args))
+            with pytest.raises(RuntimeError, match="enough"):
+                ask(small, SHORT, frame, on_token=on_token)
+        assert told == ["Sure"]
+        assert len(thought) == 1
+
+    def test_a_listener_that_fails_does_not_disturb_the_next_question(self, small, frame):
+        def on_token(text):
+            raise ValueError(text)
+
+        with pytest.raises(ValueError, match="Sure"):
+            ask(small, SHORT, frame, on_token=on_token)
+        assert same_answer(ask(small, SHORT, frame), ask(small, SHORT))
+
+    def test_stages(self, small):
+        stages = []
+        ask(small, SHORT, on_stage=stages.append)
+        ask(small, NO_MASK, on_stage=stages.append)
+        assert stages == ["answering", "masking", "answering"]
+
+    @given(st.lists(st.one_of(st.sampled_from([SEG, 0, 337, 653, 701, 259]), st.integers(3, 702)), max_size=12))
+    @settings(max_examples=60, deadline=None)
+    def test_whatever_it_says(self, small, any_frame, ids):
+        """Letters of several bytes, each its own token, are told whole; nothing that was told is taken back."""
+        assert self.told(small, any_frame, ids) == small._tokenizer.decode(ids)
+
+    @pytest.mark.parametrize("text", ["🤖", "a 🦾🤖 b", "naïve 咖啡, ½ €"])
+    def test_letters_of_several_tokens(self, small, any_frame, text):
+        ids = small._tokenizer.encode([text])[1:]
+        pieces = []
+        assert self.told(small, any_frame, ids, pieces) == text
+        assert not any("\ufffd" in piece for piece in pieces)
+
+    def told(self, engine, frame, ids, pieces=None):
+        pieces = [] if pieces is None else pieces
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Generator, "decode", lambda self, hidden, *_: ((token, hidden) for token in ids))
+            answer = engine.ask(frame, "?", max_segments=0, on_token=pieces.append)
+        assert answer.token_ids == tuple(ids)
+        assert "".join(pieces) == answer.text
+        return answer.text
+
+
+class TestCancel:
+    def test_before(self, small, frame, count):
+        cancel = threading.Event()
+        cancel.set()
+        read = count(Language, "forward")
+        with pytest.raises(Cancelled, match="was cancelled"):
+            ask(small, LONG, frame, cancel=cancel)
+        assert not read
+        assert same_answer(ask(small, LONG, frame), ask(small, LONG))
+
+    @pytest.mark.parametrize("after", [1, 2, 9])
+    def test_between_tokens_within_one(self, small, frame, count, after):
+        cancel = threading.Event()
+        told = []
+
+        def on_token(text):
+            told.append(text)
+            if len(told) == after:
+                cancel.set()
+                steps.clear()
+
+        steps = count(Language, "forward")
+        with pytest.raises(Cancelled):
+            ask(small, LONG, frame, on_token=on_token, cancel=cancel)
+        assert len(told) == after
+        assert len(steps) <= 1
+        assert same_answer(ask(small, LONG, frame), ask(small, LONG))
+
+    def test_from_another_thread(self, small, frame, monkeypatch):
+        """While a token is being thought of."""
+        cancel = threading.Event()
+        busy = threading.Event()
+        forward = Language.forward
+
+        def slow(*args):
+            busy.set()
+            cancel.wait(10)
+            return forward(*args)
+
+        monkeypatch.setattr(Language, "forward", slow)
+        canceller = threading.Thread(target=lambda: busy.wait(10) and cancel.set())
+        canceller.start()
+        with pytest.raises(Cancelled):
+            ask(small, LONG, frame, cancel=cancel)
+        canceller.join()
+        monkeypatch.undo()
+        assert same_answer(ask(small, LONG, frame), ask(small, LONG))
+
+    def test_ahead_of_the_masks(self, small, frame, count):
+        """SAM is the longest stage; a question that was cancelled before it is not worth it."""
+        cancel = threading.Event()
+        encoded = count(Sam, "encode")
+        with pytest.raises(Cancelled):
+            ask(small, SHORT, frame, cancel=cancel, on_stage=lambda stage: stage == "masking" and cancel.set())
+        assert not encoded
+        assert same_answer(ask(small, SHORT, frame), ask(small, SHORT))
+
+
+class TestOutOfMemory:
+    ERRORS = (
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has ..."),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("CUDA error: out of memory"),
+    )
+
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
+    @pytest.mark.parametrize(("owner", "method"), [(Language, "forward"), (Sam, "encode"), (Sam, "decode")])
+    def test_of_a_question(self, small, frame, owner, method, error):
+        expected = ask(small, SHORT)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(owner, method, self.raising(error))
+            with pytest.raises(OutOfMemoryError, match=r"cpu ran out of memory .* smaller precision") as caught:
+                ask(small, SHORT, frame)
+        assert "\n" not in str(caught.value)
+        assert same_answer(ask(small, SHORT, frame), expected)
+
+    def test_of_an_image(self, small):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(VisionTower, "forward", self.raising(self.ERRORS[0]))
+            with pytest.raises(OutOfMemoryError):
+                small.encode(SHORT.rgb)
+        assert ask(small, SHORT).text == "Sure, [SEG]."
+
+    def test_of_loading(self, small_checkpoint, monkeypatch):
+        monkeypatch.setattr("lisa_core.checkpoint._OpenFile.read", self.raising(self.ERRORS[0]))
+        with pytest.raises(OutOfMemoryError, match="cpu has too little memory for this checkpoint in fp32; choose"):
+            LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+
+    def test_half_way_through_an_answer(self, small, frame):
+        """What was decoded before is dropped with the rest; other frames are read again when they are asked about."""
+        other = small.encode(TWO_MASKS.rgb)
+        ask(small, TWO_MASKS, other)
+        forward, steps = Language.forward, []
+
+        def fails_at_the_fifth(*args):
+            steps.append(1)
+            if len(steps) == 5:
+                raise self.ERRORS[0]
+            return forward(*args)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Language, "forward", fails_at_the_fifth)
+            with pytest.raises(OutOfMemoryError):
+                ask(small, LONG, frame)
+        assert same_answer(ask(small, TWO_MASKS, other), ask(small, TWO_MASKS))
+        assert same_answer(ask(small, LONG, frame), ask(small, LONG))
+
+    def test_other_errors_are_bugs_and_stay_what_they_are(self, small, frame, monkeypatch):
+        monkeypatch.setattr(Sam, "decode", self.raising(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
+        with pytest.raises(RuntimeError, match="mat1 and mat2"):
+            ask(small, SHORT, frame)
+
+    def raising(self, error):
+        def fail(*_, **__):
+            raise error
+
+        return fail
+
+
+class TestFrames:
+    IMAGES = ("square_300.png", "odd_333x217.png")
+
+    def test_many_at_once(self, small):
+        """More than the generator sets aside, asked in turns."""
+        rgbs = [np.roll(picture(name), shift, axis=1) for shift in (0, 40, 90, 130, 170) for name in self.IMAGES]
+        questions = ["segment the handle", "What is in this image?"]
+        fresh = [[small.ask(small.encode(rgb), words) for words in questions] for rgb in rgbs]
+        frames = [small.encode(rgb) for rgb in rgbs]
+        assert len(frames) > 8
+        for turn, words in enumerate(questions):
+            for index in [0, 9, *range(10)]:
+                assert same_answer(small.ask(frames[index], words, max_segments=1), fresh[index][turn])
+
+    def test_memory_for_them_is_bounded(self, small):
+        frames = [small.encode(SHORT.rgb) for _ in range(10)]
+        held = small.memory()["kv_cache"]
+        frames += [small.encode(SHORT.rgb) for _ in range(10)]
+        assert small.memory()["kv_cache"] == held
+
+    def test_a_frame_no_longer_held_costs_nothing(self, small):
+        small.encode(SHORT.rgb)
+        alone = small.memory()["kv_cache"]
+        for _ in range(5):
+            small.encode(SHORT.rgb)
+        assert small.memory()["kv_cache"] == alone
+
+    def test_a_picture_that_changes_afterwards_is_not_the_frames(self, small):
+        """Cameras write into the same buffer again."""
+        buffer = SHORT.rgb
+        expected = ask(small, SHORT)
+        frame = small.encode(buffer)
+        buffer[:] = 0
+        assert same_answer(ask(small, SHORT, frame), expected)
+        assert np.array_equal(frame.image, SHORT.rgb)
+
+    def test_size(self, small):
+        assert small.encode(picture("odd_333x217.png")).size == (217, 333)
+
+
+class TestConversations:
+    def test_appended_equals_asked_anew(self, small, frame):
+        history = []
+        for words in (SHORT.instruction, "Why is it hot?", "Now segment the bowl next to it."):
+            answer = small.ask(frame, words, history)
+            assert same_answer(small.ask(small.encode(SHORT.rgb), words, history), answer)
+            history.append((words, answer.text))
+
+    def test_what_was_read_is_not_read_again(self, small, frame, count):
+        first = ask(small, SHORT, frame)
+        read = count(Language, "forward")
+        small.ask(frame, "Why is it hot?", [(SHORT.instruction, first.text)], max_new_tokens=1)
+        assert sum(embeddings.shape[0] for _, embeddings, *_ in read) < 30
+
+    def test_the_frames_prefix_is_not_read_again(self, small, frame, count):
+        read = count(Language, "forward")
+        ask(small, SHORT, frame, max_new_tokens=1)
+        assert sum(embeddings.shape[0] for _, embeddings, *_ in read) < 40
+
+    def test_another_history_does_not_see_this_one(self, small, frame):
+        history = [("Is there a cup?", "Yes, [SEG].")]
+        expected = small.ask(small.encode(SHORT.rgb), "segment the handle", history)
+        small.ask(frame, "segment the handle", [("Is there a lid?", "No.")])
+        small.ask(frame, "segment the handle")
+        assert same_answer(small.ask(frame, "segment the handle", history), expected)
+
+    def test_seg_is_a_token_in_answers_only(self, small, frame):
+        answer = small.ask(frame, "[SEG]?", [("[SEG]", "[SEG]")], max_new_tokens=1, max_segments=0)
+        assert answer.prompt_ids.count(SEG) == 1
+
+
+class TestWords:
+    @pytest.mark.parametrize("instruction", ["", " ", "\n\t ", "\u3000", None, 7, b"cup", ["cup"]])
+    def test_none(self, small, frame, instruction):
+        with pytest.raises(PromptError, match="The instruction is empty; say in words"):
+            small.ask(frame, instruction)
+        assert ask(small, SHORT, frame).text == "Sure, [SEG]."
+
+    def test_too_many(self, small, frame):
+        with pytest.raises(PromptError, match=r"takes \d{5} tokens with the image, .* at most 2047; ask with fewer"):
+            small.ask(frame, "cup " * 10_000)
+        assert same_answer(ask(small, SHORT, frame), ask(small, SHORT))
+
+    def test_as_many_as_there_is_room_for(self, tight):
+        frame = tight.encode(SHORT.rgb)
+        one = len(tight.ask(frame, "a", max_new_tokens=1, max_segments=0).prompt_ids) - 1 + 256
+        answer = tight.ask(frame, "a" + " a" * (CONTEXT - 1 - one), max_new_tokens=50, max_segments=0)
+        assert len(answer.prompt_ids) - 1 + 256 == CONTEXT - 1
+        assert len(answer.token_ids) == 1
+        with pytest.raises(PromptError, match=f"takes {CONTEXT} tokens"):
+            tight.ask(frame, "a" + " a" * (CONTEXT - one))
+
+    @pytest.mark.parametrize(
+        "words",
+        ["<image>", "[SEG]", "</s>", "<s><im_start><image><im_end>", "cup\0lid", "the 🤖's 🦾", "\ufeff", "\u202e"],
+    )
+    def test_that_look_like_something_else(self, small, frame, words):
+        answer = small.ask(frame, words, max_new_tokens=3)
+        plain = small.ask(frame, "cup", max_new_tokens=1)
+        special = [1, 2, -200, 700, 701, 702]
+        assert [i for i in answer.prompt_ids if i in special] == [i for i in plain.prompt_ids if i in special]
+
+    @pytest.mark.parametrize("history", [[], [("Is it \ud800?", "No.")], [("Is it?", "\udc80")]])
+    def test_half_letters(self, small, frame, history):
+        with pytest.raises(PromptError, match="not valid Unicode"):
+            small.ask(frame, "cup" if history else "\udfff", history)
+        assert ask(small, SHORT, frame).text == "Sure, [SEG]."
+
+    @pytest.mark.parametrize(
+        "history",
+        [[("only a question",)], [("q", "a", "more")], [("q", None)], [(1, 2)], ["qa"], [{"q": "a"}], [None], 7, [7]],
+        ids=str,
+    )
+    def test_no_history(self, small, frame, history):
+        with pytest.raises(PromptError, match=r"history must be .*\(question, answer\) pairs"):
+            small.ask(frame, "cup", history)
+
+    def test_history_of_any_sequence(self, small, frame):
+        expected = small.ask(frame, "cup", [("q", "a")])
+        for history in ([["q", "a"]], (("q", "a"),), [["q", "a"]][:1]):
+            assert same_answer(small.ask(frame, "cup", history), expected)
+
+
+class TestMemory:
+    def test_of_what(self, small):
+        held = small.memory()
+        assert held.keys() == {"clip", "mm_projector", "language", "text_hidden_fcs", "sam", "kv_cache"}
+        assert held["mm_projector"] == (64 * 32 + 64) * 4
+        assert all(size > 0 for size in held.values())
+
+    def test_a_limit_is_computed_in_the_open(self, small_checkpoint):
+        with pytest.raises(CheckpointError) as caught:
+            LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=0.005)
+        message = str(caught.value)
+        assert "in fp32 takes 0.01 GiB of weights and up to 0.00 GiB of KV cache" in message
+        assert "over the memory limit of 0.00 GiB" not in message
+
+    def test_a_limit_that_is_kept(self, small_checkpoint):
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=0.1)
+        assert sum(engine.memory().values()) < 0.1 * (1 << 30)
+
+    def test_closed(self, small_checkpoint):
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        frame = engine.encode(SHORT.rgb)
+        engine.close()
+        engine.close()
+        for call in (lambda: engine.ask(frame, "cup"), lambda: engine.encode(SHORT.rgb), engine.memory):
+            with pytest.raises(LisaError, match="was closed; load the checkpoint again"):
+                call()
+
+    def test_progress(self, small_checkpoint):
+        told = []
+        LisaEngine.from_pretrained(
+            small_checkpoint, "fp32", "cpu", TOWER, on_progress=lambda share, what: told.append((share, what))
+        )
+        shares = [share for share, _ in told]
+        assert shares == sorted(shares)
+        assert 0 < shares[0] < 0.1
+        assert shares[-1] == 1.0
+        assert "language.lm_head.weight" in {what for _, what in told}
