@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import chat, info, quantize, segment
+from lisa_core.cli import chat, evaluate, info, quantize, segment
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.command()(segment.segment)
 app.command()(chat.chat)
 app.command()(info.info)
+app.add_typer(evaluate.app, name="evaluate")
 app.command()(quantize.quantize)
 
 
