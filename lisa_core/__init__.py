@@ -10,6 +10,7 @@ from lisa_core.answer import Answer, Segment
 from lisa_core.errors import (
     Cancelled,
     CheckpointError,
+    DatasetError,
     ImageError,
     LisaError,
     OutOfMemoryError,
@@ -23,6 +24,7 @@ __all__ = [
     "Answer",
     "Cancelled",
     "CheckpointError",
+    "DatasetError",
     "Frame",
     "ImageError",
     "LisaEngine",
