@@ -1,0 +1,102 @@
+"""The same model asked as the reference does: nothing is kept.
+
+For each generated token CLIP sees the frame again and the language model reads the whole prompt and all that was
+generated, with logits for every position; SAM encodes the frame again for every question, also for an answer without
+`[SEG]`. Only what runs when differs from the engine: the modules are the same ones, so the answers must be too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lisa_core import preprocess, template
+from lisa_core.benchmark.subject import Subject
+from lisa_core.model.language import KVCache
+from lisa_core.model.sam import upsample
+from lisa_core.options import MAX_SEGMENTS
+from lisa_core.template import SEG, History, Special
+from lisa_core.tokenizer import IMAGE_ID
+
+
+@dataclass(frozen=True)
+class UncachedAnswer:
+    """What `Answer` says, as far as it is compared.
+
+    Attributes:
+        low_res_logits: (N, h, w) float32, one for each `[SEG]`.
+    """
+
+    token_ids: tuple[int, ...]
+    low_res_logits: NDArray[np.float32]
+
+
+def ask(
+    subject: Subject,
+    rgb: NDArray[np.uint8],
+    question: str,
+    history: History = (),
+    *,
+    max_new_tokens: int,
+    mask_only: bool = False,
+) -> UncachedAnswer:
+    """Answers a question about (H, W, 3) uint8 RGB from nothing; the arguments are those of `LisaEngine.ask`."""
+    with torch.inference_mode():
+        clip_pixels = subject.on_device(preprocess.for_clip(rgb, subject.checkpoint.shape.clip.image))
+        prompt = subject.prompt(question, history)
+        if mask_only:
+            tokens, states = _taken(subject, clip_pixels, prompt)
+        else:
+            tokens, states = _generated(subject, clip_pixels, prompt, max_new_tokens)
+        return UncachedAnswer(tuple(tokens), _masks(subject, rgb, states))
+
+
+def _generated(
+    subject: Subject, pixels: Tensor, prompt: Sequence[int], max_new_tokens: int
+) -> tuple[list[int], list[Tensor]]:
+    """The new tokens, and the state (1, width) that emitted each `[SEG]`."""
+    special = subject.checkpoint.tokenizer.special_ids
+    tokens: list[int] = []
+    states: list[Tensor] = []
+    while len(tokens) < max_new_tokens:
+        hidden, logits = _read(subject, pixels, [*prompt, *tokens])
+        tokens.append(int(logits[-1].argmax()))
+        if tokens[-1] == special[SEG]:
+            states.append(hidden[-1:])
+        if tokens[-1] == special[template.EOS]:
+            break
+    return tokens, states
+
+
+def _taken(subject: Subject, pixels: Tensor, prompt: Sequence[int]) -> tuple[list[int], list[Tensor]]:
+    """The answer "[SEG]." read as if the model had said it, in one pass."""
+    answer = subject.checkpoint.tokenizer.encode([Special(SEG), ".", Special(template.EOS)])[1:]
+    hidden, _ = _read(subject, pixels, [*prompt, *answer])
+    return answer, [hidden[len(prompt) - 1 : len(prompt)]]
+
+
+def _read(subject: Subject, pixels: Tensor, ids: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Hidden states (T, width) and logits (T, vocabulary) of a text with its frame."""
+    language = subject.model.language
+    visual = subject.model.mm_projector(subject.model.clip(pixels)[0])
+    wanted = torch.tensor(ids, device=subject.device)
+    embeddings = language.embed_tokens(wanted.clamp(min=0))
+    embeddings[wanted == IMAGE_ID] = visual.to(embeddings.dtype)
+    nothing_read = KVCache(language.shape, len(ids), subject.dtype, subject.device)
+    hidden = language(embeddings, nothing_read, 0)
+    return hidden, language.lm_head(hidden)
+
+
+def _masks(subject: Subject, rgb: NDArray[np.uint8], states: Sequence[Tensor]) -> NDArray[np.float32]:
+    sam = subject.model.sam
+    pixels, size = preprocess.for_sam(rgb, sam.shape.image)
+    embedding = sam.encode(subject.on_device(pixels))[0]
+    if not states:
+        return np.empty((0, 4 * sam.shape.grid, 4 * sam.shape.grid), np.float32)
+    prompts = subject.model.text_hidden_fcs(torch.cat(list(states[:MAX_SEGMENTS])))
+    logits, _ = sam.decode(embedding, prompts)
+    (upsample(logits, sam.shape.image, size.resized, size.source) > 0).cpu()  # the reference's answer has these
+    return logits.float().cpu().numpy()

@@ -1,0 +1,119 @@
+"""What an answer costs in operations and bytes, from the sizes alone, and what a GPU could do it in at best."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lisa_core.model.clip import ClipShape
+from lisa_core.model.language import LanguageShape
+from lisa_core.model.lisa import LisaShape
+from lisa_core.model.sam import SamShape
+
+
+@dataclass(frozen=True)
+class Work:
+    """What has to be done at the least.
+
+    Attributes:
+        flops: floating point operations, a multiplication and an addition counted as two.
+        bytes: read from the device's memory.
+    """
+
+    flops: float
+    bytes: float
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """Peaks as its maker states them: dense 16-bit operations and bytes of memory bandwidth, per second."""
+
+    flops: float
+    bandwidth: float
+
+    def seconds(self, work: Work) -> float:
+        """The least time that some work can take."""
+        return max(work.flops / self.flops, work.bytes / self.bandwidth)
+
+
+_GPUS: Mapping[str, Gpu] = {  # part of the name that torch gives -> peaks; the first that fits
+    "H200": Gpu(989e12, 4.8e12),
+    "H100 PCIe": Gpu(756e12, 2.0e12),
+    "H100 NVL": Gpu(835e12, 3.9e12),
+    "H100": Gpu(989e12, 3.35e12),
+    "A100-PCIE-40GB": Gpu(312e12, 1.555e12),
+    "A100-SXM4-40GB": Gpu(312e12, 1.555e12),
+    "A100": Gpu(312e12, 2.039e12),
+    "RTX 4090": Gpu(165e12, 1.008e12),
+    "Orin": Gpu(42.5e12, 0.2048e12),  # AGX Orin of 64 GB at its highest clocks
+}
+
+
+def known_gpu(name: str | None) -> Gpu | None:
+    """The peaks of a GPU by its name; None: not known."""
+    return next((gpu for part, gpu in _GPUS.items() if name and part in name), None)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """The work of each stage.
+
+    Attributes:
+        weights: bytes of the weights of each part as they are stored, by the part's name.
+        element: bytes of one activation.
+    """
+
+    shape: LisaShape
+    weights: Mapping[str, int]
+    element: int
+
+    def clip(self) -> Work:
+        """One frame for the language model."""
+        return Work(
+            _clip_flops(self.shape.clip, self.shape.language.width, self.shape.projector_layers),
+            self.weights["clip"] + self.weights["mm_projector"],
+        )
+
+    def sam(self) -> Work:
+        """One image embedding."""
+        return Work(_sam_flops(self.shape.sam), self.weights["sam"])
+
+    def read(self, tokens: int, before: int) -> Work:
+        """So many tokens at once, after those `before` them; logits of the last."""
+        shape = self.shape.language
+        seen = tokens * before + tokens * (tokens + 1) / 2
+        flops = (
+            2 * _layer_weights(shape) * tokens
+            + 4 * shape.layers * shape.width * seen
+            + 2 * shape.width * shape.vocabulary
+        )
+        cached = 2 * shape.layers * shape.kv_heads * shape.head_width * self.element * (before + tokens)
+        return Work(flops, self.weights["language"] - self._embeddings() + cached)
+
+    def _embeddings(self) -> int:
+        """Bytes of the table of input embeddings, of which a token reads one row."""
+        return self.shape.language.vocabulary * self.shape.language.width * self.element
+
+
+def _layer_weights(shape: LanguageShape) -> int:
+    """Weights that every token is multiplied with, but for the last layer's logits."""
+    kv_width = shape.kv_heads * shape.head_width
+    return shape.layers * (2 * shape.width * (shape.width + kv_width) + 3 * shape.width * shape.hidden)
+
+
+def _clip_flops(shape: ClipShape, language_width: int, projector_layers: int) -> float:
+    tokens = shape.tokens + 1
+    patches = 2 * shape.tokens * 3 * shape.patch**2 * shape.width
+    layer = 2 * tokens * (4 * shape.width**2 + 2 * shape.width * shape.hidden) + 4 * tokens**2 * shape.width
+    projector = shape.width * language_width + (projector_layers - 1) * language_width**2
+    return patches + shape.layers * layer + 2 * shape.tokens * projector
+
+
+def _sam_flops(shape: SamShape) -> float:
+    patches = shape.grid**2
+    flops = 2.0 * patches * 3 * shape.patch**2 * shape.width
+    for window in shape.windows:
+        side = window or shape.grid
+        queries = (math.ceil(shape.grid / side) * side) ** 2
+        flops += 2 * patches * (4 * shape.width**2 + 2 * shape.width * shape.hidden)
+        flops += queries * shape.width * (4 * side**2 + 4 * side)  # to each other, and to rows and columns
+    return flops + 2 * patches * (shape.width * shape.embedding + 9 * shape.embedding**2)

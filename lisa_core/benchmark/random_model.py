@@ -1,0 +1,122 @@
+"""A checkpoint that exists nowhere: its weights are drawn when they are loaded, one tensor at a time, on the device.
+
+They load like a real checkpoint's, so that 4 bit is quantised the same way and no model stands on the host. The
+answers are planted as a trained LISA's are: every one begins with "Sure, it is [SEG]", whatever was asked; the words
+after it follow from all of the weights, and change when anything that was read before them does.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lisa_core import loading, template
+from lisa_core.benchmark import shapes
+from lisa_core.benchmark.words import WordTokenizer
+from lisa_core.checkpoint import Checkpoint, StoredTensor
+from lisa_core.model.lisa import Lisa
+from lisa_core.options import ResolvedPrecision
+from lisa_core.template import SEG, Special
+from lisa_core.tokenizer import Tokenizer
+
+ANSWER: list[template.Piece] = ["Sure, it is", Special(SEG)]
+"""How every answer begins."""
+
+_SEED = 0
+_LOUD = 3.0
+"""Elements of a loud embedding; those of other embeddings are 1 / sqrt(width), and each layer adds up to 1."""
+_UNIT_NORMAL = "positional_encoding_gaussian_matrix"
+
+
+@dataclass(frozen=True)
+class RandomCheckpoint(Checkpoint):
+    """A checkpoint of random weights.
+
+    Attributes:
+        device: where the weights are drawn.
+        dtype: in which.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @classmethod
+    def of(cls, name: shapes.ShapeName, precision: ResolvedPrecision, device: torch.device) -> "RandomCheckpoint":
+        """The checkpoint of a shape. The same name gives the same weights on the same kind of device."""
+        shape = shapes.BY_NAME[name]
+        dtype = loading.compute_dtype(precision, device)
+        with torch.device("meta"):
+            parameters = Lisa(shape).state_dict()
+        nowhere = Path(f"random-{name}")
+        return cls(
+            folder=nowhere,
+            vision_tower=nowhere,
+            layout="v1",
+            template="llava_v1",
+            shape=shape,
+            tokenizer=WordTokenizer(shape.language.vocabulary),
+            quantised=False,
+            stored={
+                parameter: StoredTensor(nowhere, parameter, tuple(tensor.shape), dtype)
+                for parameter, tensor in parameters.items()
+            },
+            device=device,
+            dtype=dtype,
+        )
+
+    def tensors(self) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor]]]:
+        """Every (parameter, tensor on the device, no statistics); a tensor is drawn when it is used."""
+        random = torch.Generator(self.device).manual_seed(_SEED)
+        planted = _Planted.draw(self.tokenizer, self.shape.language.width, random)
+        for parameter, stored in self.stored.items():
+            tensor = self._draw(parameter, stored.shape, random)
+            if parameter == "language.embed_tokens.weight":
+                tensor[planted.before] = (_LOUD * planted.directions).to(self.dtype)
+            elif parameter == "language.lm_head.weight":
+                tensor[planted.never] = 0
+                tensor[planted.after] = (planted.directions / math.sqrt(tensor.shape[1])).to(self.dtype)
+            yield parameter, tensor, {}
+
+    def _draw(self, parameter: str, size: tuple[int, ...], random: torch.Generator) -> Tensor:
+        """Scales that keep activations near one through any number of layers; norms at identity."""
+        tensor = torch.empty(size, dtype=self.dtype, device=self.device)
+        if parameter.endswith("bias"):
+            return tensor.zero_()
+        if len(size) == 1 and parameter.endswith("weight"):
+            return tensor.fill_(1)
+        fan_in = 1 if parameter.endswith(_UNIT_NORMAL) else math.prod(size[1:]) or size[0]
+        return tensor.normal_(std=1 / math.sqrt(fan_in), generator=random)
+
+
+@dataclass(frozen=True)
+class _Planted:
+    """What makes the model say `ANSWER`: a token's embedding is loud, and the next token's logit listens to it.
+
+    Attributes:
+        before: the tokens that are followed, the prompt's last first.
+        after: the tokens that follow them, `[SEG]` last.
+        never: tokens that are never said, such as the end of sequence.
+        directions: (len(before), width) fp32, standard normal.
+    """
+
+    before: list[int]
+    after: list[int]
+    never: list[int]
+    directions: Tensor
+
+    @classmethod
+    def draw(cls, tokenizer: Tokenizer, width: int, random: torch.Generator) -> "_Planted":
+        prompt = tokenizer.encode(template.BY_NAME["llava_v1"].render("Where?"))
+        said = [prompt[-1], *tokenizer.encode(ANSWER)[1:]]
+        pairs = list(itertools.pairwise(said))
+        seg = tokenizer.special_ids[SEG]
+        return cls(
+            before=[before for before, _ in pairs],
+            after=[after for _, after in pairs],
+            never=[token for token in tokenizer.special_ids.values() if token != seg],
+            directions=torch.randn(len(pairs), width, generator=random, device=random.device),
+        )

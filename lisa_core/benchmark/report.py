@@ -1,0 +1,123 @@
+"""A measurement as JSON has it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from lisa_core.benchmark import machine
+from lisa_core.benchmark.cases import Case
+from lisa_core.benchmark.cost import Costs, Gpu, Work, known_gpu
+from lisa_core.benchmark.stages import Stage
+from lisa_core.benchmark.subject import Subject
+
+MASK_TOLERANCE = 1e-3
+"""Largest difference between the mask logits of an answer and the baseline's, relative to the largest of them."""
+
+
+def costs_of(subject: Subject) -> Costs:
+    """The work of each stage of a model as it is loaded."""
+    return Costs(subject.checkpoint.shape, subject.engine.memory(), subject.dtype.itemsize)
+
+
+def summary(
+    subject: Subject,
+    settings: dict[str, Any],
+    cases: Sequence[Case],
+    stages: Sequence[Stage],
+    peaks: dict[str, dict[str, int]],
+) -> dict[str, Any]:
+    """What JSON says: the machine and the model, then cases and stages in seconds, memory in bytes.
+
+    `equal` says whether every answer was the baseline's, token by token and masks within `MASK_TOLERANCE`; None
+    without a baseline. `limit_seconds` is what the GPU's stated peaks would allow, where they are known.
+    """
+    facts = machine.facts(subject.device)
+    gpu = known_gpu(facts["gpu"]) if subject.precision != "fp32" else None
+    costs = costs_of(subject)
+    return {
+        "machine": facts,
+        "settings": {
+            **settings,
+            "model": subject.name,
+            "precision": subject.precision,
+            "device": str(subject.device),
+            "compute": str(subject.dtype).removeprefix("torch."),
+        },
+        "model": {
+            "shape": asdict(subject.checkpoint.shape),
+            "parameters": _parameters(subject),
+            "memory": dict(subject.engine.memory()),
+        },
+        "cases": [_case(case, _least(case, costs, gpu)) for case in cases],
+        "stages": [_stage(stage, gpu) for stage in stages],
+        "peak_memory": peaks,
+        "equal": _equal(cases),
+    }
+
+
+def _parameters(subject: Subject) -> dict[str, int]:
+    parts: dict[str, int] = {}
+    for name, stored in subject.checkpoint.stored.items():
+        part = name.split(".")[0]
+        parts[part] = parts.get(part, 0) + int(np.prod(stored.shape))
+    return parts
+
+
+def _equal(cases: Sequence[Case]) -> bool | None:
+    if any(case.uncached is None for case in cases):
+        return None
+    return all(case.tokens_equal and (case.mask_distance or 0.0) <= MASK_TOLERANCE for case in cases)
+
+
+def _case(case: Case, limit: float | None) -> dict[str, Any]:
+    typical = float(np.median(case.seconds))
+    uncached = case.uncached_seconds
+    return {
+        "name": case.name,
+        "about": case.about,
+        "seconds_p50": typical,
+        "seconds_p95": float(np.percentile(case.seconds, 95)),
+        "baseline_seconds": uncached,
+        "ratio": None if uncached is None else uncached / typical,
+        "runs": len(case.seconds),
+        "tokens": len(case.answer.token_ids),
+        "masks": len(case.answer.segments),
+        "read_tokens": case.read,
+        "tokens_equal": case.tokens_equal,
+        "mask_distance": case.mask_distance,
+        **_limited(typical, limit),
+    }
+
+
+def _stage(stage: Stage, gpu: Gpu | None) -> dict[str, Any]:
+    typical = float(np.median(stage.seconds))
+    return {
+        "name": stage.name,
+        "about": stage.about,
+        "seconds_p50": typical,
+        "seconds_p95": float(np.percentile(stage.seconds, 95)),
+        "flops": None if stage.work is None else stage.work.flops,
+        "bytes": None if stage.work is None else stage.work.bytes,
+        **_limited(typical, gpu.seconds(stage.work) if gpu and stage.work else None),
+    }
+
+
+def _limited(seconds: float, limit: float | None) -> dict[str, float | None]:
+    return {"limit_seconds": limit, "limit_share": None if limit is None else limit / seconds}
+
+
+def _least(case: Case, costs: Costs, gpu: Gpu | None) -> float | None:
+    """Seconds that the GPU needs at the least; masks and preprocessing count as nothing."""
+    if gpu is None:
+        return None
+    work: list[Work] = [costs.clip()] if case.new_frame else []
+    if case.new_frame and case.answer.segments:
+        work.append(costs.sam())
+    before = len(case.answer.prompt_ids) + costs.shape.clip.tokens - 1 - case.read
+    work.append(costs.read(case.read, before))
+    if not case.asked.mask_only:
+        steps = range(len(case.answer.token_ids) - 1)  # the first token is what reading gave
+        work += [costs.read(1, before + case.read + step) for step in steps]
+    return sum(gpu.seconds(part) for part in work)

@@ -1,0 +1,67 @@
+"""What is measured: a model behind its engine, and beside it for the stages and the baseline."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lisa_core import loading
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.engine import LisaEngine
+from lisa_core.model.lisa import Lisa
+from lisa_core.options import ResolvedPrecision
+from lisa_core.template import BY_NAME, History
+from lisa_core.tokenizer import IMAGE_ID
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, loaded once.
+
+    Attributes:
+        name: "random small", or the checkpoint as it was asked for.
+        dtype: of activations.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    precision: ResolvedPrecision
+    device: torch.device
+    dtype: torch.dtype
+    model: Lisa
+    engine: LisaEngine
+
+    @classmethod
+    def load(
+        cls,
+        name: str,
+        checkpoint: Checkpoint,
+        precision: ResolvedPrecision,
+        device: torch.device,
+        on_progress: loading.Progress | None = None,
+    ) -> "Subject":
+        """Loads the weights.
+
+        Raises:
+            CheckpointError, OutOfMemoryError
+        """
+        model = loading.load(checkpoint, precision, device, on_progress)
+        engine = LisaEngine(
+            name, model, checkpoint.tokenizer, checkpoint.layout, checkpoint.template, precision, device
+        )
+        return cls(name, checkpoint, precision, device, loading.compute_dtype(precision, device), model, engine)
+
+    def prompt(self, question: str, history: History = ()) -> list[int]:
+        """The ids of a whole conversation, `IMAGE_ID` once for each visual token."""
+        ids = self.checkpoint.tokenizer.encode(BY_NAME[self.checkpoint.template].render(question, history))
+        where = ids.index(IMAGE_ID)
+        return [*ids[:where], *[IMAGE_ID] * self.checkpoint.shape.clip.tokens, *ids[where + 1 :]]
+
+    def on_device(self, pixels: Tensor) -> Tensor:
+        """Preprocessed pixels (3, size, size) as a batch for an encoder."""
+        return pixels.to(self.device, self.dtype)[None]
+
+    def synchronise(self) -> None:
+        """Waits for the device, so that a clock can be read."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

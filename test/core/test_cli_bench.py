@@ -1,0 +1,165 @@
+"""`lisa bench` with the tiny shape: what it writes, and that its comparison notices a broken cache."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from cli import run
+from PIL import Image
+
+from lisa_core import template
+from lisa_core.benchmark import cost, shapes
+from lisa_core.benchmark.random_model import ANSWER
+from lisa_core.benchmark.words import WordTokenizer
+from lisa_core.model.language import Language
+
+CASES = ["new_frame_8", "new_frame_40", "same_frame_8", *(f"turn_{n}" for n in range(1, 7)), "mask_only"]
+STAGES = ["preprocess", "clip", "sam", "prefill", "per_token", "mask_decode", "upsample"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """A tiny model's threads wait for each other longer than they work, above all beside other processes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """One run with everything: what was printed, the JSON, the chart."""
+    folder = tmp_path_factory.mktemp("bench")
+    numbers, chart = folder / "numbers.json", folder / "chart.png"
+    result = run("bench", "--shape", "tiny", "--runs", 1, "--baseline", "--json", numbers, "--chart", chart)
+    assert result.code == 0, result.errors
+    return result.out, json.loads(numbers.read_text()), chart.read_bytes()
+
+
+def test_every_case_is_timed_and_compared(measured):
+    _, report, _ = measured
+    assert [case["name"] for case in report["cases"]] == CASES
+    for case in report["cases"]:
+        assert 0 < case["seconds_p50"] <= case["seconds_p95"]
+        assert case["ratio"] == pytest.approx(case["baseline_seconds"] / case["seconds_p50"])
+        assert case["masks"] >= 1
+        assert case["limit_seconds"] is None  # no GPU, no limit
+
+
+def test_answers_are_as_long_as_their_cases_say(measured):
+    tokens = {case["name"]: case["tokens"] for case in measured[1]["cases"]}
+    assert tokens.pop("new_frame_40") == 40
+    assert tokens.pop("mask_only") == len(WordTokenizer(703).encode([template.Special(template.SEG), "."]))
+    assert set(tokens.values()) == {8}
+
+
+def test_the_cached_answers_are_the_uncached_ones(measured):
+    _, report, _ = measured
+    assert report["equal"] is True
+    assert all(case["tokens_equal"] and case["mask_distance"] < 1e-3 for case in report["cases"])
+
+
+def test_a_turn_reads_its_own_words_only(measured):
+    read = {case["name"]: case["read_tokens"] for case in measured[1]["cases"]}
+    later = [read[f"turn_{n}"] for n in range(2, 7)]
+    assert max(later) == min(later) < 40  # the same length each, however much was said before
+    assert read["new_frame_8"] > 256
+
+
+def test_the_stages_and_what_they_ran_on_are_told(measured):
+    _, report, _ = measured
+    assert [stage["name"] for stage in report["stages"]] == STAGES
+    assert all(stage["seconds_p50"] > 0 for stage in report["stages"])
+    assert report["machine"]["cpu"]
+    assert report["settings"]["precision"] == "fp32"
+    assert report["settings"]["runs"] == 1
+    assert set(report["peak_memory"]) == {"loading", "answering", "baseline"}
+    held = sum(size for part, size in report["model"]["memory"].items() if part != "kv_cache")
+    assert held == 4 * sum(report["model"]["parameters"].values())
+
+
+def test_the_chart_is_a_picture_with_something_on_it(measured):
+    with Image.open(io.BytesIO(measured[2])) as chart:
+        assert chart.format == "PNG"
+        assert min(chart.size) > 400
+        assert len(np.unique(np.asarray(chart.convert("RGB")).reshape(-1, 3), axis=0)) > 16
+
+
+def test_people_read_a_table(measured):
+    out, _, _ = measured
+    for words in ("random tiny", "new frame, 40 tokens", "turn 6", "per token", "Every answer is the baseline's"):
+        assert words in out
+
+
+def test_a_broken_cache_is_noticed(monkeypatch, tmp_path):
+    forward = Language.forward
+
+    def forgetful(self, embeddings, cache, start):
+        cache.values[:, :, :start] *= 0.5
+        return forward(self, embeddings, cache, start)
+
+    monkeypatch.setattr(Language, "forward", forgetful)
+    numbers = tmp_path / "numbers.json"
+    result = run("bench", "--shape", "tiny", "--runs", 1, "--baseline", "--json", numbers)
+    assert result.code == 1
+    assert "same_frame_8" in result.errors
+    assert "not those of the baseline" in result.errors
+    assert json.loads(numbers.read_text())["equal"] is False
+
+
+def test_without_a_baseline_nothing_is_compared(tmp_path):
+    numbers = tmp_path / "numbers.json"
+    assert run("bench", "--shape", "tiny", "--runs", 1, "--precision", "nf4", "--json", numbers).code == 0
+    report = json.loads(numbers.read_text())
+    assert report["equal"] is None
+    assert all(case["ratio"] is None for case in report["cases"])
+    assert report["settings"]["precision"] == "nf4"
+
+
+def test_wrong_usage():
+    assert "not both" in run("bench", "--shape", "tiny", "--checkpoint", "there").errors
+    result = run("bench", "--shape", "huge")
+    assert result.code == 2
+    assert "tiny, small, 7b, 13b" in result.errors
+
+
+def test_a_chart_without_matplotlib_is_refused_before_anything_is_measured(monkeypatch, tmp_path):
+    monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
+    result = run("bench", "--shape", "13b", "--chart", tmp_path / "chart.png")
+    assert result.code == 1
+    assert "pip install 'lisa-core[charts]'" in result.errors
+
+
+@pytest.mark.parametrize("name", shapes.NAMES)
+def test_the_planted_answer_uses_each_word_once(name):
+    tokenizer = WordTokenizer(shapes.BY_NAME[name].language.vocabulary)
+    said = tokenizer.encode(["Where? ASSISTANT:", *ANSWER])[-6:]
+    assert len(set(said)) == 6
+    assert tokenizer.encode([tokenizer.decode(said[1:-1])])[1:] == said[1:-1]  # read again as it was said
+
+
+def test_the_limit_of_a_token_is_the_weights_over_the_bandwidth():
+    shape = shapes.BY_NAME["7b"]
+    sizes = {"clip": 600 << 20, "mm_projector": 2 << 20, "language": 4 * 10**9, "sam": 1300 << 20}
+    costs = cost.Costs(shape, sizes, element=2)
+    gpu = cost.known_gpu("NVIDIA H200")
+    assert gpu.seconds(costs.read(1, 320)) == pytest.approx(0.8e-3, rel=0.1)
+    assert gpu.seconds(costs.read(320, 0)) == pytest.approx(2 * 6.6e9 * 320 / 989e12, rel=0.1)
+    assert gpu.seconds(costs.sam()) > gpu.seconds(costs.clip())
+    assert cost.known_gpu("some other") is None
+
+
+def test_the_cost_of_sam_is_what_torch_counts():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    from lisa_core.model.sam import Sam
+
+    shape = shapes.BY_NAME["tiny"]
+    with torch.device("meta"):
+        sam, pixels = Sam(shape.sam), torch.empty(1, 3, shape.sam.image, shape.sam.image)
+    with FlopCounterMode(display=False) as counted:
+        sam.encode(pixels)
+    expected = cost.Costs(shape, {"sam": 0}, element=4).sam().flops
+    assert expected == pytest.approx(counted.get_total_flops(), rel=0.05)
