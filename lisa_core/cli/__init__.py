@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import chat, evaluate, info, quantize, segment
+from lisa_core.cli import bench, chat, evaluate, info, quantize, segment
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(chat.chat)
 app.command()(info.info)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(quantize.quantize)
+app.command()(bench.bench)
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
