@@ -63,7 +63,7 @@ def is_whole(folder: Path) -> bool:
         return False
     if indexes:
         return all((folder / shard).is_file() for shard in shards)
-    return any(folder.glob("*.bin")) or any(folder.glob("*.safetensors"))
+    return (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
 
 
 def _first_line(error: Exception) -> str:
