@@ -35,7 +35,7 @@ def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
 
 def _from_hub(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(files), local_files_only=True))
@@ -45,7 +45,7 @@ def _from_hub(name: str, files: Sequence[str]) -> Path:
         pass
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+    except Exception as error:  # the hub's client lets through whatever the network below it raises
         raise CheckpointError(
             f"{name} is not in the hub cache ({constants.HF_HUB_CACHE}), is no folder here, and could not be downloaded"
             f" ({_first_line(error)}). Connect to the network once, or copy the folder here and give its path."
