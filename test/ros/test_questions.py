@@ -111,7 +111,8 @@ def test_a_full_queue_refuses_at_once_and_says_how_many_are_ahead(robot: Robot) 
 
 
 def test_questions_are_answered_in_order(robot: Robot) -> None:
-    first = robot.pursue("red delay=0.3")
+    first = robot.pursue("red delay=2")
+    eventually(lambda: ("answering", "") in first.feedback)  # so the queue, which takes three, is empty
     futures = [robot.start(colour) for colour in ("red", "green", "blue")]
     answers = [robot.wait(future).answer for future in futures]
     assert first.result()[1].success
