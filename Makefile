@@ -7,7 +7,7 @@ ARGS :=
 comma := ,
 
 ROS := $(if $(and $(ROS_DISTRO),$(AMENT_PREFIX_PATH)),$(ROS_DISTRO),wheels)
-EXTRAS := ros,dev$(if $(filter wheels,$(ROS)),$(comma)jazzy)
+EXTRAS := ros,tabletop,train,web,dev$(if $(filter wheels,$(ROS)),$(comma)jazzy)
 PREFIX := $(CURDIR)/$(VENV)
 PYTHON := $(VENV)/bin/python
 BUILD := $(PREFIX)/build
