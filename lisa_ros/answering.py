@@ -161,8 +161,7 @@ class Answerer:
             raise Refused(Code.NO_FRAME, "the camera was closed")
         known, picture = self._latest.get(camera.name, (None, None))
         if known is arrival and picture is not None:
-            if picture.depth is None or picture.intrinsics is None:
-                camera.add_depth(picture)
+            camera.add_companions(picture)
             return picture
         try:
             picture = camera.picture(arrival)
@@ -180,7 +179,7 @@ class Answerer:
                     raise
                 raise Refused(Code.NO_FRAME, f"the newest frame of camera {picture.camera}: {error}") from None
             if picture.camera in self._cameras:
-                self._cameras[picture.camera].add_depth(picture)
+                self._cameras[picture.camera].add_companions(picture)
         return picture.encoded
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:

@@ -1,9 +1,11 @@
 """The newest colour image, depth and intrinsics of each camera, unconverted until somebody asks.
 
 Ages and rates are measured by receipt on the steady clock. Stamps serve for two things only: they are copied into
-the answers, and they pair depth with colour. So stamps of zero, jumps and loops of the clock change nothing.
+the answers, and they pair depth and intrinsics with colour. So stamps of zero, jumps and loops of the clock change
+nothing.
 """
 
+import math
 import struct
 import threading
 import time
@@ -32,8 +34,8 @@ if TYPE_CHECKING:
 SILENCE = 5.0
 """Seconds without an image after which a camera is called silent."""
 
-DEPTHS_KEPT = 8
-"""Depth images that wait for their colour image; they come in any order."""
+COMPANIONS_KEPT = 8
+"""Depth images, and as many CameraInfos, that wait for their colour image; they come in any order."""
 
 RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
@@ -54,6 +56,12 @@ class Arrival:
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
 
+Apart = tuple[float, float]
+"""ns between two stamps and s between two receipts."""
+
+NEVER: Apart = (math.inf, math.inf)
+
+
 @dataclass(eq=False)
 class Picture:
     """One image that questions are asked about, with all that belongs to it.
@@ -62,22 +70,36 @@ class Picture:
         header: the message's.
         camera: its name; empty if the image came with the question.
         rgb: (H, W, 3) uint8.
+        received: when, in seconds of the steady clock.
         depth: (h, w) float32 m; None without.
         intrinsics: of the (H, W) image; None without.
+        depth_apart, intrinsics_apart: how far from the image those two are in time, as `apart` has it.
         encoded: the engine's frame, once somebody asked.
     """
 
     header: Header
     camera: str
     rgb: NDArray[np.uint8]
+    received: float = 0.0
     depth: NDArray[np.float32] | None = None
     intrinsics: Intrinsics | None = None
+    depth_apart: Apart = NEVER
+    intrinsics_apart: Apart = NEVER
     encoded: "Frame | None" = None
 
     @property
     def size(self) -> tuple[int, int]:
         """(H, W) in px."""
         return (self.rgb.shape[0], self.rgb.shape[1])
+
+    @property
+    def stamp(self) -> int:
+        """The header's, in ns."""
+        return int(self.header.stamp.sec) * 1_000_000_000 + int(self.header.stamp.nanosec)
+
+    def apart(self, arrival: Arrival) -> Apart:
+        """How far the message is from the image in time: by its stamp, and by its receipt where stamps are equal."""
+        return (abs(arrival.stamp - self.stamp), abs(arrival.received - self.received))
 
 
 @dataclass(frozen=True)
@@ -94,8 +116,8 @@ class _Streams:
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     image: Arrival | None = None
-    depths: deque[Arrival] = field(default_factory=lambda: deque(maxlen=DEPTHS_KEPT))
-    info: CameraInfo | None = None
+    depths: deque[Arrival] = field(default_factory=lambda: deque(maxlen=COMPANIONS_KEPT))
+    infos: deque[Arrival] = field(default_factory=lambda: deque(maxlen=COMPANIONS_KEPT))
     receipts: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
 
@@ -124,21 +146,17 @@ class Camera:
         self.topic = node.resolve_topic_name(parameters.image) + ("/compressed" if self._compressed else "")
         self._message_type = CompressedImage if self._compressed else Image
         self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
-        self._subscriptions = [self._subscribe(self._message_type, self.topic, self._keep_image, serialized=True)]
+        self._subscriptions = [self._subscribe(self._message_type, self.topic, self._keep_image)]
         if parameters.depth:
-            self._subscriptions.append(self._subscribe(Image, parameters.depth, self._keep_depth, serialized=True))
+            self._subscriptions.append(self._subscribe(Image, parameters.depth, self._keep_depth))
         if parameters.camera_info:
-            self._subscriptions.append(
-                self._subscribe(CameraInfo, parameters.camera_info, self._keep_info, serialized=False)
-            )
+            self._subscriptions.append(self._subscribe(CameraInfo, parameters.camera_info, self._keep_info))
 
-    def _subscribe(self, message_type: type, topic: str, callback: Callable[[Any], None], *, serialized: bool) -> Any:
+    def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
         reliable = self.parameters.qos == "reliable"
         reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
         qos = QoSProfile(depth=1, reliability=reliability)
-        return self._node.create_subscription(
-            message_type, topic, callback, qos, raw=serialized, callback_group=self._group
-        )
+        return self._node.create_subscription(message_type, topic, callback, qos, raw=True, callback_group=self._group)
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""
@@ -159,9 +177,9 @@ class Camera:
         with self._streams.lock:
             self._streams.depths.append(Arrival(serialized, time.monotonic()))
 
-    def _keep_info(self, info: CameraInfo) -> None:
+    def _keep_info(self, serialized: bytes) -> None:
         with self._streams.lock:
-            self._streams.info = info
+            self._streams.infos.append(Arrival(serialized, time.monotonic()))
 
     @property
     def newest(self) -> Arrival | None:
@@ -172,27 +190,33 @@ class Camera:
         """The image converted, with the depth that is there by now; raises ImageError if it cannot be read."""
         message = deserialize_message(arrival.serialized, self._message_type)
         rgb = conversions.to_rgb_compressed(message) if self._compressed else conversions.to_rgb(message)
-        picture = Picture(header=message.header, camera=self.name, rgb=rgb)
-        self.add_depth(picture)
+        picture = Picture(header=message.header, camera=self.name, rgb=rgb, received=arrival.received)
+        self.add_companions(picture)
         return picture
 
-    def add_depth(self, picture: Picture) -> None:
-        """Give the picture the depth nearest in time, and the intrinsics, as far as there are any.
+    def add_companions(self, picture: Picture) -> None:
+        """Give the picture the depth and the intrinsics nearest in time, as far as there are any.
 
-        Called again a little later it finds a better one, for depth often comes after its colour image.
+        Called again a little later it finds better ones, for both often come after their colour image.
         """
         with self._streams.lock:
-            depths, info = list(self._streams.depths), self._streams.info
-        if info is not None:
-            picture.intrinsics = conversions.intrinsics(info, picture.size)
-        stamp = picture.header.stamp.sec * 1_000_000_000 + picture.header.stamp.nanosec
-        apart = [(abs(depth.stamp - stamp), -depth.received, index) for index, depth in enumerate(depths)]
-        if not apart or min(apart)[0] > self.parameters.depth_max_dt * 1e9:
-            return
+            depths, infos = list(self._streams.depths), list(self._streams.infos)
+        info = min(infos, key=picture.apart, default=None)
+        if info is not None and picture.apart(info) < picture.intrinsics_apart:
+            picture.intrinsics_apart = picture.apart(info)
+            picture.intrinsics = conversions.intrinsics(deserialize_message(info.serialized, CameraInfo), picture.size)
+        depth = min(depths, key=picture.apart, default=None)
+        latest = (self.parameters.depth_max_dt * 1e9, math.inf)
+        if depth is not None and picture.apart(depth) < min(picture.depth_apart, latest):
+            picture.depth_apart = picture.apart(depth)
+            picture.depth = self._depth(depth)
+
+    def _depth(self, arrival: Arrival) -> NDArray[np.float32] | None:
         try:
-            picture.depth = conversions.to_depth(deserialize_message(depths[min(apart)[2]].serialized, Image))
+            return conversions.to_depth(deserialize_message(arrival.serialized, Image))
         except ImageError as error:
             self._node.get_logger().warning(f"depth of camera {self.name}: {error}", throttle_duration_sec=5.0)
+            return None
 
     @property
     def health(self) -> CameraHealth:

@@ -8,10 +8,12 @@ import pytest
 from geometry_msgs.msg import PoseStamped
 from harness import Robot, eventually, lisa
 from numpy.typing import NDArray
+from rclpy.serialization import serialize_message
 from scenes import box_of, found, scene
-from sensor_msgs.msg import CameraInfo, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
+from lisa_ros.cameras import Arrival, Picture
 from lisa_ros.conversions import image_message
 
 Vector = tuple[float, float, float]
@@ -52,7 +54,11 @@ def centre(index: int, depth: float) -> Vector:
 
 
 class Scene:
-    """Publishes what a camera with depth would, and asks."""
+    """Publishes what a camera with depth would, and asks.
+
+    Image, depth and CameraInfo each come as they like: what is asked right after the image has been seen may be
+    answered without the others, so tests wait for what these bring.
+    """
 
     def __init__(self, robot: Robot) -> None:
         self.robot = robot
@@ -60,14 +66,16 @@ class Scene:
 
     def ask(self, index: int, depth: Any, encoding: str = "32FC1", late: float = 0.0, **info: Any) -> Any:
         """The first segment of the answer about colour frame `index` with this depth, `late` s later by its stamp."""
-        for _ in range(2):  # when the second frame has come, so has the first one's CameraInfo, which comes as it likes
-            self.stamp += 10
-            stamp = self.stamp
-            self.robot.publish("/info", CameraInfo(header=header(stamp), **(INFO | info)))
-            self.robot.publish("/depth", image_message(depth, encoding, header(stamp + late)))
-            self.robot.publish("/image", image_message(scene(index), "rgb8", header(stamp)))
-            eventually(lambda stamp=stamp: self.again() and self.answer.header.stamp.sec == stamp)
+        self.stamp += 10
+        self.say(self.stamp, **info)
+        self.robot.publish("/depth", image_message(depth, encoding, header(self.stamp + late)))
+        self.robot.publish("/image", image_message(scene(index), "rgb8", header(self.stamp)))
+        eventually(lambda: self.again() and self.answer.header.stamp.sec == self.stamp, f"frame {index}")
         return self.answer.segments[0]
+
+    def say(self, stamp: float, **info: Any) -> None:
+        """Publish the CameraInfo for that moment."""
+        self.robot.publish("/info", CameraInfo(header=header(stamp), **(INFO | info)))
 
     def again(self) -> Any:
         """The first segment of another answer about the newest frame, None before the first."""
@@ -78,7 +86,7 @@ class Scene:
     def position(self, index: int, depth: Any, encoding: str = "32FC1", late: float = 0.0) -> Vector:
         """Where that segment is, once its depth has come too."""
         self.ask(index, depth, encoding, late)
-        self.segment = eventually(lambda: (segment := self.again()).has_position and segment)
+        self.segment = eventually(lambda: (segment := self.again()).has_position and segment, "a position")
         return (self.segment.position.x, self.segment.position.y, self.segment.position.z)
 
 
@@ -110,6 +118,27 @@ def test_the_depth_nearest_in_time_is_taken_within_reason(show: Scene) -> None:
     assert show.position(40, depth_of(40), late=0.04)[2] == pytest.approx(1.0)
     assert not show.ask(41, depth_of(41), late=0.06).has_position
     assert show.position(42, depth_of(42), late=-0.04)[2] == pytest.approx(1.0)
+
+
+def test_a_camera_info_may_come_after_its_image(show: Scene) -> None:
+    show.position(43, depth_of(43))
+    show.robot.publish("/image", image_message(scene(44), "rgb8", header(show.stamp + 2)))
+    show.robot.publish("/depth", image_message(depth_of(44), "32FC1", header(show.stamp + 2)))
+    eventually(lambda: show.again().has_position and show.answer.header.stamp.sec == show.stamp + 2, "the last info")
+    show.say(show.stamp + 1, k=[0.0] * 9)
+    eventually(lambda: not show.again().has_position, "an info nearer in time")
+    show.say(show.stamp + 2, k=[2 * F, 0.0, CX, 0.0, 2 * F, CY, 0.0, 0.0, 1.0])
+    segment = eventually(lambda: (segment := show.again()).has_position and segment, "the info of the same time")
+    x, y, z = centre(44, 1.0)
+    assert (segment.position.x, segment.position.y, segment.position.z) == pytest.approx((x / 2, y / 2, z), abs=0.01)
+
+
+def test_among_equal_stamps_the_receipt_decides() -> None:
+    picture = Picture(header(0.0), "camera", scene(1), received=5.0)
+    depths = [Arrival(serialize_message(Image(header=header(0.0))), received) for received in (4.8, 5.1, 9.0)]
+    assert min(depths, key=picture.apart).received == 5.1
+    in_time = Arrival(serialize_message(Image(header=header(0.01))), 5.0)
+    assert picture.apart(depths[2]) < picture.apart(in_time), "stamps come first"
 
 
 @pytest.mark.parametrize(
