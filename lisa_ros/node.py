@@ -61,7 +61,7 @@ class LisaNode(SelfStartingNode):
         self._inference: InferenceThread | None = None
         self._statistics = Statistics()
         self._publications = Publications(self)
-        self._standing = StandingInstruction(self._settings, self._cameras, self.submit, self.ended)
+        self._standing = StandingInstruction(self._settings, self._cameras, self.submit, self.cancel, self.ended)
         self._requests = Requests(self, self)
         self._diagnostics = Diagnostics(self, self._statuses)
         self.create_subscription(String, "~/instruction", self._on_instruction, 1)
@@ -163,6 +163,7 @@ class LisaNode(SelfStartingNode):
 
     def _on_parameters(self) -> None:
         self._statistics.forget_standing_failure()
+        self._standing.follow_parameters()
 
     # What goes out
 

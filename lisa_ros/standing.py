@@ -21,16 +21,29 @@ class StandingInstruction:
         parameters: Callable[[], Parameters],
         cameras: Mapping[str, Camera],
         submit: Callable[[Ticket], None],
+        cancel: Callable[[Ticket], None],
         on_end: Callable[[Question, Outcome], None],
     ) -> None:
         self._parameters = parameters
         self._cameras = cameras
         self._submit = submit
+        self._cancel = cancel
         self._on_end = on_end
         self._lock = threading.Lock()
         self._asking = False
+        self._ticket: Ticket | None = None  # the last one
         self._asked_about: Arrival | None = None
         self._due = 0.0  # steady clock
+
+    def follow_parameters(self) -> None:
+        """They have changed: an answer that nobody wants any more is given up, and what is wanted now is due."""
+        parameters, ticket = self._parameters(), self._ticket
+        wanted = (parameters.standing_instruction, parameters.standing_view)
+        if ticket is None or wanted == (ticket.question.instruction, ticket.question.camera):
+            return
+        self._due = 0.0
+        if not ticket.done:
+            self._cancel(ticket)
 
     def frame_arrived(self, camera: str) -> None:
         """Ask, if this is the camera, the last answer has come, and it is time."""
@@ -43,7 +56,8 @@ class StandingInstruction:
                 return
             self._asking = True
             period = 1.0 / parameters.standing_rate if parameters.standing_rate else 0.0
-            self._due = max(self._due + period, now)  # a late one does not shift the beat
+            # A late one does not shift the beat; after a beat without a question it starts anew.
+            self._due = (self._due if now < self._due + period else now) + period
         question = Question(
             instruction=parameters.standing_instruction,
             camera=camera,
@@ -62,13 +76,13 @@ class StandingInstruction:
         def on_done(outcome: Outcome) -> None:
             with self._lock:
                 self._asking = False
-                if outcome.code != Code.OK:
+                if outcome.code not in (Code.OK, Code.CANCELED):
                     self._due = time.monotonic() + PAUSE_AFTER_FAILURE
             self._on_end(question, outcome)
             if self._newest(question.camera) is not self._asked_about:
                 self.frame_arrived(question.camera)
 
-        ticket = Ticket(question, on_done, on_progress)
+        ticket = self._ticket = Ticket(question, on_done, on_progress)
         try:
             self._submit(ticket)
         except Refused as refused:  # the node is on its way down

@@ -22,6 +22,18 @@ def pytest_sessionstart() -> None:
         pytest.exit("lisa_ros is not installed: run the tests by `make test`", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """A test that failed says what the processes beside it have said."""
+    report = yield
+    if report.failed:
+        from harness import Process  # not before it is known that lisa_ros is installed
+
+        for process in Process.running:
+            report.sections.append((f"{process.log.name} of {process.pid}", process.output[-4000:]))
+    return report
+
+
 @pytest.fixture(scope="session", autouse=True)
 def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A domain that no other test session on this machine has, and logs that go away with the session."""

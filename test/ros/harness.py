@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import rclpy
@@ -64,6 +64,8 @@ def _die_with_parent() -> None:
 class Process:
     """A Python script of this folder, or a command, that runs beside the test; its output in a file."""
 
+    running: ClassVar[list["Process"]] = []
+
     def __init__(self, script: str | Path, arguments: Sequence[str], log: Path, domain: int = DOMAIN) -> None:
         self.log = log
         with log.open("w") as output:
@@ -75,6 +77,7 @@ class Process:
                 cwd=log.parent,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock that it needs
             )
+        self.running[:] = [process for process in [*self.running, self] if process.alive]
 
     @property
     def pid(self) -> int:

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,10 @@ from lisa_ros.msg import Answer
 from scenes import box_of
 from std_msgs.msg import String
 
-from lisa_ros.questions import Code
+from lisa_ros.inference import Ticket
+from lisa_ros.parameters import validated
+from lisa_ros.questions import Code, Outcome
+from lisa_ros.standing import StandingInstruction
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +91,32 @@ def test_it_keeps_to_its_rate(robot: Robot, answers: list[Any]) -> None:
     stamps = [answer.header.stamp.sec for answer in answers]
     between = [later - earlier for earlier, later in itertools.pairwise(stamps)]
     assert min(between[1:]) >= 3, "at 30 Hz every sixth frame, or so"
+
+
+def test_what_is_no_longer_asked_is_given_up_and_the_new_asked_at_once(robot: Robot, answers: list[Any]) -> None:
+    assert robot.set("standing_rate", 0.001).successful
+    instruct(robot, "red tokens=1000 pause=0.1")
+    assert not answers
+    instruct(robot, "blue")
+    assert eventually(lambda: answers and answers[0]).instruction == "blue"
+    instruct(robot, "red tokens=1000 pause=0.1")
+    instruct(robot, "")
+    assert robot.ask("green").success, "the engine is free"
+
+
+def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = [0.0], []
+
+    def answer(ticket: Ticket) -> None:
+        asked.append(now[0])
+        ticket.complete(Outcome(Code.OK))
+
+    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    parameters = validated({"standing_instruction": "red", "standing_rate": 1.0})
+    standing = StandingInstruction(lambda: parameters, {}, answer, lambda _: None, lambda *_: None)
+    for now[0] in (10.0, 10.9, 11.4, 11.9, 12.1, 15.5, 15.6, 16.4, 16.6):
+        standing.frame_arrived("camera")
+    assert asked == [10.0, 11.4, 12.1, 15.5, 16.6]
 
 
 def test_people_go_first(robot: Robot, answers: list[Any]) -> None:
