@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import bench, chat, evaluate, info, quantize, segment
+from lisa_core.cli import bench, chat, evaluate, info, quantize, segment, web
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.command()(segment.segment)
 app.command()(chat.chat)
+app.command()(web.web)
 app.command()(info.info)
 app.add_typer(evaluate.app, name="evaluate")
 app.command()(quantize.quantize)

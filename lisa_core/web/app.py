@@ -1,0 +1,225 @@
+"""The page: a picture and a conversation about it on the left, the masks of the answer on the right."""
+
+import html
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from lisa_core import files
+from lisa_core.errors import Cancelled, LisaError
+from lisa_core.overlay import PALETTE
+from lisa_core.template import SEG
+from lisa_core.web.session import Session, Sessions, Turn
+
+EXAMPLES = Path(__file__).parent / "examples"
+LARGEST_UPLOAD = "32mb"
+MOST_WAITING = 32
+"""Questions in the queue; who comes later is told to try again."""
+
+_CSS = "\n".join(
+    f"#layers label:nth-of-type({len(PALETTE)}n+{index + 1}) {{ border-left: 6px solid rgb{ink}; }}\n"
+    f".seg-{index} {{ background: rgb{ink}; color: {'#101010' if sum(ink) > 360 else '#ffffff'};"
+    " border-radius: 0.6em; padding: 0 0.45em; font-weight: 600; }"
+    for index, ink in enumerate(PALETTE)
+)
+
+
+class Page:
+    """The page and what happens on it.
+
+    Args:
+        sessions: of the visitors.
+        title: what answers, for people.
+        scratch: folder for the archives that visitors download.
+    """
+
+    def __init__(self, sessions: Sessions, title: str, scratch: Path) -> None:
+        self._sessions = sessions
+        self._scratch = scratch
+        with gr.Blocks(title="LISA", analytics_enabled=False) as self.blocks:
+            gr.Markdown(f"## LISA\nAsk about a picture and get words and masks, by {html.escape(title)}.")
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=5, min_width=360):
+                    self._put_conversation()
+                with gr.Column(scale=6, min_width=360):
+                    self._put_masks()
+            self._connect()
+        self.blocks.queue(max_size=MOST_WAITING)
+
+    def launch(self, host: str, port: int) -> None:
+        """Serves the page from a thread of its own; raises OSError if the address cannot be had."""
+        self.blocks.launch(
+            server_name=host,
+            server_port=port,
+            share=False,
+            inbrowser=False,
+            quiet=True,
+            prevent_thread_lock=True,
+            ssr_mode=False,
+            max_file_size=LARGEST_UPLOAD,
+            footer_links=[],
+            theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]),
+            css=_CSS,
+        )
+
+    def close(self) -> None:
+        """Stops serving."""
+        self.blocks.close(verbose=False)
+
+    def _put_conversation(self) -> None:
+        self._image = gr.Image(
+            type="filepath", sources=["upload", "clipboard"], label="Picture", height=300, elem_id="picture"
+        )
+        self._image.preprocess = _path_of  # type: ignore[method-assign, assignment] # files are read as lisa reads them elsewhere
+        examples = sorted(map(str, EXAMPLES.glob("*.jpg")))
+        if examples:
+            gr.Examples(examples, self._image, label="Examples")
+        self._chat = gr.Chatbot(
+            label="Conversation", height=300, latex_delimiters=[], buttons=[], elem_id="conversation"
+        )
+        self._question = gr.Textbox(
+            show_label=False,
+            placeholder="What to find or answer, e.g. segment the cup",
+            submit_btn=True,
+            stop_btn=True,
+            elem_id="question",
+        )
+        self._reset = gr.Button("New conversation", size="sm")
+
+    def _put_masks(self) -> None:
+        self._view = gr.Image(
+            label="Masks", interactive=False, format="png", height=480, buttons=["fullscreen"], elem_id="view"
+        )
+        self._layers = gr.CheckboxGroup([], label="Layers", visible=False, elem_id="layers")
+        self._timings = gr.Markdown(elem_id="timings")
+        self._download = gr.DownloadButton("Download masks (zip)", visible=False, size="sm", elem_id="download")
+
+    def _connect(self) -> None:
+        masks: list[Any] = [self._view, self._layers, self._timings, self._download]
+        in_turn: dict[str, Any] = {"concurrency_limit": 1, "show_progress_on": self._chat, "trigger_mode": "multiple"}
+        at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple"}
+        self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **at_once)
+        self._question.submit(self.hear, self._question, [self._chat, self._question], api_name="hear", **at_once).then(
+            self.answer, None, [self._chat, self._question, *masks], api_name="answer", **in_turn
+        )
+        self._question.stop(self.stop, None, self._chat, api_name="stop", **at_once)
+        gr.on(
+            [self._reset.click, self._chat.clear], self.reset, None, [self._chat, *masks], api_name="reset", **at_once
+        )
+        self._layers.input(self.show, self._layers, self._view, api_name="show", **at_once)
+        self.blocks.unload(self.leave)
+
+    def look(self, path: str | None, request: gr.Request) -> list[Any]:
+        """Another picture, or none: the conversation starts again."""
+        session = self._session(request)
+        try:
+            session.open(files.read_rgb(Path(path)) if path else None)
+        except LisaError as error:
+            session.open(None)
+            sentence = str(error).replace(str(path), Path(str(path)).name)  # the folder is the server's
+            gr.Warning(sentence, duration=None)
+        return [[], *self._no_masks(session)]
+
+    def hear(self, question: str, request: gr.Request) -> list[Any]:
+        """A question: it stands in the conversation at once, and waits for its answer."""
+        session = self._session(request)
+        session.hear(question)
+        return [[*_messages(session.turns), *_exchange(question, "")[:1]], ""]
+
+    def answer(self, request: gr.Request) -> Iterator[list[Any]]:
+        """The answer to what was heard: the conversation grows word by word, then the masks come."""
+        session = self._session(request)
+        question, words = session.answer()
+        said = _messages(session.turns)
+        unchanged = [gr.skip()] * 5
+        try:
+            for text in words:
+                yield [[*said, *_exchange(question, text)], *unchanged]
+        except Cancelled:
+            yield [_messages(session.turns), *unchanged]
+        except LisaError as error:
+            gr.Warning(str(error), duration=None)
+            yield [_messages(session.turns), question, *unchanged[1:]]
+        else:
+            yield [_messages(session.turns), gr.skip(), *self._masks(session, session.turns[-1])]
+
+    def stop(self, request: gr.Request) -> list[dict[str, str]]:
+        """The question that is asked, or waits, is no longer wanted."""
+        session = self._session(request)
+        session.stop()
+        return _messages(session.turns)
+
+    def reset(self, request: gr.Request) -> list[Any]:
+        """Another conversation about the same picture."""
+        session = self._session(request)
+        session.reset()
+        return [[], *self._no_masks(session)]
+
+    def show(self, shown: list[int], request: gr.Request) -> Any:
+        """The last answer's picture with these segments."""
+        session = self._session(request)
+        return session.picture(session.turns[-1], shown) if session.turns else gr.skip()
+
+    def leave(self, request: gr.Request) -> None:
+        """The visitor has closed the page."""
+        self._sessions.forget(_visitor(request))
+
+    def _session(self, request: gr.Request) -> Session:
+        return self._sessions.of(_visitor(request))
+
+    def _masks(self, session: Session, turn: Turn) -> list[Any]:
+        segments = turn.answer.segments
+        layers = [
+            (f"{index + 1}:  score {segment.score:.3f}, {segment.area} px", index)
+            for index, segment in enumerate(segments)
+        ]
+        shown = list(range(len(segments)))
+        archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
+        archive.parent.mkdir()
+        files.write_whole({archive: session.archive(turn)})
+        return [
+            session.picture(turn, shown),
+            gr.CheckboxGroup(layers, value=shown, visible=bool(layers)),
+            _timings(turn),
+            gr.DownloadButton(value=str(archive), visible=bool(layers)),
+        ]
+
+    @staticmethod
+    def _no_masks(session: Session) -> list[Any]:
+        return [session.image, gr.CheckboxGroup([], value=[], visible=False), "", gr.DownloadButton(visible=False)]
+
+
+def _path_of(upload: Any) -> str | None:
+    """Where Gradio has put an uploaded file, of whatever kind it is."""
+    return upload.path if upload else None
+
+
+def _visitor(request: gr.Request) -> str:
+    return str(request.session_hash)
+
+
+def _messages(turns: list[Turn]) -> list[dict[str, str]]:
+    return [message for turn in turns for message in _exchange(turn.question, turn.answer.text)]
+
+
+def _exchange(question: str, answer: str) -> list[dict[str, str]]:
+    """A question and an answer as the conversation shows them, each [SEG] in the colour of its segment."""
+    first, *rest = map(_verbatim, answer.split(SEG))
+    marked = first + "".join(
+        f'<span class="seg-{index % len(PALETTE)}">{index + 1}</span>{words}' for index, words in enumerate(rest)
+    )
+    return [{"role": "user", "content": _verbatim(question)}, {"role": "assistant", "content": marked}]
+
+
+def _verbatim(words: str) -> str:
+    """Words that show as they are where Markdown with HTML is read."""
+    return re.sub(r"([\\`*_{}\[\]()#+.!|~-])", r"\\\1", html.escape(words, quote=False))
+
+
+def _timings(turn: Turn) -> str:
+    stages = ", ".join(f"{stage} {seconds:.2f}" for stage, seconds in turn.timings.items())
+    return f"{sum(turn.timings.values()):.2f} s ({stages})"

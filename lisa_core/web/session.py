@@ -1,0 +1,192 @@
+"""What a visitor says about a picture, and the one thread that answers all visitors."""
+
+import io
+import queue
+import threading
+import zipfile
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import overlay
+from lisa_core.answer import Answer
+from lisa_core.cli import results
+from lisa_core.errors import ImageError
+from lisa_core.generation import raise_if_cancelled
+from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+
+if TYPE_CHECKING:
+    from lisa_core.engine import Frame, LisaEngine
+
+MOST_VISITORS = 32
+"""Whose pictures and conversations are kept; beyond that, who was away longest starts again."""
+
+
+class Inference:
+    """The one thread that owns the engine."""
+
+    def __init__(
+        self, engine: "LisaEngine", max_new_tokens: int = MAX_NEW_TOKENS, max_segments: int = MAX_SEGMENTS
+    ) -> None:
+        self._engine = engine
+        self._max_new_tokens = max_new_tokens
+        self._max_segments = max_segments
+        self._thread = ThreadPoolExecutor(1, "inference")
+
+    def encode(self, rgb: NDArray[np.uint8]) -> "Frame":
+        """The picture, (H, W, 3) uint8 RGB, ready to be asked about."""
+        return self._thread.submit(self._engine.encode, rgb).result()
+
+    def ask(
+        self, frame: "Frame", question: str, history: list[tuple[str, str]], cancel: threading.Event
+    ) -> Iterator[str | Answer]:
+        """Yields the answer's words so far as they grow, and at last the answer."""
+        words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        future: Future[Answer] = self._thread.submit(
+            self._engine.ask,
+            frame,
+            question,
+            history,
+            max_new_tokens=self._max_new_tokens,
+            max_segments=self._max_segments,
+            on_token=words.put,
+            cancel=cancel,
+        )
+        future.add_done_callback(lambda _: words.put(None))
+        text = ""
+        try:
+            while (new := words.get()) is not None:
+                text += new
+                yield text
+            yield future.result()
+        finally:
+            cancel.set()  # whoever no longer listens has left
+
+    def close(self) -> None:
+        """Waits for what runs; the engine is free afterwards."""
+        self._thread.shutdown()
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One question and its answer; `timings` in s, of the first question with those of encoding the picture."""
+
+    question: str
+    answer: Answer
+    timings: dict[str, float]
+
+
+class Session:
+    """A visitor's conversation about one picture.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB; None: nothing to talk about yet.
+        turns: what was said about it.
+    """
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._frame: Frame | None = None
+        self._waiting: deque[tuple[str, threading.Event]] = deque()
+        self._cancel = threading.Event()
+        self.image: NDArray[np.uint8] | None = None
+        self.turns: list[Turn] = []
+
+    def open(self, image: NDArray[np.uint8] | None) -> None:
+        """Turns to another picture, or to none; an answer on its way is stopped."""
+        self.reset()
+        self.image, self._frame = image, None
+
+    def reset(self) -> None:
+        """Forgets what was said; an answer on its way is stopped."""
+        self.stop()
+        self.turns = []
+
+    def stop(self) -> None:
+        """Stops the answer on its way, and those to questions that wait."""
+        for _, cancel in (*self._waiting, ("", self._cancel)):
+            cancel.set()
+
+    def hear(self, question: str) -> None:
+        """Takes a question; `answer` answers it, once it is this visitor's turn."""
+        self._waiting.append((question, threading.Event()))
+
+    def answer(self) -> tuple[str, Iterator[str]]:
+        """What was heard first and is not answered yet, and the answer's words so far as they grow.
+
+        Once they end, `turns` has the turn. They raise `LisaError`s: no picture yet, or the engine's.
+        """
+        question, self._cancel = self._waiting.popleft()
+        return question, self._words(question, self._cancel)
+
+    def _words(self, question: str, cancel: threading.Event) -> Iterator[str]:
+        image = self.image
+        if image is None:
+            raise ImageError("There is no picture to talk about yet; choose one first.")
+        raise_if_cancelled(cancel)
+        turns, frame = self.turns, self._frame
+        encoding: Mapping[str, float] = {}
+        if frame is None:
+            frame = self._frame = self._inference.encode(image)
+            encoding = frame.timings
+        history = [(turn.question, turn.answer.text) for turn in turns]
+        for part in self._inference.ask(frame, question, history, cancel):
+            if isinstance(part, Answer):
+                turns.append(Turn(question, part, {**encoding, **part.timings}))
+            else:
+                yield part
+
+    def picture(self, turn: Turn, shown: Collection[int]) -> NDArray[np.uint8]:
+        """The picture with the segments of these indices, in the colours and with the numbers that all would have."""
+        assert self.image is not None
+        segments = [
+            segment if index in shown else replace(segment, box=(0, 0, 0, 0))
+            for index, segment in enumerate(turn.answer.segments)
+        ]
+        return overlay.draw(self.image, segments)
+
+    def archive(self, turn: Turn) -> bytes:
+        """A zip file of what `lisa segment` writes: a PNG for each mask, the picture with all, the answer as JSON."""
+        assert self.image is not None
+        names = results.Names(Path(), "answer")
+        contents = {
+            **results.masks(names, turn.answer),
+            **results.picture(names, self.image, turn.answer),
+            names.json: results.as_json(results.record(names, turn.question, turn.answer, turn.timings)),
+        }
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for path, content in contents.items():
+                archive.writestr(path.name, content)
+        return file.getvalue()
+
+
+class Sessions:
+    """The visitors' sessions by an id that their browser has."""
+
+    def __init__(self, inference: Inference) -> None:
+        self._inference = inference
+        self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def of(self, visitor: str) -> Session:
+        """The visitor's session, a new one if there is none."""
+        with self._lock:
+            session = self._sessions.setdefault(visitor, Session(self._inference))
+            self._sessions.move_to_end(visitor)
+            while len(self._sessions) > MOST_VISITORS:
+                self._sessions.popitem(last=False)[1].stop()
+            return session
+
+    def forget(self, visitor: str) -> None:
+        """Drops a session, and stops what it still asks."""
+        with self._lock:
+            session = self._sessions.pop(visitor, None)
+        if session is not None:
+            session.stop()

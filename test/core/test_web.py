@@ -1,0 +1,348 @@
+"""`lisa web` without a browser: what a visitor says about a picture, and the page over HTTP."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+
+import cli
+import httpx
+import numpy as np
+import pytest
+from goldens import GOLDENS, picture
+from gradio_client import Client, handle_file
+from PIL import Image
+from web_page import FakeEngine, alike, drawn, free_port, serving
+
+from lisa_core import overlay
+from lisa_core.errors import Cancelled, ImageError, PromptError
+from lisa_core.web import session as session_module
+from lisa_core.web.session import Inference, Session, Sessions
+
+TABLE, ODD = "table_640x480.png", "odd_333x217.png"
+FIRST, SECOND = "Please segment the two cups on the table.", "What is in this image?"
+
+
+@pytest.fixture
+def inference():
+    made = Inference(FakeEngine())
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def talk(inference):
+    session = Session(inference)
+    session.open(picture(TABLE))
+    return session
+
+
+def ask(session, question):
+    """The answer's words so far, as they come."""
+    session.hear(question)
+    return session.answer()[1]
+
+
+# A visitor's conversation
+
+
+def test_answers_know_what_was_said_before(talk):
+    assert list(ask(talk, "where")) == ["turn", "turn 0"]
+    assert list(ask(talk, "again")) == ["turn", "turn 1"]
+    assert [turn.question for turn in talk.turns] == ["where", "again"]
+
+
+def test_a_picture_is_encoded_once_and_its_time_counts_for_the_first_question(talk):
+    list(ask(talk, "where"))
+    list(ask(talk, "again"))
+    assert [list(turn.timings) for turn in talk.turns] == [["clip", "decode"], ["decode"]]
+
+
+def test_another_picture_starts_again(talk):
+    list(ask(talk, "where"))
+    talk.open(picture(ODD))
+    assert talk.turns == []
+    assert list(ask(talk, "where"))[-1] == "turn 0"
+    assert talk.turns[0].answer.segments[0].mask.shape == (217, 333)
+
+
+def test_reset_forgets_the_words_and_keeps_the_picture(talk):
+    list(ask(talk, "where"))
+    talk.reset()
+    assert list(ask(talk, "where"))[-1] == "turn 0"
+    assert "clip" not in talk.turns[0].timings
+
+
+def test_without_a_picture_there_is_a_sentence(inference):
+    with pytest.raises(ImageError, match="choose one first"):
+        list(ask(Session(inference), "where"))
+
+
+@pytest.mark.parametrize("leave", [Session.stop, Session.reset, lambda talk: talk.open(None)])
+def test_an_answer_on_its_way_can_be_stopped(talk, leave):
+    words = ask(talk, "for ever")
+    next(words)
+    leave(talk)
+    with pytest.raises(Cancelled):
+        list(words)
+    assert talk.turns == []
+
+
+def test_a_question_that_waits_can_be_stopped(talk):
+    talk.hear("where")
+    talk.stop()
+    talk.hear("again")
+    assert talk.answer()[0] == "where"
+    assert list(talk.answer()[1])[-1] == "turn 0"
+
+
+def test_a_question_that_was_stopped_before_its_turn_is_not_asked(talk):
+    talk.hear("for ever")
+    talk.stop()
+    with pytest.raises(Cancelled):
+        list(talk.answer()[1])
+
+
+def test_who_no_longer_listens_keeps_nobody_waiting(talk, inference):
+    gone = ask(talk, "for ever")
+    next(gone)
+    gone.close()
+    other = Session(inference)
+    other.open(picture(ODD))
+    assert list(ask(other, "where"))[-1] == "turn 0"
+
+
+def test_what_fails_is_no_part_of_the_conversation(talk):
+    with pytest.raises(PromptError):
+        list(ask(talk, "fail"))
+    assert list(ask(talk, "where"))[-1] == "turn 0"
+
+
+def test_one_thread_asks_the_engine():
+    engine = FakeEngine()
+    inference = Inference(engine)
+
+    def visit():
+        session = Session(inference)
+        session.open(picture(ODD))
+        for _ in range(3):
+            list(ask(session, "where"))
+
+    visitors = [threading.Thread(target=visit) for _ in range(4)]
+    for visitor in visitors:
+        visitor.start()
+    for visitor in visitors:
+        visitor.join()
+    inference.close()
+    assert len(engine.threads) == 1
+
+
+def test_layers_keep_their_colours_and_numbers(talk):
+    list(ask(talk, "where"))
+    turn, rgb = talk.turns[0], picture(TABLE)
+    first, second = turn.answer.segments
+    assert first.mask[:50].any()
+    assert np.array_equal(talk.picture(turn, []), rgb)
+    assert np.array_equal(talk.picture(turn, [0, 1]), overlay.draw(rgb, [first, second]))
+    only_second = talk.picture(turn, [1])
+    assert np.array_equal(only_second[:50], rgb[:50])  # where the first alone is
+    inside = tuple(np.argwhere(second.mask)[0] + 12)
+    tint = (1 - overlay.OPACITY) * rgb[inside] + overlay.OPACITY * np.array(overlay.colour(1))
+    assert np.abs(only_second[inside] - tint).max() <= 1
+
+
+def test_the_archive_has_what_lisa_segment_writes(talk):
+    list(ask(talk, "where"))
+    with zipfile.ZipFile(io.BytesIO(talk.archive(talk.turns[0]))) as archive:
+        record = json.loads(archive.read("answer.json"))
+        masks = [np.array(Image.open(archive.open(segment["mask"]))) for segment in record["segments"]]
+        shown = np.array(Image.open(archive.open("answer_overlay.png")))
+    assert record["question"] == "where"
+    segments = talk.turns[0].answer.segments
+    assert all(np.array_equal(mask, s.mask * 255) for mask, s in zip(masks, segments, strict=True))
+    assert np.array_equal(shown, talk.picture(talk.turns[0], [0, 1]))
+
+
+def test_visitors_do_not_hear_each_other_and_the_longest_away_is_forgotten(inference, monkeypatch):
+    monkeypatch.setattr(session_module, "MOST_VISITORS", 2)
+    sessions = Sessions(inference)
+    first, second = sessions.of("first"), sessions.of("second")
+    assert first is not second
+    assert sessions.of("first") is first
+    sessions.of("third")
+    assert sessions.of("first") is first
+    assert sessions.of("second") is not second
+    sessions.forget("first")
+    assert sessions.of("first") is not first
+
+
+# Over HTTP
+
+
+@pytest.fixture(scope="module")
+def address(small):
+    with serving(small) as address:
+        yield address
+
+
+@pytest.fixture
+def visitor(address):
+    return Client(address, verbose=False, analytics_enabled=False)
+
+
+def look(visitor, name):
+    return visitor.predict(handle_file(str(GOLDENS / "images" / name)), api_name="/look")
+
+
+def put(visitor, question):
+    """Asks a question; what the page shows at the end."""
+    visitor.predict(question, api_name="/hear")
+    return visitor.predict(api_name="/answer")
+
+
+def said(chat):
+    return [message["content"][0]["text"] for message in chat]
+
+
+def test_an_upload_a_question_and_a_follow_up(visitor, small):
+    look(visitor, TABLE)
+    frame = small.encode(picture(TABLE))
+    first = small.ask(frame, FIRST)
+    second = small.ask(frame, SECOND, [(FIRST, first.text)])
+    assert first.segments
+    chat, _, view, layers, timings, archive = put(visitor, FIRST)
+    assert len(said(chat)) == 2
+    assert alike(np.array(Image.open(view)), overlay.draw(picture(TABLE), first.segments))
+    assert [index for _, index in layers["choices"]] == list(range(len(first.segments)))
+    assert f"score {first.segments[0].score:.3f}, {first.segments[0].area} px" in layers["choices"][0][0]
+    assert "decode" in timings
+    assert zipfile.ZipFile(archive["value"] if isinstance(archive, dict) else archive).namelist()
+    chat, *_ = put(visitor, SECOND)
+    assert len(said(chat)) == 4
+    assert second.text.split("[SEG]")[0].split()[0] in said(chat)[3]
+
+
+def test_words_come_as_they_are_said(visitor):
+    look(visitor, TABLE)
+    visitor.predict(FIRST, api_name="/hear")
+    job = visitor.submit(api_name="/answer")
+    job.result(60)
+    answers = [said(update[0])[1] for update in job.outputs() if len(said(update[0])) == 2]
+    assert len(answers) > 2
+    assert len(answers[0]) < len(answers[-1])
+
+
+def test_layers_switch_off_and_on(visitor):
+    look(visitor, TABLE)
+    put(visitor, FIRST)
+    assert np.array_equal(np.array(Image.open(visitor.predict([], api_name="/show"))), picture(TABLE))
+
+
+def test_two_visitors_at_once(address, small):
+    visitors = [Client(address, verbose=False, analytics_enabled=False) for _ in range(2)]
+    names = [TABLE, ODD]
+    expected = [drawn(small, name, FIRST) for name in names]
+    for one, name in zip(visitors, names, strict=True):
+        look(one, name)
+        one.predict(FIRST, api_name="/hear")
+    jobs = [one.submit(api_name="/answer") for one in visitors]
+    for job, picture_with_masks in zip(jobs, expected, strict=True):
+        assert alike(np.array(Image.open(job.result(60)[2])), picture_with_masks)
+
+
+def test_a_file_that_is_no_picture_leaves_nothing_to_talk_about(visitor, tmp_path):
+    look(visitor, TABLE)
+    put(visitor, FIRST)
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    chat, view, *_ = visitor.predict(handle_file(str(tmp_path / "broken.png")), api_name="/look")
+    assert (chat, view) == ([], None)
+    chat, typed, *_ = put(visitor, FIRST)
+    assert (chat, typed) == ([], FIRST)
+
+
+def test_a_path_on_the_server_is_not_read(address):
+    elsewhere = {"path": str(GOLDENS / "images" / TABLE), "meta": {"_type": "gradio.FileData"}}
+    answers = [
+        httpx.post(f"{address}/gradio_api/run/{name}", json={"data": [value], "session_hash": "somebody"})
+        for name, value in (("look", elsewhere), ("show", []))
+    ]
+    assert answers[0].status_code >= 400
+    assert TABLE not in answers[1].text
+
+
+def test_pictures_lie_upright_and_of_any_depth(visitor, tmp_path):
+    grey = (np.arange(64 * 48, dtype=np.uint16) * 20).reshape(48, 64)
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    visitor.predict(handle_file(str(tmp_path / "deep.png")), api_name="/look")
+    put(visitor, FIRST)
+    shown = np.array(Image.open(visitor.predict([], api_name="/show")))
+    assert np.array_equal(shown[..., 0], grey >> 8)
+
+
+def test_html_and_markdown_are_words(visitor):
+    look(visitor, TABLE)
+    chat, *_ = put(visitor, "what is *here* <script>alert(1)</script>")
+    assert said(chat)[0] == r"what is \*here\* &lt;script&gt;alert\(1\)&lt;/script&gt;"
+
+
+# The command
+
+SERVED = """
+from web_page import FakeEngine
+from lisa_core.cli import main
+main(load=lambda **_: FakeEngine())
+"""
+
+
+@pytest.mark.timeout(120)
+def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
+    port = free_port()
+    path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])  # noqa: PTH120
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVED, "web", "--checkpoint", "some", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, "TMPDIR": str(tmp_path)},
+    ) as process:
+        assert f"http://127.0.0.1:{port}" in process.stdout.readline()
+        with pytest.raises(OSError, match="refused"):
+            socket.create_connection((_other_address(), port), 5)
+        visitor = Client(f"http://127.0.0.1:{port}", verbose=False, analytics_enabled=False)
+        look(visitor, ODD)
+        assert len(said(put(visitor, "where")[0])) == 2
+        assert list(tmp_path.glob("lisa_web_*/*"))
+        process.send_signal(signal.SIGINT)
+        assert process.wait(30) == 130
+        assert "Traceback" not in process.stderr.read()
+    assert not list(tmp_path.glob("lisa_web_*"))
+
+
+def _other_address():
+    """An address of this machine that is not 127.0.0.1."""
+    return "127.0.0.2"
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = cli.run("web", "--checkpoint", "some", "--port", port, load=lambda **_: FakeEngine())
+    assert result.code == 1
+    assert f"127.0.0.1:{port} cannot be listened on" in result.errors
+
+
+def test_without_gradio_there_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "lisa_core.web.app", raising=False)
+    result = cli.run("web", "--checkpoint", "some")
+    assert result.code == 1
+    assert "pip install 'lisa-core[web]'" in result.errors
+
+
+def test_without_a_model_it_is_wrong_usage():
+    assert cli.run("web").code == 2
