@@ -1,5 +1,6 @@
 """From a question to its answer: which picture, what the engine says, where that is, and who is told."""
 
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -101,16 +102,17 @@ class Answerer:
         self._logger.error(f"answering {ticket.question.instruction!r}:\n{''.join(traceback.format_exception(error))}")
         return Outcome(Code.INTERNAL, f"internal error, the node's log has more: {type(error).__name__}: {error}")
 
-    def patience(self, ticket: Ticket) -> float | None:
-        """None if the question can be answered now, else until when it may wait for a young enough frame."""
+    def is_ready(self, ticket: Ticket) -> bool:
+        """Whether there is a young enough frame, or none is needed."""
+        camera = self._camera(ticket.question)
+        return camera is None or time.monotonic() <= _outdated(camera, ticket)
+
+    def patience(self, ticket: Ticket) -> float:
+        """Until when the question may wait for a young enough frame, for ever if it needs none."""
         camera = self._camera(ticket.question)
         if camera is None:
-            return None
-        newest = camera.newest
-        outdated = ticket.asked if newest is None else newest.received + ticket.question.max_age
-        if newest is not None and time.monotonic() <= outdated:
-            return None
-        return max(ticket.asked, outdated) + self._parameters().frame_timeout
+            return math.inf
+        return max(ticket.asked, _outdated(camera, ticket)) + self._parameters().frame_timeout
 
     def no_frame(self, ticket: Ticket) -> Outcome:
         """Why there is no frame."""
@@ -226,6 +228,11 @@ class Answerer:
             picture.encoded = None
         for conversation in self.conversations:
             conversation.picture.encoded = None
+
+
+def _outdated(camera: Camera, ticket: Ticket) -> float:
+    """When the camera's newest frame gets too old for the question."""
+    return -math.inf if camera.newest is None else camera.newest.received + ticket.question.max_age
 
 
 @contextmanager

@@ -84,8 +84,11 @@ class Answering(Protocol):
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
         """What to say when `answer` raised."""
 
-    def patience(self, ticket: Ticket) -> float | None:
-        """None if it can be answered now, else until when it may wait for a frame (steady clock)."""
+    def is_ready(self, ticket: Ticket) -> bool:
+        """Whether it can be answered now; what was ready may be no longer, for frames grow old."""
+
+    def patience(self, ticket: Ticket) -> float:
+        """Until when it may wait for a frame (steady clock)."""
 
     def no_frame(self, ticket: Ticket) -> Outcome:
         """What to say when its patience is over."""
@@ -112,11 +115,6 @@ class InferenceThread:
         """How many questions are waiting or being answered."""
         return len(self._waiting) + (self._current is not None)
 
-    @property
-    def busy(self) -> bool:
-        """Whether the engine is at work."""
-        return self._current is not None
-
     def submit(self, ticket: Ticket, queue_size: int) -> None:
         """Queue a question; raises Refused as BUSY if `queue_size` of them wait already, standing ones aside."""
         with self._changed:
@@ -128,8 +126,8 @@ class InferenceThread:
             self._waiting.append(ticket)
             self._changed.notify_all()
 
-    def frame_arrived(self) -> None:
-        """Some camera has a new frame: what waits for it can go on."""
+    def look_again(self) -> None:
+        """A camera has a new frame, or waiting has other limits: what waits may go on, or end."""
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
@@ -189,7 +187,7 @@ class InferenceThread:
             yield ticket
 
     def _first_ready(self) -> Ticket | None:
-        ready = (ticket for ticket in self._waiting if self._answering.patience(ticket) is None)
+        ready = (ticket for ticket in self._waiting if self._answering.is_ready(ticket))
         return min(ready, key=lambda ticket: ticket.question.standing, default=None)
 
     def _watch(self) -> None:
@@ -211,10 +209,10 @@ class InferenceThread:
             patience = self._answering.patience(ticket)
             if ticket.deadline <= now:
                 overdue[ticket] = _timeout(ticket)
-            elif patience is not None and patience <= now:
+            elif patience <= now:
                 overdue[ticket] = self._answering.no_frame(ticket)
             else:
-                limits.append(ticket.deadline if patience is None else min(patience, ticket.deadline))
+                limits.append(min(patience, ticket.deadline))
         if self._current is not None and not self._current.done:
             if self._current.deadline <= now:
                 overdue[self._current] = _timeout(self._current)

@@ -152,7 +152,7 @@ class LisaNode(SelfStartingNode):
 
     def _on_image(self, camera: str) -> None:
         if self._inference is not None:
-            self._inference.frame_arrived()
+            self._inference.look_again()
             self._standing.frame_arrived(camera)
 
     def _on_instruction(self, message: String) -> None:
@@ -164,6 +164,8 @@ class LisaNode(SelfStartingNode):
     def _on_parameters(self) -> None:
         self._statistics.forget_standing_failure()
         self._standing.follow_parameters()
+        if self._inference is not None:
+            self._inference.look_again()
 
     # What goes out
 
