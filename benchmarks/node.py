@@ -86,8 +86,8 @@ def measure_questions(name: str, questions: int, folder: Path, subscribed: bool)
         newest = eventually(lambda: statuses and statuses[-1])
     finally:
         robot.close()
-        node.kill()
-        view.kill()
+        node.stop()
+        view.stop()
     report(name, stages_of(newest), float(np.median(around)), subscribed)
 
 
@@ -122,8 +122,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--questions", type=int, default=50)
     options = parser.parse_args()
-    measure_callback()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_graph():
+        measure_callback()
         for name in SIZES:
             for subscribed in (False, True):
                 measure_questions(name, options.questions, Path(folder), subscribed)

@@ -28,7 +28,7 @@ from sensor_msgs.msg import Image
 TEST_DOUBLES = Path(__file__).resolve().parent.parent / "test" / "ros"
 sys.path.insert(0, str(TEST_DOUBLES))
 
-from harness import Process, Robot, camera, eventually, lisa  # noqa: E402
+from harness import Process, Robot, camera, eventually, lisa, own_graph  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 from lisa_ros.action import ReasonSegment as Action  # noqa: E402
 from lisa_ros.msg import Answer  # noqa: E402
@@ -174,7 +174,7 @@ def _check_topics(node: Any) -> list[int]:
 
 def soak_questions(count: int, folder: Path) -> str:
     """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them as warm-up."""
-    processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]", queue_size=4)]
+    processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]", queue_size=4, frame_timeout=30.0)]
     processes += [camera(folder / f"{view}.log", "--topic", f"/{view}/image") for view in CAMERAS]
     robot = Robot()
     try:
@@ -182,7 +182,7 @@ def soak_questions(count: int, folder: Path) -> str:
     finally:
         robot.close()
         for process in processes:
-            process.kill()
+            process.stop()
 
 
 def _soak_questions(count: int, node: Process, robot: Robot) -> str:
@@ -191,7 +191,7 @@ def _soak_questions(count: int, node: Process, robot: Robot) -> str:
     for view in CAMERAS:
         eventually(lambda view=view: robot.ask("red", camera=view).success, f"frames of {view}")
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=robot.domain)
+    rclpy.init(context=context)
     executor = SingleThreadedExecutor(context=context)
     tally = Tally()
     clients = [Client(number, context, tally) for number in range(CLIENTS)]
@@ -266,7 +266,7 @@ def soak_cycles(count: int, folder: Path) -> str:
         first.assert_no_leak(last)
     finally:
         robot.close()
-        node.kill()
+        node.stop()
     memory = f"{first.memory:.1f} -> {last.memory:.1f} MiB"
     return f"{count} cycles; memory {memory}, threads {last.threads}, files {last.files}"
 
@@ -281,7 +281,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=10_000)
     parser.add_argument("--cycles", type=int, default=1_000)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, own_graph():
         print(soak_questions(options.questions, Path(folder)))
         print(soak_cycles(options.cycles, Path(folder)))
 

@@ -6,14 +6,10 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
-from domain_coordinator import domain_id
 
 # Ahead of the first rclpy.init(), and inherited by the processes that tests start.
 os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
 os.environ.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-if os.environ.get("ROS_DISTRO") == "humble":
-    os.environ["ROS_LOCALHOST_ONLY"] = "1"
 
 
 def pytest_sessionstart() -> None:
@@ -35,9 +31,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def ros_domain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A domain that no other test session on this machine has, and logs that go away with the session."""
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A graph that no other test session on this machine is in, and logs that go away with the session."""
+    from harness import own_graph
+
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))
-    with domain_id() as number:
-        os.environ["ROS_DOMAIN_ID"] = str(number)
+    with own_graph():
         yield

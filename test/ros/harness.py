@@ -8,12 +8,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import rclpy
+from domain_coordinator import domain_id
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from lisa_ros.action import ReasonSegment as Action
@@ -29,7 +30,7 @@ from std_msgs.msg import Header
 from lisa_ros.conversions import image_message
 
 HERE = Path(__file__).parent
-DOMAIN = 10 + os.getpid() % 90
+ROOM_FOR_IMAGES = str(HERE.parents[1] / "config" / "fastdds.xml")
 PATIENCE = 40.0
 """Seconds that a test waits for what should come at once: the machine may be loaded."""
 
@@ -46,11 +47,21 @@ def eventually(condition: Callable[[], T], what: str = "", patience: float = PAT
     return value
 
 
-def environment(domain: int = DOMAIN) -> dict[str, str]:
-    """For a process that sees this machine and this domain only."""
+@contextlib.contextmanager
+def own_graph() -> Iterator[None]:
+    """A ROS graph for this process and those that it starts, which nobody else on this machine or beyond is in."""
+    with domain_id() as number:
+        os.environ["ROS_DOMAIN_ID"] = str(number)
+        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        if os.environ.get("ROS_DISTRO") == "humble":  # which does not know the range
+            os.environ["ROS_LOCALHOST_ONLY"] = "1"
+        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = ROOM_FOR_IMAGES
+        yield
+
+
+def environment() -> dict[str, str]:
+    """For a process beside the test."""
     return os.environ | {
-        "ROS_DOMAIN_ID": str(domain),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
     }
@@ -66,14 +77,14 @@ class Process:
 
     running: ClassVar[list["Process"]] = []
 
-    def __init__(self, script: str | Path, arguments: Sequence[str], log: Path, domain: int = DOMAIN) -> None:
+    def __init__(self, script: str | Path, arguments: Sequence[str], log: Path) -> None:
         self.log = log
         with log.open("w") as output:
             self._process = subprocess.Popen(
                 [*([sys.executable] if Path(script).suffix == ".py" else []), str(HERE / script), *arguments],
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=environment(domain),
+                env=environment(),
                 cwd=log.parent,
                 preexec_fn=_die_with_parent,  # noqa: PLW1509 - no thread of ours holds a lock that it needs
             )
@@ -95,7 +106,7 @@ class Process:
         return self.log.read_text()
 
     def kill(self) -> None:
-        """End it without notice, as the kernel would."""
+        """End it without notice, as the kernel would; leaves its shared memory behind."""
         self._process.kill()
         self._process.wait()
 
@@ -114,16 +125,16 @@ class Process:
         return self._process.wait(patience)
 
 
-def lisa(log: Path, *arguments: str, domain: int = DOMAIN, checkpoint: str = "fake", **parameters: object) -> Process:
+def lisa(log: Path, *arguments: str, checkpoint: str = "fake", **parameters: object) -> Process:
     """The node with the fake engine; parameters by name, `__` for a dot."""
     settings = {"checkpoint": checkpoint} | {name.replace("__", "."): value for name, value in parameters.items()}
     ros = [part for name, value in settings.items() for part in ("-p", f"{name}:={_yaml(value)}")]
-    return Process("node_process.py", ["--ros-args", *arguments, *ros], log, domain)
+    return Process("node_process.py", ["--ros-args", *arguments, *ros], log)
 
 
-def camera(log: Path, *arguments: str, domain: int = DOMAIN) -> Process:
+def camera(log: Path, *arguments: str) -> Process:
     """A camera, as `camera_process.py` describes."""
-    return Process("camera_process.py", arguments, log, domain)
+    return Process("camera_process.py", arguments, log)
 
 
 def _yaml(value: object) -> str:
@@ -135,13 +146,11 @@ def _yaml(value: object) -> str:
 class Robot:
     """A node of the test's own that asks, listens, publishes and turns knobs; calls block."""
 
-    def __init__(self, server: str = "/lisa", domain: int = DOMAIN) -> None:
-        os.environ |= environment(domain)
+    def __init__(self, server: str = "/lisa") -> None:
         self._context = rclpy.Context()
-        rclpy.init(context=self._context, domain_id=domain)
+        rclpy.init(context=self._context)
         self.node = rclpy.create_node(f"robot_{time.monotonic_ns()}", context=self._context)
         self.server = server
-        self.domain = domain
         self.executor = SingleThreadedExecutor(context=self._context)
         self.executor.add_node(self.node)
         self._questions = self.node.create_client(ReasonSegment, f"{server}/reason_segment")

@@ -37,7 +37,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     robot.log = lambda: process.output  # type: ignore[attr-defined]
     yield robot.until_active()
     robot.close()
-    process.kill()
+    process.stop()
 
 
 def code(response: Any) -> Code:

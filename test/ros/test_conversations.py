@@ -76,7 +76,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     robot = Robot()
     yield robot.until_active()
     robot.close()
-    process.kill()
+    process.stop()
 
 
 def show(robot: Robot, index: int, camera: str = "front") -> None:

@@ -33,7 +33,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     robot = Robot()
     yield robot.until_active()
     robot.close()
-    process.kill()
+    process.stop()
 
 
 def header(stamp: float) -> Header:

@@ -30,7 +30,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Process]]:
 
     yield start_process
     for process in processes:
-        process.kill()
+        process.stop()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
     def start_node(**parameters: Any) -> tuple[Robot, Process]:
         process, robot = lisa(tmp_path / "node.log", **parameters), Robot()
-        ends.extend([robot.close, process.kill])
+        ends.extend([robot.close, process.stop])
         return robot, process
 
     yield start_node

@@ -40,7 +40,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     robot.log = lambda: process.output  # type: ignore[attr-defined]
     yield robot.until_active()
     robot.close()
-    process.kill()
+    process.stop()
 
 
 def masks(message: Any) -> list[NDArray[np.bool_]]:
@@ -84,12 +84,15 @@ def test_a_conversation_is_told_to_the_model(robot: Robot, engine: LisaEngine, p
 
 
 def test_words_come_one_by_one_and_a_cancel_stops_them(robot: Robot, picture: NDArray[np.uint8]) -> None:
-    goal = robot.pursue("Describe this.", image=picture)
-    text = goal.result()[1].answer.text
-    eventually(lambda: goal.feedback[-1][0] == "masking" or goal.feedback[-1][1])
-    partial = [text for _, text in goal.feedback]
-    assert partial == sorted(partial, key=len)
-    assert text.startswith(partial[-1].strip()[:1])
+    def told() -> Any:  # rclpy's client drops feedback that it finds after the result
+        goal = robot.pursue("Describe this.", image=picture)
+        text = goal.result()[1].answer.text
+        partial = [text for _, text in goal.feedback]
+        assert partial == sorted(partial, key=len)
+        return partial and partial[-1] and (text, partial[-1])
+
+    text, partial = eventually(told, "words as feedback")
+    assert text.startswith(partial.strip()[:1])
     goal = robot.pursue("Describe this at length.", image=picture)
     goal.cancel()
     goal.result()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import rclpy
-from harness import DOMAIN, Robot
+from harness import Robot
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from lisa_ros.inference import Ticket
@@ -37,7 +37,7 @@ def robot() -> Iterator[Robot]:
     """A client of a node with the two servers and nothing else: no timer, no camera."""
     context = rclpy.Context()
     robot = Robot()
-    rclpy.init(context=context, domain_id=DOMAIN)
+    rclpy.init(context=context)
     node = SelfStartingNode("lisa", context=context)
     requests = Requests(node, SlowDesk())
     executor = SingleThreadedExecutor(context=context)
