@@ -23,7 +23,7 @@ from std_msgs.msg import Header
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test" / "ros"))
 
-from harness import Robot, camera, eventually, lisa
+from harness import Robot, camera, eventually, lisa, own_graph
 from scenes import scene
 
 from lisa_ros.cameras import Camera
