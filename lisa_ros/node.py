@@ -18,6 +18,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
@@ -178,16 +179,16 @@ class LisaNode(SelfStartingNode):
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
-    """Run the node until it is told to stop; 0, or 2 if a parameter cannot be."""
+    """Run the node until it is told to stop; 0, or 2 if an argument or a parameter cannot be."""
     argv = sys.argv if argv is None else argv
     if {"-h", "--help"} & set(argv[1:]):
         sys.stdout.write(USAGE.format(parameters=as_text()))
         return 0
-    rclpy.init(args=list(argv))
     try:
+        rclpy.init(args=list(argv))
         node = LisaNode(load)
-    except ParameterError as error:
-        get_logger("lisa").fatal(str(error))
+    except (ParameterError, ParameterException, RuntimeError) as error:  # the last is rcl's, of arguments and files
+        get_logger("lisa").fatal(str(error).partition(", at /")[0])
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()

@@ -12,6 +12,8 @@ from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
 from rclpy.exceptions import InvalidTopicNameException
+from rclpy.expand_topic_name import expand_topic_name
+from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, PRECISIONS, TEMPLATES
@@ -202,11 +204,17 @@ def _checked(name: str, value: object, default: Value, rule: Rule) -> Value:
         choices = ", ".join(choice or "nothing" for choice in rule.choices)
         raise ParameterError(f"{name} must be one of {choices}, not {value!r}")
     if rule.topic and value:
-        try:
-            validate_topic_name(value)
-        except InvalidTopicNameException as error:
-            raise ParameterError(f"{name} is {value!r}, which is no topic's name: {_first_line(error)}") from None
+        _check_topic(name, value)
     return value
+
+
+def _check_topic(name: str, value: str) -> None:
+    try:
+        validate_topic_name(value)
+        validate_full_topic_name(expand_topic_name(value, "lisa", "/"))
+    except (InvalidTopicNameException, ValueError) as error:
+        why = str(error).splitlines()[0].partition(", at ")[0]
+        raise ParameterError(f"{name} is {value!r}, which is no topic's name: {why}") from None
 
 
 def _checked_number(name: str, value: object, default: int | float, rule: Rule) -> int | float:
@@ -222,7 +230,3 @@ def _checked_number(name: str, value: object, default: int | float, rule: Rule) 
 
 def _default_and_rule(f: "Field[Any]") -> tuple[Any, Rule]:
     return f.default, f.metadata["rule"]
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

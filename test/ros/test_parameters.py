@@ -58,6 +58,8 @@ def test_a_whole_number_will_do_for_a_float() -> None:
         ({"standing_camera": "rear"}, "standing_camera is 'rear', which is none of the cameras camera"),
         ({"camera.image": ""}, "camera.image is empty: name the topic of the camera's colour image"),
         ({"camera.image": "a b"}, "camera.image is 'a b', which is no topic's name"),
+        ({"camera.depth": "/a//b"}, "camera.depth is '/a//b', which is no topic's name"),
+        ({"camera.image": "a{b}"}, "camera.image is 'a{b}', which is no topic's name"),
         ({"camera.transport": "zip"}, "camera.transport must be one of raw, compressed, not 'zip'"),
         ({"camera.qos": "best"}, "camera.qos must be one of sensor_data, reliable, not 'best'"),
         ({"camera.depth_max_dt": -0.1}, "camera.depth_max_dt must be a number from 0 to 10, not -0.1"),
@@ -161,14 +163,20 @@ def test_the_parameters_of_a_camera_come_and_go_with_it(robot: Robot) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "sentence"),
+    ("arguments", "sentence"),
     [
-        ("cameras:=[]", "cameras must be a list of at least one name"),
-        ("queue_size:=many", "queue_size must be a whole number from 1 to 1024, not 'many'"),
+        (["-p", "cameras:=[]"], "cameras must be a list of at least one name"),
+        (["-p", "queue_size:=many"], "queue_size must be a whole number from 1 to 1024, not 'many'"),
+        (["-p", "use_sim_time:=banana"], "'use_sim_time' to 'banana'"),
+        (["-p", "nothing"], "Couldn't parse parameter override rule: '-p nothing'"),
+        (["--params-file", "/nowhere.yaml"], "Couldn't parse params file: '--params-file /nowhere.yaml'"),
+        (["--no-such-option"], "--no-such-option"),
     ],
 )
-def test_a_wrong_value_at_start_ends_the_node_with_a_sentence(argument: str, sentence: str, tmp_path: Path) -> None:
-    process = lisa(tmp_path / "node.log", "-p", argument)
+def test_what_cannot_be_at_start_ends_the_node_with_a_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path
+) -> None:
+    process = lisa(tmp_path / "node.log", *arguments)
     assert process.wait() == 2
     assert sentence in process.output
     assert "Traceback" not in process.output
