@@ -94,7 +94,7 @@ def test_a_question_waits_for_the_next_frame(robot: Robot) -> None:
     until_too_old(robot)
     assert robot.set("frame_timeout", 30.0).successful
     waiting = robot.start("red", camera="front")
-    other = show_and_ask(robot, 6, "rear", "/rear/image")
+    other = show_and_ask(robot, 6, "rear", "/rear/image", max_age=-1.0)
     assert other.success, "nobody waits for the one who waits"
     assert not waiting.done()
     robot.show(scene(7), "/front/rgb", stamp=7)

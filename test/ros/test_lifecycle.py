@@ -163,7 +163,7 @@ def test_cycles_leave_nothing_behind(start: Start) -> None:
     for _ in range(20):
         cycle()
     assert robot.ask("red", image=scene(1)).success
-    assert (node.num_threads(), node.num_fds()) == (threads, files)
+    eventually(lambda: node.num_threads() <= threads and node.num_fds() <= files, "threads and files to be given back")
 
 
 def test_ctrl_c_ends_it_at_once_even_while_it_loads_or_answers(start: Start) -> None:

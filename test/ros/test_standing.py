@@ -118,14 +118,17 @@ def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monke
 
 
 def test_people_go_first(robot: Robot, answers: list[Any]) -> None:
-    instruct(robot, "red delay=0.3")
-    eventually(lambda: answers)
-    futures = [robot.start("blue delay=0.1") for _ in range(3)]
-    assert all(robot.wait(future).success for future in futures)
-    eventually(lambda: sum(answer.instruction.startswith("blue") for answer in answers) == 3)
+    instruct(robot, "red")
+    first = robot.pursue("green delay=100")
+    eventually(lambda: ("answering", "") in first.feedback)
+    others = [robot.pursue("blue delay=0.3") for _ in range(3)]
+    eventually(lambda: all(("waiting", "") in other.feedback for other in others))
+    answers.clear()
+    assert first.cancel()
+    assert all(other.result()[1].success for other in others)
+    eventually(lambda: answers and answers[-1].instruction == "red")
     order = [answer.instruction.split()[0] for answer in answers]
-    first = order.index("blue")
-    assert order[first : first + 3] == ["blue"] * 3
+    assert order[:3] == ["blue"] * 3
 
 
 def test_one_mask_and_no_words(robot: Robot, answers: list[Any]) -> None:
