@@ -65,7 +65,10 @@ def test_changelog_is_in_the_form_of_ros() -> None:
 
 
 def test_lisa_core_imports_what_pip_installs_and_no_ros() -> None:
-    declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"].get("charts", []))
+    extras = PROJECT["optional-dependencies"]
+    declared = names(
+        [*PROJECT["dependencies"], *extras["charts"], *extras["tabletop"], *extras["train"], *extras["web"]]
+    )
     assert pip_names(imports("lisa_core") - {"lisa_core"}) <= declared
 
 
