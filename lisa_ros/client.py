@@ -27,6 +27,7 @@ from std_msgs.msg import Header
 
 from lisa_ros.conversions import image_message
 from lisa_ros.msg import Answer
+from lisa_ros.parameters import Parameters
 from lisa_ros.qos import BURST
 from lisa_ros.questions import Code
 from lisa_ros.srv import ReasonSegment
@@ -78,7 +79,7 @@ async def ask(
     conversation: str = "",
     new_frame: bool = False,
     max_age: float = 0.0,
-    timeout: float = 0.0,
+    timeout: float = Parameters.question_timeout,
     mask_only: bool = False,
     image: NDArray[np.uint8] | Image | None = None,
     server: str = "lisa",
@@ -87,6 +88,8 @@ async def ask(
 
     Args:
         node: the one who asks; it has to be spinning.
+        timeout: s for the whole question; 0: the node's parameter. Only a timeout that is given here ends the waiting
+            for a node that was killed and soon replaced, for the middleware takes the new one for the old.
         image: (H, W, 3) uint8 RGB, or a message; None: the camera's newest.
         server: name of the node that answers.
 

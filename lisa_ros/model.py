@@ -82,7 +82,7 @@ class Model:
         now = time.monotonic()
         if self.engine is not None and now - self._measured >= MEMORY_INTERVAL:
             self._measured = now
-            self.facts |= _memory_facts(self.engine.memory())
+            self.facts = self.facts | _memory_facts(self.engine.memory())  # whole, for another thread reads it
 
     def _on_progress(self, fraction: float, what: str) -> None:
         if not self._wanted():
