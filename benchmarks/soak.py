@@ -54,7 +54,7 @@ CYCLE = (
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds."""
+    """What a process holds; of memory its own MiB, without the shared ones that images come in."""
 
     memory: float
     threads: int
@@ -63,7 +63,8 @@ class Footprint:
     @classmethod
     def of(cls, process: Process) -> "Footprint":
         node = psutil.Process(process.pid)
-        return cls(node.memory_info().rss / 2**20, node.num_threads(), node.num_fds())
+        memory = node.memory_info()
+        return cls((memory.rss - memory.shared) / 2**20, node.num_threads(), node.num_fds())
 
     def assert_no_leak(self, later: "Footprint") -> None:
         assert later.memory - self.memory < GROWTH, f"memory grew by {later.memory - self.memory:.1f} MiB"
@@ -258,6 +259,7 @@ def soak_cycles(count: int, folder: Path) -> str:
         robot.until_active()
         for _ in range(max(5, count // 10)):
             _cycle(robot)
+        assert robot.ask("red", image=scene(1)).success
         first = Footprint.of(node)
         for _ in range(count):
             _cycle(robot)

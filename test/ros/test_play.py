@@ -89,7 +89,7 @@ def recorded(topic: str) -> list[bytes]:
 
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_every_message_arrives_in_order_and_byte_for_byte(listener: Listener, tmp_path: Path, storage: str) -> None:
-    play("--wait", "--rate", 10, bag=BAG if storage == "mcap" else as_sqlite3(tmp_path / "bag"))
+    play("--wait", "--rate", 4, bag=BAG if storage == "mcap" else as_sqlite3(tmp_path / "bag"))
     for topic in (IMAGE, DEPTH, INFO):
         eventually(lambda topic=topic: len(listener.heard[topic]) >= 14, f"14 messages on {topic}")
         for heard, sent in zip(listener.heard[topic], recorded(topic), strict=True):
@@ -109,7 +109,7 @@ def test_the_clock_runs_through_the_recording(listener: Listener) -> None:
 
 
 def test_no_clock_on_demand(listener: Listener) -> None:
-    play("--wait", "--rate", 8, "--clock", 0)
+    play("--wait", "--rate", 4, "--clock", 0)
     eventually(lambda: len(listener.heard[IMAGE]) == 14, "all images")
     assert listener.clock == []
 
@@ -140,7 +140,7 @@ def test_ctrl_c_ends_it_at_once_and_without_a_traceback() -> None:
 
 def test_some_topics_from_some_moment_under_another_name(listener: Listener) -> None:
     chosen = ["--topics", IMAGE, "--start-offset", 2.0]
-    play(*chosen, "--wait", "--rate", 8, "--ros-args", "-r", f"{IMAGE}:=/renamed")
+    play(*chosen, "--wait", "--rate", 4, "--ros-args", "-r", f"{IMAGE}:=/renamed")
     eventually(lambda: len(listener.heard["/renamed"]) >= 7, "seven images")
     assert listener.heard["/renamed"] == recorded(IMAGE)[7:]
     assert not any(listener.heard[topic] for topic in (IMAGE, DEPTH, INFO))
@@ -168,7 +168,7 @@ def test_a_type_that_is_not_installed_is_left_out(listener: Listener, tmp_path: 
         for image in (message for message in messages() if message.topic == IMAGE):
             bag.write("/thing", image.time, bytes(store.serialize_cdr(thing, "foreign_msgs/msg/Thing")))
             bag.write(*image)
-    printed = play("--wait", "--rate", 8, bag=tmp_path / "bag")
+    printed = play("--wait", "--rate", 4, bag=tmp_path / "bag")
     assert "left out: /thing, its type foreign_msgs/msg/Thing is not installed" in printed
     eventually(lambda: listener.heard[IMAGE] == recorded(IMAGE), "all images")
 

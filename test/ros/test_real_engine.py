@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from harness import Process, Robot, eventually
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image as Picture
+from sensor_msgs.msg import Image
 
 from lisa_core import LisaEngine
+from lisa_ros.bridge import CvBridge
 from lisa_ros.client import mask_array
 
 GOLDENS = Path(__file__).resolve().parent.parent / "data" / "goldens"
@@ -27,7 +29,7 @@ def engine() -> LisaEngine:
 
 @pytest.fixture(scope="module")
 def picture() -> NDArray[np.uint8]:
-    return np.array(Image.open(GOLDENS / "images" / "table_640x480.png").convert("RGB"))
+    return np.array(Picture.open(GOLDENS / "images" / "table_640x480.png").convert("RGB"))
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +107,30 @@ def test_bad_questions_have_sentences(robot: Robot, picture: NDArray[np.uint8]) 
     assert "token" in response.message
     assert robot.ask("<image> [SEG] </s> 🤖", image=picture).success
     assert robot.ask(INSTRUCTION, image=picture).success
+
+
+def blank(height: int, width: int, encoding: str = "rgb8", channels: int = 3, kind: type = np.uint8) -> Image:
+    pixels = np.zeros((height, width, channels) if channels > 1 else (height, width), kind)
+    return CvBridge().cv2_to_imgmsg(pixels, encoding)
+
+
+@pytest.mark.parametrize(
+    ("image", "words"),
+    [
+        (blank(1, 1), ""),
+        (blank(1, 4000), ""),
+        (blank(6000, 8000), ""),
+        (blank(48, 64, "mono8", 1), ""),
+        (blank(48, 64, "bgra8", 4), ""),
+        (blank(48, 64, "32FC3", 3, np.float32), "'32FC3' holds measurements"),
+        (Image(encoding="rgb8", height=0, width=5), "the image is empty: 5x0 px"),
+    ],
+    ids=["1x1", "4000x1", "8000x6000", "grey", "alpha", "float", "empty"],
+)
+def test_images_of_all_kinds_are_answered_or_told_and_the_next_too(
+    robot: Robot, picture: NDArray[np.uint8], image: Image, words: str
+) -> None:
+    response = robot.ask(INSTRUCTION, image=image, mask_only=True)
+    assert response.success is not bool(words)
+    assert words in response.message
+    assert robot.ask(INSTRUCTION, image=picture, mask_only=True).success
