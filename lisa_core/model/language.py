@@ -66,19 +66,44 @@ class Language(nn.Module):
         Writes their keys and values to the cache. Every token sees those before it and itself.
         """
         end = start + embeddings.shape[0]
-        rotation = self._rotation(start, end, embeddings)
+        rotation = self.rotation(torch.arange(start, end, device=embeddings.device), embeddings)
         mask = _causal_mask(start, end, embeddings.device)
         states = embeddings
         for index, layer in enumerate(self.layers):
             states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
         return self.norm(states)
 
-    def _rotation(self, start: int, end: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of the rotary positions, (T, head_width) each; angles in fp32 as in the reference."""
+    def uncached(self, embeddings: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+        """Reads B rows of T tokens at once without a cache, for training.
+
+        Args:
+            embeddings: (B, T, width).
+            positions: (B, T) of each token in its conversation.
+            visible: (B, 1, T, T) bool, true where the row's token may look at the column's.
+
+        Returns:
+            (B, T, width) hidden states after the last norm.
+        """
+        rotation = self.rotation(positions, embeddings)
+        states = embeddings
+        for layer in self.layers:
+            assert isinstance(layer, _Layer)
+            states = states + layer.self_attn.uncached(layer.input_layernorm(states), rotation, visible)
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        return self.norm(states)
+
+    def rotation(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of rotary positions, as `rotate` takes them; angles in fp32 as in the reference.
+
+        `positions` is (T,) for heads (heads, T, head_width); (B, T), one row for each of a batch, gets a dimension
+        for the heads.
+        """
         width = self.shape.head_width
         exponents = torch.arange(0, width, 2, dtype=torch.float32, device=like.device) / width
-        positions = torch.arange(start, end, dtype=torch.float32, device=like.device) / self.shape.rope_scale
-        angles = torch.outer(positions, self.shape.rope_theta**-exponents).repeat(1, 2)
+        angles = positions.float()[..., None] / self.shape.rope_scale * self.shape.rope_theta**-exponents
+        angles = torch.cat([angles, angles], dim=-1)
+        if positions.dim() == 2:
+            angles = angles[:, None]
         return angles.cos().to(like.dtype), angles.sin().to(like.dtype)
 
 
@@ -147,14 +172,11 @@ class _Attention(nn.Module):
         end: int,
     ) -> Tensor:
         """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
-        query, key, value = (
-            projection(states).unflatten(-1, (-1, self.head_width)).transpose(0, 1)
-            for projection in (self.q_proj, self.k_proj, self.v_proj)
-        )
-        keys[:, start:end] = _rotate(key, rotation)
+        query, key, value = self.project(states)
+        keys[:, start:end] = rotate(key, rotation)
         values[:, start:end] = value
         mixed = functional.scaled_dot_product_attention(
-            _rotate(query, rotation)[None],
+            rotate(query, rotation)[None],
             keys[None, :, :end],
             values[None, :, :end],
             attn_mask=mask,
@@ -162,8 +184,25 @@ class _Attention(nn.Module):
         )
         return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
+    def uncached(self, states: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+        """Attends among the (B, T, width) states alone."""
+        query, key, value = self.project(states)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, rotation), rotate(key, rotation), value, attn_mask=visible, enable_gqa=self.grouped
+        )
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
-def _rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(..., T, width) -> queries, keys and values, (..., heads, T, head_width) each; not turned yet."""
+        query, key, value = (
+            projection(states).unflatten(-1, (-1, self.head_width)).transpose(-3, -2)
+            for projection in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        return query, key, value
+
+
+def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    """Queries or keys (..., heads, T, head_width) turned by their positions."""
     cosines, sines = rotation
     left, right = heads.chunk(2, dim=-1)
     return heads * cosines + torch.cat([-right, left], dim=-1) * sines

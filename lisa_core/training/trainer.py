@@ -1,0 +1,160 @@
+"""Steps of gradient descent that survive a kill: what a step does follows from the seed and its number alone."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lisa_core.errors import CheckpointError
+
+Batch = TypeVar("Batch")
+Losses = Mapping[str, Tensor]
+"""By name; `loss` is what descends, the others are told."""
+
+STATE, LOG = "state.pt", "log.jsonl"
+_BETAS = (0.9, 0.95)
+_AHEAD = 3
+"""Batches that are made ready while the model works."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long and how fast.
+
+    Attributes:
+        steps: in all.
+        learning_rate: at its highest.
+        warmup: steps until it is reached; after them it falls in a line to zero at the end, as in the official recipe.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient.
+        seed: of everything that is random.
+        save_every: seconds between two states on disk.
+    """
+
+    steps: int
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    weight_decay: float = 0.0
+    clip: float = 1.0
+    seed: int = 0
+    save_every: float = 120.0
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a step, as a share of the highest."""
+        rising = (step + 1) / max(1, self.warmup)
+        return min(rising, max(0.0, (self.steps - step) / max(1, self.steps - self.warmup)))
+
+
+class Trainer(Generic[Batch]):
+    """Teaches `learnt` by `loss_of`, one batch a step.
+
+    Args:
+        learnt: parameters by name.
+        make_batch: of a step's number, on the host; called ahead of time from another thread.
+        loss_of: a batch's losses.
+        folder: where the state and the log go; a state that lies there is taken up again.
+    """
+
+    def __init__(
+        self,
+        learnt: Mapping[str, nn.Parameter],
+        make_batch: Callable[[int], Batch],
+        loss_of: Callable[[Batch], Losses],
+        folder: Path,
+        plan: Plan,
+    ) -> None:
+        self._learnt = dict(learnt)
+        self._make_batch = make_batch
+        self._loss_of = loss_of
+        self._folder = folder
+        self._plan = plan
+        self._optimiser = torch.optim.AdamW(
+            self._learnt.values(), lr=plan.learning_rate, betas=_BETAS, weight_decay=plan.weight_decay
+        )
+        self.step = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        self._resume()
+
+    def run(self, until: float = math.inf) -> Iterator[Mapping[str, float]]:
+        """Trains on, to the plan's end or to a time of `time.monotonic()`; yields each step's losses."""
+        saved = time.monotonic()
+        for batch in _ahead(self._make_batch, range(self.step, self._plan.steps)):
+            told = self._do(batch)
+            yield told
+            now = time.monotonic()
+            if now - saved > self._plan.save_every or now > until or self.step == self._plan.steps:
+                self._save()
+                saved = now
+            if now > until:
+                return
+
+    def _do(self, batch: Batch) -> Mapping[str, float]:
+        torch.manual_seed(hash((self._plan.seed, self.step)))
+        for group in self._optimiser.param_groups:
+            group["lr"] = self._plan.learning_rate * self._plan.rate(self.step)
+        losses = self._loss_of(batch)
+        self._optimiser.zero_grad(set_to_none=True)
+        losses["loss"].backward()
+        nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
+        self._optimiser.step()
+        self.step += 1
+        told = {name: float(value) for name, value in losses.items()}
+        with (self._folder / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": self.step, **told}) + "\n")
+        return told
+
+    def _save(self) -> None:
+        state = {
+            "plan": _fixed(self._plan),
+            "step": self.step,
+            "weights": {name: weight.data for name, weight in self._learnt.items()},
+            "optimiser": self._optimiser.state_dict(),
+        }
+        partial = self._folder / f".{STATE}.part"
+        torch.save(state, partial)
+        partial.replace(self._folder / STATE)
+
+    def _resume(self) -> None:
+        path = self._folder / STATE
+        if not path.is_file():
+            (self._folder / LOG).unlink(missing_ok=True)
+            return
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        if state["plan"] != _fixed(self._plan) or state["weights"].keys() != self._learnt.keys():
+            raise CheckpointError(f"{path} is of a training with other settings; give those again, or another folder.")
+        with torch.no_grad():
+            for name, weight in self._learnt.items():
+                weight.copy_(state["weights"][name])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.step = state["step"]
+        _cut(self._folder / LOG, self.step)
+
+
+def _fixed(plan: Plan) -> dict[str, Any]:
+    """What must not change between two parts of one training."""
+    return {name: value for name, value in asdict(plan).items() if name != "save_every"}
+
+
+def _cut(log: Path, step: int) -> None:
+    """Drops what was logged after the state was saved: those steps are done again."""
+    lines = log.read_text(encoding="utf-8").splitlines()[:step] if log.exists() else []
+    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
+    """The batches in order, the next ones made while one is used."""
+    with ThreadPoolExecutor(1, "batches") as pool:
+        waiting: list[Future[Batch]] = []
+        for step in steps:
+            waiting.append(pool.submit(make, step))
+            if len(waiting) > _AHEAD:
+                yield waiting.pop(0).result()
+        while waiting:
+            yield waiting.pop(0).result()

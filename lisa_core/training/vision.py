@@ -1,0 +1,103 @@
+"""The two encoders learn what things look like, before the language model learns to speak about them.
+
+Where a released LISA has CLIP and SAM, pretrained on millions of pictures, a LISA from scratch has to learn to see.
+Rendered scenes tell it at every patch: which kind of thing is here, of which colour, which part of it, and which way
+its middle is. Small heads on the encoders answer that; they are thrown away, the encoders stay.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from lisa_core.model.clip import VisionTower
+from lisa_core.model.lisa import Lisa
+from lisa_core.model.sam import ImageEncoder
+
+MOST_PARTS = 2
+NOT_LEARNT = -100
+
+
+@dataclass(frozen=True)
+class Senses:
+    """How many answers each question at a patch has."""
+
+    kinds: int
+    colours: int
+
+    @property
+    def channels(self) -> int:
+        """Kind (0: nothing), colour, part (0: the rest), and the way to the middle in x and y."""
+        return self.kinds + 1 + self.colours + 1 + MOST_PARTS + 2
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is where on a grid.
+
+    Attributes:
+        kind: (B, h, w) int64, 0 where nothing is.
+        colour: (B, h, w) int64, `NOT_LEARNT` where nothing is.
+        part: (B, h, w) int64, `NOT_LEARNT` where nothing is.
+        middle: (B, 2, h, w), x and y from here to the middle of the thing, in shares of the grid's side.
+    """
+
+    kind: Tensor
+    colour: Tensor
+    part: Tensor
+    middle: Tensor
+
+
+class Heads(nn.Module):
+    """What is asked of both encoders while they learn; (B, channels, 96, 96) and (B, channels, 24, 24) at 384 px."""
+
+    def __init__(self, model: Lisa, senses: Senses) -> None:
+        super().__init__()
+        self.senses = senses
+        width = model.shape.sam.embedding
+        self.sam = nn.Sequential(
+            nn.ConvTranspose2d(width, 64, 2, stride=2),
+            nn.GELU(),
+            nn.ConvTranspose2d(64, 48, 2, stride=2),
+            nn.GELU(),
+            nn.Conv2d(48, senses.channels, 1),
+        )
+        self.clip = nn.Sequential(
+            nn.LayerNorm(model.shape.clip.width), nn.Linear(model.shape.clip.width, 4 * senses.channels)
+        )
+
+    def of_sam(self, encoder: ImageEncoder, pixels: Tensor) -> Tensor:
+        """Answers at SAM's low resolution, four to a patch's side."""
+        return self.sam(encoder(pixels))
+
+    def of_clip(self, tower: VisionTower, pixels: Tensor) -> Tensor:
+        """Answers two to a patch's side."""
+        answers = self.clip(tower(pixels))
+        side = round(answers.shape[1] ** 0.5)
+        return functional.pixel_shuffle(answers.transpose(1, 2).unflatten(2, (side, side)), 2)
+
+
+def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
+    """Cross entropies of kind, colour and part, and the distance to the true middle."""
+    answers = answers.float()
+    kind, colour, part, middle = answers.split((senses.kinds + 1, senses.colours, 1 + MOST_PARTS, 2), dim=1)
+    thing = truth.kind > 0
+    off = (middle - truth.middle).abs().sum(1)[thing]
+    return (
+        functional.cross_entropy(kind, truth.kind)
+        + 0.5 * functional.cross_entropy(colour, truth.colour, ignore_index=NOT_LEARNT)
+        + 0.5 * functional.cross_entropy(part, truth.part, ignore_index=NOT_LEARNT)
+        + 2.0 * (off.mean() if off.numel() else off.sum())
+    )
+
+
+def accuracy(answers: Tensor, truth: Truth, senses: Senses) -> tuple[float, float]:
+    """Shares of the things' cells whose kind, and whose colour, is right."""
+    kind, colour = answers.split(
+        (senses.kinds + 1, senses.colours, answers.shape[1] - senses.kinds - 1 - senses.colours), dim=1
+    )[:2]
+    thing = truth.kind > 0
+    return (
+        float((kind.argmax(1) == truth.kind)[thing].float().mean()),
+        float((colour.argmax(1) == truth.colour)[thing].float().mean()),
+    )
