@@ -3,6 +3,7 @@
 The node runs in a process of its own, in a ROS domain and namespace of its own, so that no robot's graph is disturbed.
 """
 
+import ctypes
 import json
 import os
 import random
@@ -51,6 +52,8 @@ CLOSING = 5.0
 """Seconds that the node has to end."""
 RATE = 10.0
 """Hz of the camera."""
+PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl(2)."""
 LAST_LINES = 20
 """Of the node's log, shown when something fails."""
 
@@ -164,8 +167,13 @@ class RunningNode:
 
     def __enter__(self) -> "RunningNode":
         with self._log.open("wb") as log:
-            # In a session of its own, so that Ctrl-C comes to the demo alone, which then ends the node.
-            self._process = subprocess.Popen(self._command, stdout=log, stderr=log, start_new_session=True)
+            self._process = subprocess.Popen(
+                self._command,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # so that Ctrl-C comes to the demo alone, which then ends the node
+                preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread holds a lock that it needs
+            )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -185,6 +193,12 @@ class RunningNode:
         """What went wrong, with what the node said last."""
         lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
         return DemoError("\n".join([f"{sentence} The node's last words ({self._log}):", *lines]))
+
+
+def _end_with_parent() -> None:
+    """Called in the node's process: Ctrl-C comes from the kernel when the demo ends without a word, on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 class Camera:

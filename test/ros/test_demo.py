@@ -121,7 +121,22 @@ def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> Non
     code, printed = demo.end()
     assert code == 128 + number, printed
     assert "Traceback" not in printed
-    assert not node.is_running()
+    eventually(lambda: _has_ended(node), "the node's end")
+
+
+def test_killed_it_leaves_no_process(start: Any) -> None:
+    demo = start()
+    node = demo.node()
+    demo.send(signal.SIGKILL)
+    assert demo.end()[0] == -signal.SIGKILL
+    eventually(lambda: _has_ended(node), "the node's end")
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def test_a_node_that_dies_is_told_about(start: Any) -> None:
