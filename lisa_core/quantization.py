@@ -51,6 +51,9 @@ def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype)
         }
         if precision == "nf4":
             layer = bnb.nn.Linear4bit(**size, compute_dtype=compute, quant_type="nf4", compress_statistics=True)
+            # On a CPU with AVX512-BF16 it would repack the weights in place at the first product: in bf16, so that
+            # answers differed from machine to machine, and not at all for layers of less than a block of 64.
+            layer.support_avx512bf16_for_cpu = False
         else:
             layer = bnb.nn.Linear8bitLt(**size, has_fp16_weights=False, threshold=_INT8_OUTLIERS)
         model.set_submodule(name, layer)

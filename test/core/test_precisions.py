@@ -13,10 +13,10 @@ SHORT = case("v1-short")
 V1_CASES = [case for case in CASES if case.checkpoint == V1]
 PRECISIONS = ("fp32", "bf16", "fp16", "int8", "nf4")
 
-# Measured on the v1 golden: all tokens equal, embeddings 0.147 to 0.174, masks 2.6 to 3.9 % of the pixels.
-# Half as much again, because bitsandbytes computes otherwise on CPUs that multiply bf16.
+# Measured on the v1 golden: all tokens equal, embeddings 0.147 to 0.174, masks 2.6 to 6.1 % of the pixels.
+# Half as much again, because CPUs differ in how they round.
 NF4_EMBEDDING = 0.26
-NF4_MASK = 0.06
+NF4_MASK = 0.09
 
 
 def ask(engine, asked):
