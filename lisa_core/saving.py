@@ -7,7 +7,8 @@ quantised weight lies beside its statistics under the names that bitsandbytes an
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -54,24 +55,55 @@ def save_quantised(
     """
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
+    with whole_folder(out) as partial:
+        parameters = _quantised(checkpoint, device)
+        write_weights(parameters, partial, len(checkpoint.stored), on_progress, shard_bytes)
+        _copy_the_rest(checkpoint, partial)
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
+
+    Raises:
+        CheckpointError: there is something at `out`.
+    """
     if out.exists():
         raise CheckpointError(f"{out} is there already; name a folder that is not.")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
-        (partial / OWN_TOWER).mkdir()
-        model, tower = _Shards(partial, shard_bytes), _Shards(partial / OWN_TOWER, shard_bytes)
-        for done, (parameter, tensors) in enumerate(_quantised(checkpoint, device), start=1):
-            (tower if parameter.startswith("clip.") else model).add(tensors)
-            if on_progress is not None:
-                on_progress(done / len(checkpoint.stored), parameter)
-        model.finish()
-        tower.finish()
-        _copy_the_rest(checkpoint, partial)
+        yield partial
         partial.chmod(0o755)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_weights(
+    parameters: Iterable[tuple[str, Mapping[str, Tensor]]],
+    folder: Path,
+    count: int,
+    on_progress: Callable[[float, str], None] | None = None,
+    shard_bytes: int = _SHARD,
+) -> None:
+    """Writes a model's weights, and its vision tower's into a folder of its own.
+
+    Args:
+        parameters: each parameter of `Lisa`, with what is stored for it by released names, on the host.
+        folder: exists.
+        count: how many parameters there are.
+        on_progress: called with (share done, parameter).
+        shard_bytes: size of one file at most, but for a tensor that is larger by itself.
+    """
+    (folder / OWN_TOWER).mkdir()
+    model, tower = _Shards(folder, shard_bytes), _Shards(folder / OWN_TOWER, shard_bytes)
+    for done, (parameter, tensors) in enumerate(parameters, start=1):
+        (tower if parameter.startswith("clip.") else model).add(tensors)
+        if on_progress is not None:
+            on_progress(done / count, parameter)
+    model.finish()
+    tower.finish()
 
 
 def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[str, dict[str, Tensor]]]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import pickle
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -105,7 +106,7 @@ class Trainer(Generic[Batch]):
         nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
         self._optimiser.step()
         self.step += 1
-        told = {name: float(value) for name, value in losses.items()}
+        told = {name: value.item() for name, value in losses.items()}
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.step, **told}) + "\n")
         return told
@@ -126,7 +127,7 @@ class Trainer(Generic[Batch]):
         if not path.is_file():
             (self._folder / LOG).unlink(missing_ok=True)
             return
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = _read_state(path)
         if state["plan"] != _fixed(self._plan) or state["weights"].keys() != self._learnt.keys():
             raise CheckpointError(f"{path} is of a training with other settings; give those again, or another folder.")
         with torch.no_grad():
@@ -135,6 +136,14 @@ class Trainer(Generic[Batch]):
         self._optimiser.load_state_dict(state["optimiser"])
         self.step = state["step"]
         _cut(self._folder / LOG, self.step)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is damaged, or no state of a training; delete it to start again.") from error
+    return state
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:

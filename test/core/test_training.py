@@ -1,0 +1,175 @@
+"""Training: killed and taken up again, written down and loaded, from scratch."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from goldens import GOLDENS, V1, picture
+from torch import Tensor, nn
+
+from lisa_core import CheckpointError, LisaEngine, loading
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.preprocess import SamSize
+from lisa_core.template import BY_NAME
+from lisa_core.training import fresh, losses
+from lisa_core.training.batch import pack
+from lisa_core.training.conversation import lesson
+from lisa_core.training.export import export
+from lisa_core.training.forward import Pictures, of_batch
+from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
+
+PLAN = Plan(steps=12, learning_rate=0.05, warmup=3, save_every=0.0)
+
+
+class Line:
+    """A line through points that are drawn anew at each step, with dropout, so that all that is random counts."""
+
+    def __init__(self, folder: Path, plan: Plan = PLAN) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(4, 1)
+        self.trainer: Trainer[Tensor] = Trainer(
+            dict(self.model.named_parameters()), self.batch, self.loss, folder, plan
+        )
+
+    def batch(self, step: int) -> Tensor:
+        return torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+
+    def loss(self, points: Tensor) -> Mapping[str, Tensor]:
+        seen = nn.functional.dropout(points, 0.2)
+        return {"loss": (self.model(seen) - points.sum(1, keepdim=True)).square().mean()}
+
+    def weights(self) -> list[float]:
+        return self.model.weight.flatten().tolist()
+
+
+def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path) -> None:
+    whole = Line(tmp_path / "whole")
+    told = list(whole.trainer.run())
+    killed = Line(tmp_path / "killed").trainer.run()
+    for _ in range(5):
+        next(killed)
+    killed.close()
+    again = Line(tmp_path / "killed")
+    assert 0 < again.trainer.step < len(told)
+    rest = list(again.trainer.run())
+    assert rest == told[-len(rest) :]
+    assert again.weights() == whole.weights()
+    logs = [(tmp_path / name / LOG).read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+    assert [json.loads(line)["step"] for line in logs[0].splitlines()] == list(range(1, PLAN.steps + 1))
+
+
+def test_training_learns(tmp_path: Path) -> None:
+    told = list(Line(tmp_path, replace(PLAN, steps=200)).trainer.run())
+    assert told[-1]["loss"] < 0.5 * told[0]["loss"]
+
+
+def test_another_plan_does_not_take_up_what_is_there(tmp_path: Path) -> None:
+    list(Line(tmp_path).trainer.run())
+    with pytest.raises(CheckpointError, match="other settings"):
+        Line(tmp_path, replace(PLAN, seed=1))
+
+
+def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
+    torch.save({"plan": print}, tmp_path / STATE)
+    with pytest.raises(CheckpointError, match=r"state\.pt"):
+        Line(tmp_path)
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    plan = Plan(steps=1000, warmup=100)
+    assert [plan.rate(step) for step in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
+    assert plan.rate(550) == pytest.approx(0.5)
+    assert plan.rate(1000) == 0
+
+
+def test_an_exported_model_answers_as_before(tmp_path: Path) -> None:
+    opened = Checkpoint.open(V1, GOLDENS / "clip-vit-tiny-patch14")
+    model = loading.load(opened, "fp32", torch.device("cpu"))
+    config = json.loads((V1 / "config.json").read_text())
+    tower = json.loads((opened.vision_tower / "config.json").read_text())
+    export(model, config, tower, V1, tmp_path / "out")
+    before = LisaEngine.from_pretrained(V1, "fp32", "cpu", opened.vision_tower)
+    after = LisaEngine.from_pretrained(tmp_path / "out", "fp32", "cpu")
+    rgb = picture("table_640x480.png")
+    question = "Can you segment the bowl in this image?"
+    answers = [engine.ask(engine.encode(rgb), question) for engine in (before, after)]
+    assert answers[0].token_ids == answers[1].token_ids
+    for one, other in zip(*(answer.segments for answer in answers), strict=True):
+        np.testing.assert_array_equal(one.low_res_logits, other.low_res_logits)
+    with pytest.raises(CheckpointError, match="there already"):
+        export(model, config, tower, V1, tmp_path / "out")
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    model = fresh.new_model(_tiny(300), seed=0)
+    with pytest.raises(OSError, match=r"tokenizer\.model"):
+        export(model, {}, {}, tmp_path / "nowhere", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def _tiny(vocabulary: int) -> Any:
+    shape = fresh.small_shape(vocabulary)
+    return replace(
+        shape,
+        clip=replace(shape.clip, image=48, patch=16, width=32, heads=2, hidden=64, layers=2),
+        language=replace(shape.language, width=32, hidden=64, layers=2, heads=2, kv_heads=2),
+        sam=replace(
+            shape.sam, image=64, width=32, heads=2, hidden=64, windows=(2, 0), embedding=32, attention_inner=16
+        ),
+    )
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A checkpoint from scratch, with a tokenizer made from a few sentences."""
+    words = tmp_path / "words"
+    words.mkdir()
+    vocabulary = fresh.write_tokenizer(["Where is the red cup?", "The cup is here."] * 20, 320, words)
+    shape = _tiny(vocabulary)
+    model = fresh.new_model(shape, seed=0)
+    export(model, fresh.config_of(shape), fresh.tower_config_of(shape.clip), words, tmp_path / "scratch")
+    return tmp_path / "scratch"
+
+
+def test_a_model_from_scratch_loads_as_any_other(scratch: Path) -> None:
+    engine = LisaEngine.from_pretrained(scratch, "fp32", "cpu")
+    answer = engine.ask(engine.encode(picture("square_300.png")), "Where is the cup? \u2615", mask_only=True)
+    assert [segment.mask.shape for segment in answer.segments] == [(300, 300)]
+
+
+def test_the_same_seed_gives_the_same_first_weights() -> None:
+    one, same, other = (fresh.new_model(_tiny(300), seed).state_dict() for seed in (0, 0, 1))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+    assert not torch.equal(one["language.lm_head.weight"], other["language.lm_head.weight"])
+    assert all(torch.isfinite(weight).all() for weight in one.values())
+
+
+def test_the_bundled_sizes_stay_under_24_megabytes() -> None:
+    assert 2 * fresh.parameters_of(fresh.new_model(fresh.small_shape(1100), seed=0)) < 24e6
+
+
+def test_a_model_from_scratch_learns_words_and_masks(scratch: Path, tmp_path: Path) -> None:
+    opened = Checkpoint.open(scratch)
+    model = loading.load(opened, "fp32", torch.device("cpu")).requires_grad_(True)
+    lessons = [lesson([("Where is the cup?", "The cup is [SEG].")], BY_NAME["llava_v1"], opened.tokenizer)]
+    words = pack([lessons], opened.shape.clip.tokens)
+    mask = torch.zeros(1, 64, 64)
+    mask[:, 16:48, 16:48] = 1
+    size = SamSize((64, 64), (64, 64))
+
+    def loss_of(_: None) -> Mapping[str, Tensor]:
+        visual = model.clip(torch.zeros(1, 3, opened.shape.clip.image, opened.shape.clip.image))
+        embedding = model.sam.encode(torch.zeros(1, 3, 64, 64))
+        return of_batch(model, Pictures(visual, embedding, [size], [mask]), words, losses.Weights())
+
+    plan = Plan(steps=150, learning_rate=3e-3, warmup=5)
+    trainer: Trainer[None] = Trainer(dict(model.named_parameters()), lambda _: None, loss_of, tmp_path / "run", plan)
+    told = list(trainer.run())
+    assert told[-1]["ce"] < 0.1 * told[0]["ce"]
+    assert told[-1]["bce"] < 0.5 * told[0]["bce"]
