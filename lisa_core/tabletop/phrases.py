@@ -1,0 +1,76 @@
+"""How people name things by colour, place and part, and places by things; for training and held out from it."""
+
+from lisa_core.tabletop.patterns import Wordings
+
+NOUN_PHRASES: dict[str, Wordings] = {
+    "colour": Wordings(
+        (
+            "the {colour} {noun}",
+            "the {colour} {noun}",
+            "the {noun} that {is} {colour}",
+            "the {noun} which {is} {colour}",
+        ),
+        ("the {colour} {noun}", "the {noun} of {colour} colour"),
+    ),
+    "one of": Wordings(
+        ("the {colour} one of the {nouns}", "the {colour} one among the {nouns}"),
+        ("that one of the {nouns} which is {colour}", "of the {nouns} the {colour} one"),
+    ),
+    "leftmost": Wordings(
+        ("the leftmost {noun}", "the leftmost {noun}", "the {noun} on the far left", "the {noun} furthest to the left"),
+        ("the {noun} at the far left", "the {noun} that {is} leftmost"),
+    ),
+    "rightmost": Wordings(
+        (
+            "the rightmost {noun}",
+            "the rightmost {noun}",
+            "the {noun} on the far right",
+            "the {noun} furthest to the right",
+        ),
+        ("the {noun} at the far right", "the {noun} that {is} rightmost"),
+    ),
+    "nearest": Wordings(
+        (
+            "the [nearest|closest] {noun}",
+            "the {noun} [nearest|closest] to [me|the camera|you]",
+            "the {noun} that {is} [nearest|closest][| to me| to the camera]",
+        ),
+        ("the {noun} nearest to us", "the {noun} that stands [nearest|closest] to us"),
+    ),
+    "farthest": Wordings(
+        (
+            "the [farthest|furthest|most distant] {noun}",
+            "the {noun} [farthest|furthest] [away|from me|from the camera|from you]",
+            "the {noun} at the back",
+        ),
+        ("the {noun} farthest from us", "the {noun} that stands [farthest|furthest] away"),
+    ),
+    "middle": Wordings(
+        ("the {noun} in the middle", "the middle {noun}", "the {noun} between the other two"),
+        ("the {noun} right in the middle", "the {noun} that {is} in the middle"),
+    ),
+    "part": Wordings(
+        ("the {part} of {it}", "the {part} of {it}", "{it}'s {part}"),
+        ("the {part} that {it} has", "the {part} belonging to {it}"),
+    ),
+}
+
+WHERE: dict[str, Wordings] = {
+    "left": Wordings(
+        ("[|to the |on the ]left of {it}", "on the left side of {it}"),
+        ("over to the left of {it}", "more to the left than {it}"),
+    ),
+    "right": Wordings(
+        ("[|to the |on the ]right of {it}", "on the right side of {it}"),
+        ("over to the right of {it}", "more to the right than {it}"),
+    ),
+    "behind": Wordings(
+        ("behind {it}", "[right |directly |]behind {it}", "at the back of {it}"),
+        ("just behind {it}", "farther back, behind {it}"),
+    ),
+    "front": Wordings(
+        ("in front of {it}", "[right |directly |]in front of {it}"),
+        ("just in front of {it}", "on the front side of {it}"),
+    ),
+    "next": Wordings(("[next|closest|nearest] to {it}", "beside {it}"), ("right next to {it}", "just beside {it}")),
+}

@@ -1,0 +1,189 @@
+"""What can be said for certain about a view: which things are clearly seen, and where they are to each other."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lisa_core.tabletop.kinds import KIND_BY_NAME
+from lisa_core.tabletop.scene import View
+
+_CLEAR, _CLEAR_PART = 150 / (640 * 480), 100 / (640 * 480)
+"""Shares of the picture that a thing, or a part, must fill for a question to be about it."""
+
+_MARGIN = 0.06
+"""Of the picture's height: the least distance of two things of which one is left of the other."""
+
+_DEPTH_MARGIN = 0.04
+"""The same along the table, m."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A thing of which something is seen.
+
+    Attributes:
+        index: among the scene's things.
+        clear: whether enough of it is seen to ask about it, in the middle of the picture, where the language model
+            looks.
+        parts: those of its parts that are clearly seen.
+        x, left, right: its middle and its ends, px.
+        spot: on the table, to the right of the camera and away from it, m.
+        distance: from the camera, m.
+    """
+
+    index: int
+    kind: str
+    colour: str
+    clear: bool
+    parts: tuple[str, ...]
+    x: float
+    left: int
+    right: int
+    spot: tuple[float, float]
+    distance: float
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What is seen, from left to right.
+
+    Attributes:
+        things: all of which something is seen.
+        there: (colour, kind) of all things, also of those that are hidden.
+        height: of the picture, px.
+    """
+
+    things: tuple[Seen, ...]
+    there: frozenset[tuple[str, str]]
+    height: int
+
+    def of(self, kinds: Collection[str]) -> list[Seen]:
+        """The things of these kinds."""
+        return [thing for thing in self.things if thing.kind in kinds]
+
+    def lacks(self, kinds: Collection[str]) -> bool:
+        """Whether there is nothing of these kinds, not even hidden."""
+        return not any(kind in kinds for _, kind in self.there)
+
+    def alone(self, kinds: Collection[str]) -> Seen | None:
+        """The only thing of these kinds, if there is one and it is clear."""
+        return only(self.of(kinds))
+
+    @property
+    def clear(self) -> list[Seen]:
+        """The things that one can ask about."""
+        return [thing for thing in self.things if thing.clear]
+
+
+def look(view: View) -> Sight:
+    """Finds out what is seen in a view."""
+    height, width = view.owner.shape
+    forward = view.camera[:2, 2] / np.linalg.norm(view.camera[:2, 2])
+    side = np.array([forward[1], -forward[0]])
+    there = frozenset((thing.colour, thing.kind) for thing in view.things)
+    seen = []
+    for index, thing in enumerate(view.things):
+        mask = view.mask(index)
+        rows, columns = np.nonzero(mask)
+        if not len(rows):
+            continue
+        x, y = float(columns.mean()), float(rows.mean())
+        half = min(height, width) / 2
+        central = abs(x - width / 2) < half and abs(y - height / 2) < half
+        offset = np.array(thing.position) - view.camera[:3, 3]
+        seen.append(
+            Seen(
+                index=index,
+                kind=thing.kind,
+                colour=thing.colour,
+                clear=central and len(rows) >= _CLEAR * mask.size,
+                parts=_clear_parts(view, index),
+                x=x,
+                left=int(columns.min()),
+                right=int(columns.max()),
+                spot=(float(offset[:2] @ side), float(offset[:2] @ forward)),
+                distance=float(np.linalg.norm(offset)),
+            )
+        )
+    return Sight(tuple(sorted(seen, key=lambda thing: thing.x)), there, height)
+
+
+def _clear_parts(view: View, index: int) -> tuple[str, ...]:
+    return tuple(
+        part
+        for part in KIND_BY_NAME[view.things[index].kind].parts
+        if np.count_nonzero(view.mask(index, part)) >= _CLEAR_PART * view.owner.size
+    )
+
+
+def only(things: Sequence[Seen]) -> Seen | None:
+    """The only one, if there is one and it is clear."""
+    return things[0] if len(things) == 1 and things[0].clear else None
+
+
+def extreme(sight: Sight, things: Sequence[Seen], where: str) -> Seen | None:
+    """The leftmost, rightmost, nearest, farthest or middle one of several; None where that is not certain."""
+    if len(things) < 2 or not all(thing.clear for thing in things):
+        return None
+    if where == "middle":
+        return _middle(sight, things)
+    order, margin = {
+        "leftmost": (lambda thing: thing.x, _MARGIN * sight.height),
+        "rightmost": (lambda thing: -thing.x, _MARGIN * sight.height),
+        "nearest": (lambda thing: thing.distance, _DEPTH_MARGIN),
+        "farthest": (lambda thing: -thing.distance, _DEPTH_MARGIN),
+    }[where]
+    first, second = sorted(things, key=order)[:2]
+    return first if order(second) - order(first) > margin else None
+
+
+def _middle(sight: Sight, things: Sequence[Seen]) -> Seen | None:
+    if len(things) != 3:
+        return None
+    left, middle, right = sorted(things, key=lambda thing: thing.x)
+    margin = 2 * _MARGIN * sight.height
+    return middle if middle.x - left.x > margin and right.x - middle.x > margin else None
+
+
+def around(sight: Sight, anchor: Seen, where: str) -> list[Seen]:
+    """What is left, right, behind, in front of or next to a thing; nothing where that is not certain."""
+    others = [thing for thing in sight.things if thing is not anchor]
+    if where == "next":
+        return _next(anchor, others)
+    test: Callable[[Seen], bool | None] = {
+        "left": lambda thing: _beyond(anchor.x - thing.x, _MARGIN * sight.height),
+        "right": lambda thing: _beyond(thing.x - anchor.x, _MARGIN * sight.height),
+        "behind": lambda thing: _in_line(anchor, thing, thing.spot[1] - anchor.spot[1]),
+        "front": lambda thing: _in_line(anchor, thing, anchor.spot[1] - thing.spot[1]),
+    }[where]
+    verdicts = [(thing, test(thing)) for thing in others]
+    found = [thing for thing, verdict in verdicts if verdict]
+    certain = all(verdict is not None for _, verdict in verdicts) and all(thing.clear for thing in found)
+    return found if certain else []
+
+
+def _beyond(distance: float, margin: float) -> bool | None:
+    """Whether it is; None in doubt."""
+    if distance > margin:
+        return True
+    return None if distance > margin / 3 else False
+
+
+def _in_line(anchor: Seen, thing: Seen, distance: float) -> bool | None:
+    width = min(anchor.right - anchor.left, thing.right - thing.left) + 1
+    shared = (min(anchor.right, thing.right) - max(anchor.left, thing.left) + 1) / width
+    beyond = _beyond(distance, _DEPTH_MARGIN)
+    if beyond is False or shared < 0.1:
+        return False
+    return True if beyond and shared > 0.5 else None
+
+
+def _next(anchor: Seen, others: Sequence[Seen]) -> list[Seen]:
+    def distance(thing: Seen) -> float:
+        return float(np.hypot(thing.spot[0] - anchor.spot[0], thing.spot[1] - anchor.spot[1]))
+
+    order = sorted(others, key=distance)
+    if len(order) < 2 or not order[0].clear or distance(order[0]) > 0.7 * distance(order[1]):
+        return []
+    return order[:1]

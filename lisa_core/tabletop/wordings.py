@@ -1,0 +1,380 @@
+"""How people ask, for training and held out from it.
+
+No expansion of a held-out pattern is one of a train pattern, whatever is in the slots: they have other verbs or
+another structure.
+"""
+
+from lisa_core.tabletop.patterns import Wordings
+
+SHOW = Wordings(
+    train=(
+        (
+            "[|please |now |robot, ][segment|find|show me|show|locate|mark|highlight|select|mask|label] {it}"
+            "[|| please|, please| for me| in the picture| in this image| on the table]."
+        ),
+        "[|please |robot, ][find|locate|search for|look for|point to|point at|point out] {it}[|| please| for me].",
+        (
+            "[could|can|would|will]"
+            " you [|please ][segment|find|show me|locate|mark|highlight|point to|see and mark] {it}"
+            "[|| for me| please| on the table| in the image]?"
+        ),
+        "where {is} {it}?",
+        "where {is} {it}[| on the table| in the picture| in this image| now|, please]?",
+        "where [can|could|do] I [find|see|get] {it}?",
+        "where did I [put|leave] {it}?",
+        "[tell me|show me|can you tell me|could you show me|do you know|I wonder] where {it} {is}[.|, please.]",
+        "I [need|want|would like|would like to have|am looking for|am searching for|cannot find] {it}[|, please].",
+        (
+            "[|please |robot, ][pick up|grab|take|fetch|get|get me|bring me|give me|pass me|lift]"
+            " {it}[||, please| for me]."
+        ),
+        (
+            "[could|can|would|will]"
+            " you [|please ][pick up|grab|take|fetch|get me|bring me|give me|pass me] {it}[|, please]?"
+        ),
+        (
+            "[|the|give me the|I need the|output the|return the|show the|produce a]"
+            " [mask|segmentation|segmentation mask]"
+            " [of|for] {it}[|, please]."
+        ),
+        "what {is} {it} in this image?",
+        "which [one|thing|object] {is} {it}?",
+        "{it}[||, please| please| in the picture].",
+    ),
+    held_out=(
+        (
+            "[|please |robot, |now ][outline|spot|detect|identify|indicate|mask out|circle] {it}"
+            "[|| please| for me| in this picture| on this table]."
+        ),
+        "[could|can|would|will] you [|please |kindly ][outline|spot|detect|identify|indicate] {it}[|| for me| here]?",
+        "[whereabouts|in which place] {is} {it}?",
+        "[whereabouts|in what spot] on the table {is} {it}?",
+        "[let me see|let me know where to find|help me find|help me locate] {it}[|, please].",
+        "[draw|put|paint] [a mask|an outline|a contour] [around|over|on] {it}[|, please].",
+        "[I wish to have|I'd like to see|I must find|I have lost|we are after] {it}.",
+        "[go to|move to|reach for|drive to|pick out|hold] {it}[|, please| now].",
+        "[which|what] pixels [belong to|are of|make up|show] {it}?",
+        "I'd like you to [find|segment|fetch|grab|show me] {it}[|, please].",
+        "[would you mind finding|do you mind showing me|how about finding] {it}?",
+    ),
+)
+
+WHAT = Wordings(
+    train=(
+        "what {is} {where}?",
+        "what {is} {where}[| in the picture| in this image| on the table]?",
+        "[which|what] [thing|object|item] {is} {where}?",
+        "what [lies|stands|is standing|is lying|can you see|do you see|do you find] {where}?",
+        (
+            "[|please |robot, ][segment|find|show me|locate|mark|highlight|point to|pick up|grab|bring me|give me]"
+            " [what is|the thing|the object|the thing that is|whatever is] {where}[|, please| for me]."
+        ),
+        (
+            "[could|can|would] you [segment|find|show me|locate|mark|point to|give me]"
+            " [what is|the thing|the object|the thing that is] {where}?"
+        ),
+        "[tell me|can you tell me|I want to know|show me] what {is} {where}.",
+        "where is the [thing|object] [that is |]{where}?",
+    ),
+    held_out=(
+        "[which|what] [object|thing|item] can be [found|seen] {where}?",
+        "[outline|spot|detect|identify|indicate] [what is|the thing|the object|whatever is] {where}[|, please].",
+        "what [sits|has been put|did somebody put|is there] {where}?",
+        "[let me see|help me find] [what is|the object] {where}[|, please].",
+        "{where}, what [do you see|is there|can you find]?",
+        "[would you mind showing me|I'd like to see] the thing {where}.",
+    ),
+)
+
+USE = Wordings(
+    train=(
+        (
+            "[||find|find me|show me|give me|bring me|segment|locate|I need|I want|I am looking for|get me|pass me]"
+            " something [to|that I can|I can|I could] {to}[||, please]."
+        ),
+        (
+            "[what|which thing|which one|which object|which of these|which of these things|which item]"
+            " [can|could|should|would]"
+            " [I|I|I|you|one|a person|somebody] {to}[|| here| on this table]?"
+        ),
+        (
+            "[can|could|would|will] you [find|show|give|get|bring|pass|hand]"
+            " me something [to|I can|that I can] {to}[|, please]?"
+        ),
+        "[is there|do you have|do you see] something [to|I can] {to}? [show me|show it|segment it|where is it].",
+        "[what|which thing|which object] is [used|good|made|meant] to {to}?",
+        (
+            "[segment|find|show me|mark|highlight|point to] the [thing|object|item]"
+            " [to|that one can|that I can|I could] {to}."
+        ),
+        "where is [something|the thing] [to|I can] {to}?",
+        "[tell me|show me] what [I can|I could|to] {to}.",
+        "I want to {want}. [what|which thing|which of these] [could|can|should] I [use|take]?",
+        (
+            "I [have to|need to|would like to|must|am going to|want to] {want}[.|,|;|, so]"
+            " [what|which thing|which object] [could I use|can I use|should I use|do I need|should I take|would help]?"
+        ),
+        (
+            "[what|which thing|which of these things]"
+            " [do I need|could I use|can I use|should I take|would you use|is useful]"
+            " [to|if I want to|when I want to] {want}?"
+        ),
+        (
+            "[find|show me|give me|bring me|get me|segment]"
+            " [something|the thing|what I need|a thing] to {want}[|, please]."
+        ),
+        "[what|which object] [helps me|would help me|will help me|can help me] {want}?",
+    ),
+    held_out=(
+        "[outline|spot|detect|identify|indicate] [something|an object|a thing] [to|that I could] {to}[|, please].",
+        "[isn't there|have you got|let me have] [something|anything] to {to}?",
+        "what would be [suitable|the right thing|best] to {to}?",
+        "my plan is to {want}: what [do I take|is the thing for that|fits]?",
+        "[suppose|imagine] I want to {want}. [what do I reach for|what should I grab|which item fits]?",
+        "in order to {want}, [which item|what] [is required|would one use|do people use]?",
+        (
+            "[help me|I'd like to|it is time to] {want}[.|,]"
+            " [hand me what it takes|hand me the right thing|which item is it]."
+        ),
+    ),
+)
+
+FACT = Wordings(
+    train=(
+        "[which|what] {noun} {asks}[|| here| on the table| in this picture]?",
+        "which one [of these |of the things |]{asks}?",
+        "which of these things {asks}?",
+        (
+            "[|please |robot, ][find|show me|segment|locate|mark|highlight|point to|give me|bring me|pick up]"
+            " the {noun} that {does}[||, please| for me]."
+        ),
+        "[could|can|would] you [find|show me|segment|locate|mark|point to|give me] the {noun} that {does}?",
+        "where is the {noun} that {does}?",
+        "[tell me|show me|I want to know] [which|what] {noun} it is that {does}.",
+        "[find|show me|segment|mark] [what|something that] {does}[|, please].",
+        "[is there|do you see] [something|a {noun}] that {does}? [show me|show it|segment it].",
+        "I [need|want|am looking for] the {noun} that {does}.",
+        "the {noun} that {does}[|, please].",
+        "what is the {noun} that {does}?",
+        "what [on the table|in this picture|here] {asks}?",
+    ),
+    held_out=(
+        "[outline|spot|detect|identify|indicate|name] the {noun} that {does}[|, please].",
+        "[of all these things|among these], [which|what] {asks}?",
+        "[let me see|help me find] the {noun} that {does}[|, please].",
+        "[I'd like to see|I wonder about] the {noun} that {does}.",
+        "[guess|say|work out] [which|what] {noun} it is that {does}[|, please].",
+        "there must be a {noun} that {does}; [whereabouts is it|outline it].",
+    ),
+)
+
+OPEN_USE = Wordings(
+    train=(
+        "what can I {to}?",
+        "what can [I|you|one] {to}[| here| on this table]?",
+        "[|please ][find|show me|segment|mark|give me|bring me] [everything|all|all the things] that I can {to}.",
+        "which things [can|could] I {to}?",
+        "what could I use to {want}?",
+    ),
+    held_out=(
+        "[outline|spot|indicate] [everything|whatever] one can {to}.",
+        "which items would do to {want}?",
+        "what all is there to {to}?",
+    ),
+)
+"""Of one thing, or several."""
+
+OPEN_FACT = Wordings(
+    train=(
+        "what {asks}[|| here| on the table]?",
+        "[|please ][find|show me|segment|mark] [everything|all] that {does}.",
+        "[show me|tell me|find] what {does}.",
+        "where is [everything|all] that {does}?",
+    ),
+    held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
+)
+
+WHY = Wordings(
+    train=(
+        "[|please ][explain why|explain|tell me why|give the reason|explain your answer].",
+        "[and why|why|why is that]?",
+    ),
+    held_out=(
+        "[|please ][say why|justify your choice|give your reasons|reason about it].",
+        "[how come|for what reason]?",
+    ),
+)
+
+SEVERAL = Wordings(
+    train=(
+        (
+            "[|please |now |robot, ][segment|find|show me|locate|mark|highlight|select|mask|point to] [all|all of|all]"
+            " {them}[|| please| for me| on the table| in the picture]."
+        ),
+        "[could|can|would] you [segment|find|show me|locate|mark|highlight|point to] all {them}[||, please]?",
+        "where are [|all ]{them}[|| on the table| in the picture]?",
+        "[tell me|show me] where [|all ]{them} are.",
+        "I [need|want|am looking for] all {them}.",
+        "[pick up|grab|take|fetch|get me|bring me|give me] all {them}[||, please].",
+        "[give me |]the masks of [|all ]{them}.",
+        "[all|all of] {them}[||, please].",
+        "which things are {them}?",
+    ),
+    held_out=(
+        "[outline|spot|detect|identify|indicate] [all|every one of|each of] {them}[|, please].",
+        "[could|can|would] you [outline|spot|detect|identify] {them}, [all of them|every one]?",
+        "[let me see|help me find|draw masks on] [all|each of] {them}[|, please].",
+        "whereabouts are {them}?",
+        "[collect|gather] {them}[|, please].",
+        "I'd like [to see |]{them}, each with a mask.",
+    ),
+)
+
+COUNT = Wordings(
+    train=(
+        "how many {nouns} are there[|| on the table| in the picture| in this image]?",
+        "how many {nouns} [do you see|can you see|can you find|do you find]?",
+        "how many {nouns} are [on the table|in the picture|in this image]?",
+        "[|please |can you |could you ]count the {nouns}[|| on the table| for me].",
+        "[tell me|do you know|can you tell me] how many {nouns} there are.",
+        "what is the number of {nouns}[|| on the table]?",
+    ),
+    held_out=(
+        "how many {nouns} [are lying around|could I use|have we got]?",
+        "[give|say|determine] the [count|number] of {nouns}[|, please].",
+        "I'd like to know how many {nouns} [we have|are here].",
+    ),
+)
+
+COLOUR = Wordings(
+    train=(
+        "[what|which] [colour|color] {is} {it}[|| in the picture]?",
+        "what is the [colour|color] of {it}?",
+        "[what|which] [colour|color] {does} {it} have?",
+        "[tell me|can you tell me|do you know|name] the [colour|color] of {it}[||, please].",
+        "[tell me|do you know] [what|which] [colour|color] {it} {is}.",
+        "[how|in which colour] {is} {it} painted?",
+    ),
+    held_out=(
+        "{is} {it} [red or blue|red, or what colour]?",
+        "[say|describe|I'd like to know] [what colour {it} {is}|the colour of {it}][|, please].",
+        "[of what|in what] [colour|color] {is} {it}?",
+    ),
+)
+
+EXISTS = Wordings(
+    train=(
+        "is there {a}[|| on the table| in the picture| in this image| here]?",
+        "[do|can] you see {a}[|| on the table| here]?",
+        "[tell me|do you know] if there is {a}[|| on the table].",
+        "is {a} [on the table|in the picture|there|here]?",
+        "does the [picture|image] show {a}?",
+        "are there any {nouns}[|| on the table| here]?",
+    ),
+    held_out=(
+        "[have you|has anyone] [seen|spotted|noticed] {a}[| here]?",
+        "[would you say|am I right] that there is {a}?",
+        "[can {a}|could {a}] be seen[| here]?",
+        "[say|I'd like to know] whether there is {a}.",
+    ),
+)
+
+LIST = Wordings(
+    train=(
+        "what is on the table?",
+        "what [can|do] you see[|| on the table| in the picture| here]?",
+        "[which|what] [things|objects|items] are [on the table|in the picture|there|here]?",
+        "[list|name] [the|all the|all] [things|objects|items][|| on the table| in the picture].",
+        "[describe|tell me about] [the table|the picture|the scene|what you see].",
+        "tell me what [you see|is on the table|is there].",
+        "what is [there|here|in this picture|in the image]?",
+    ),
+    held_out=(
+        "[enumerate|go through|report] [the things|everything] [you see|on this table][|, please].",
+        "what [all ]is lying on this table?",
+        "[I'd like to know what|say what] there is on the table.",
+    ),
+)
+
+PURPOSE = Wordings(
+    train=(
+        "what {is} {it} [for|used for|good for|made for]?",
+        "what [do people|do you|does one|do I] use {it} for?",
+        "what can [I|you|one] do with {it}?",
+        "[tell me|can you tell me|explain] what {it} {is} for.",
+        "what is the [use|purpose] of {it}?",
+    ),
+    held_out=(
+        "[to what end|for what] do people have {it}?",
+        "what would [someone|a robot] need {it} for?",
+        "[describe|say] what {it} {is} [used for|good for].",
+    ),
+)
+
+FOLLOW_UPS: dict[str, Wordings] = {
+    "colour": Wordings(
+        (
+            "[|and ][what|which] [colour|color] {is} {it}?",
+            "[|and ]what is {its} [colour|color]?",
+            "[|and ][what|which] [colour|color] {does} {it} have?",
+            "[tell me|can you tell me] {its} [colour|color].",
+        ),
+        ("[and of what|of what] [colour|color] {is} {it}?", "[say|I'd like to know] {its} colour."),
+    ),
+    "hold": Wordings(
+        (
+            "[|and ][which|what] part [do|can|should|would] I [hold|grab|grasp|take]?",
+            "[|and ]where [do|can|should|would] I [hold|grab|grasp|take] {it}?",
+            "[|and ]by which part [do|can|should] I [hold|lift|take] {it}?",
+        ),
+        ("[at what part|at which spot] does one [grip|hold] {it}?", "which part is for [gripping|the hand]?"),
+    ),
+    "part": Wordings(
+        (
+            "[|and |now ][segment|find|show me|locate|mark|highlight] {its} {part}[|, please].",
+            "[|and ]where {is} {its} {part}?",
+            "and {its} {part}?",
+            "what about {its} {part}?",
+        ),
+        ("[outline|spot|indicate] {its} {part}[|, please].", "whereabouts {is} {its} {part}?"),
+    ),
+    "place": Wordings(
+        (
+            "[|and ]what is {where}?",
+            "[|and ][which|what] [thing|object] is {where}?",
+            "[|and |now ][segment|find|show me|locate|mark] [what is|the thing] {where}[|, please].",
+            "[|and ]what [lies|stands|do you see] {where}?",
+        ),
+        ("[outline|spot|indicate] the object {where}[|, please].", "what [sits|is there] {where}?"),
+    ),
+    "other": Wordings(
+        (
+            "[|and ]where {is} {noun}?",
+            "and {noun}?",
+            "[|and ]what about {noun}?",
+            "[|and |now ][segment|find|show me|locate|mark|highlight] {noun}[|, please| too].",
+            "now {noun}[|, please].",
+        ),
+        ("[outline|spot|indicate] {noun} [too|as well|next].", "[whereabouts is|how about] {noun}?"),
+    ),
+    "else": Wordings(
+        (
+            "[|and ]what else [can|could] I {to}?",
+            "[|and ]is there [anything|something] else to {to}?",
+            "[find|show me|give me|segment] something else [to|I can] {to}[|, please].",
+            "and what else can one {to}?",
+        ),
+        ("[anything|something] more to {to}?", "what other thing would do to {to}?"),
+    ),
+    "purpose": Wordings(
+        (
+            "[|and ]what {is} {it} [for|used for|good for]?",
+            "[|and ]what can [I|you|one] do with {them}?",
+            "[|and ]what [do people|does one] use {them} for?",
+        ),
+        ("[to what end|for what] do people have {them}?", "what would a robot need {them} for?"),
+    ),
+}
+
+BENCHMARK = "Please output segmentation mask."
+"""The end of the published benchmark's questions."""
