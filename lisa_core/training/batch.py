@@ -35,6 +35,11 @@ class Packed:
     labels: Tensor
     before_seg: tuple[tuple[int, ...], ...]
 
+    def to(self, device: torch.device) -> "Packed":
+        """The same on a device."""
+        ids, positions = self.ids.to(device), self.positions.to(device)
+        return Packed(ids, positions, self.conversation.to(device), self.labels.to(device), self.before_seg)
+
     def visible(self) -> Tensor:
         """(B, 1, T, T) bool, true where the row's token may look at the column's."""
         looks, seen = self.conversation[:, :, None], self.conversation[:, None, :]
