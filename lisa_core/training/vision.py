@@ -7,6 +7,7 @@ its middle is. Small heads on the encoders answer that; they are thrown away, th
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,6 +47,10 @@ class Truth:
     colour: Tensor
     part: Tensor
     middle: Tensor
+
+    def to(self, device: torch.device) -> "Truth":
+        """The same on a device."""
+        return Truth(self.kind.to(device), self.colour.to(device), self.part.to(device), self.middle.to(device))
 
 
 class Heads(nn.Module):
@@ -91,13 +96,8 @@ def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     )
 
 
-def accuracy(answers: Tensor, truth: Truth, senses: Senses) -> tuple[float, float]:
-    """Shares of the things' cells whose kind, and whose colour, is right."""
-    kind, colour = answers.split(
-        (senses.kinds + 1, senses.colours, answers.shape[1] - senses.kinds - 1 - senses.colours), dim=1
-    )[:2]
+def known(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
+    """Share of the things' cells whose kind is right."""
     thing = truth.kind > 0
-    return (
-        float((kind.argmax(1) == truth.kind)[thing].float().mean()),
-        float((colour.argmax(1) == truth.colour)[thing].float().mean()),
-    )
+    right = answers[:, : senses.kinds + 1].argmax(1) == truth.kind
+    return right[thing].float().mean()

@@ -1,0 +1,179 @@
+"""A LISA from scratch, in three steps: it learns to see, looks at every scene once, and learns to speak about them.
+
+The encoders train first, on what is where in the pictures. Then they are frozen, as CLIP and SAM are in the official
+recipe, so what they make of a scene is computed once; on it the language model and the mask decoder train together.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lisa_core import preprocess
+from lisa_core.model.lisa import Lisa
+from lisa_core.tabletop.scene import View
+from lisa_core.tokenizer import Tokenizer
+from lisa_core.training import losses, vision
+from lisa_core.training.forward import Pictures, of_batch
+from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
+from lisa_core.training.trainer import Plan, Trainer
+
+_SPEAKING = ("mm_projector.", "language.", "text_hidden_fcs.", "sam.mask_decoder.", "sam.prompt_encoder.no_mask_embed.")
+_ENCODERS = ("clip.", "sam.image_encoder.")
+_AT_ONCE = 16
+"""Scenes that are looked at together."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where training runs.
+
+    Attributes:
+        device: of the model.
+        mixed: products in bf16, weights in fp32.
+    """
+
+    device: torch.device
+    mixed: bool
+
+    def products(self) -> torch.autocast:
+        """For a forward pass."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
+
+
+def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Path, plan: Plan) -> Trainer[Sights]:
+    """Training of the two encoders; losses `clip` and `sam`, and the share of things whose kind SAM's encoder knows."""
+    heads = vision.Heads(model, SENSES)
+    heads.load_state_dict(_first_heads(heads, plan.seed))
+    heads.to(machine.device)
+
+    def loss_of(sights: Sights) -> Mapping[str, Tensor]:
+        with machine.products():
+            clip = heads.of_clip(model.clip, sights.for_clip.to(machine.device))
+            sam = heads.of_sam(model.sam.image_encoder, sights.for_sam.to(machine.device))
+        clip_truth, sam_truth = sights.clip_truth.to(machine.device), sights.sam_truth.to(machine.device)
+        clip_loss = vision.loss(clip, clip_truth, SENSES)
+        sam_loss = vision.loss(sam, sam_truth, SENSES)
+        return {
+            "loss": clip_loss + sam_loss,
+            "clip": clip_loss,
+            "sam": sam_loss,
+            "clip_knows": vision.known(clip, clip_truth, SENSES),
+            "sam_knows": vision.known(sam, sam_truth, SENSES),
+        }
+
+    learnt = {name: weight for name, weight in model.named_parameters() if name.startswith(_ENCODERS)}
+    learnt |= {f"heads.{name}": weight for name, weight in heads.named_parameters()}
+    _free(model, learnt)
+    return Trainer(learnt, lambda step: scenes.sights(step, size, model.shape), loss_of, folder, plan)
+
+
+@dataclass(frozen=True, eq=False)
+class Looked:
+    """What the encoders made of every scene, in files.
+
+    Attributes:
+        visual: (scenes, N, width) float16, of CLIP.
+        embedding: (scenes, C, grid, grid) float16, of SAM.
+    """
+
+    visual: NDArray[np.float16]
+    embedding: NDArray[np.float16]
+
+
+def look(
+    model: Lisa, read: Callable[[int], View], count: int, machine: Machine, folder: Path
+) -> Iterator[tuple[int, Looked]]:
+    """Encodes all scenes, after those that an earlier call has encoded; yields how many are done, and the files."""
+    shape = model.shape
+    sizes = {
+        "visual": (count, shape.clip.tokens, shape.clip.width),
+        "embedding": (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid),
+    }
+    progress = folder / "looked.json"
+    done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
+    mode = "r+" if done else "w+"
+    files = {
+        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.float16, None if done else size)
+        for name, size in sizes.items()
+    }
+    looked = Looked(files["visual"], files["embedding"])
+    yield done, looked
+    while done < count:
+        chosen = range(done, min(count, done + _AT_ONCE))
+        rgbs = [read(index).rgb for index in chosen]
+        with torch.no_grad(), machine.products():
+            visual = model.clip(
+                torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in rgbs]).to(machine.device)
+            )
+            pixels = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs])
+            embedding = model.sam.encode(pixels.to(machine.device))
+        looked.visual[done : chosen.stop] = visual.half().cpu().numpy()
+        looked.embedding[done : chosen.stop] = embedding.half().cpu().numpy()
+        for file in files.values():
+            file.flush()
+        done = chosen.stop
+        progress.write_text(json.dumps({"done": done}))
+        yield done, looked
+
+
+@dataclass(frozen=True)
+class Portion:
+    """What one step of speaking learns: scenes, and dialogues about each."""
+
+    scenes: int
+    dialogues: int
+
+
+def speaking(
+    model: Lisa,
+    tokenizer: Tokenizer,
+    scenes: Scenes,
+    looked: Looked,
+    portion: Portion,
+    machine: Machine,
+    folder: Path,
+    plan: Plan,
+    weights: losses.Weights,
+) -> Trainer[Talk]:
+    """Training of everything but the encoders, by the official losses."""
+
+    def loss_of(talk: Talk) -> Mapping[str, Tensor]:
+        pictures = Pictures(
+            torch.from_numpy(looked.visual[talk.scenes]).float().to(machine.device),
+            torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device),
+            talk.sizes,
+            [masks.to(machine.device) for masks in talk.masks],
+        )
+        with machine.products():
+            return of_batch(model, pictures, talk.words.to(machine.device), weights)
+
+    learnt = {name: weight for name, weight in model.named_parameters() if name.startswith(_SPEAKING)}
+    _free(model, learnt)
+
+    def make_batch(step: int) -> Talk:
+        return scenes.talk(step, portion.scenes, portion.dialogues, model.shape, tokenizer)
+
+    return Trainer(learnt, make_batch, loss_of, folder, plan)
+
+
+def _free(model: Lisa, learnt: Mapping[str, nn.Parameter]) -> None:
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name in learnt)
+
+
+def _first_heads(heads: vision.Heads, seed: int) -> dict[str, Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    return {
+        name: torch.zeros_like(weight)
+        if name.endswith("bias")
+        else torch.ones_like(weight)
+        if weight.dim() == 1
+        else torch.empty_like(weight).normal_(std=0.05, generator=random)
+        for name, weight in heads.state_dict().items()
+    }
