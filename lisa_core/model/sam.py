@@ -177,18 +177,53 @@ class _ImageAttention(nn.Module):
         """(B, side, side, 3 * width) -> (B, side, side, width), every patch of a square to all of it."""
         batch, side = qkv.shape[:2]
         query, key, value = qkv.reshape(batch, side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=self._bias(query, side))
+        rows, columns = self._relative(query, side)
+        attend = _attend_in_blocks if qkv.device.type == "cpu" else _attend_at_once
+        mixed = attend(query, key, value, rows, columns)
         return mixed.transpose(1, 2).reshape(batch, side, side, -1)
 
-    def _bias(self, query: Tensor, side: int) -> Tensor:
-        """(B, heads, side * side, side * side): what each query adds for the rows and columns between it and a key."""
+    def _relative(self, query: Tensor, side: int) -> tuple[Tensor, Tensor]:
+        """What each query adds for the rows and for the columns of the keys, (B, heads, side * side, side) each."""
         steps = torch.arange(side, device=query.device)
         distance = steps[:, None] - steps[None, :] + side - 1
         squares = query.unflatten(2, (side, side))
-        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance]).contiguous()
-        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance]).contiguous()
-        # contiguous, so that their sum is too, and flattening this largest tensor of all copies nothing
-        return (rows[..., :, None] + columns[..., None, :]).flatten(4, 5).flatten(2, 3)
+        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance])
+        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance])
+        return rows.flatten(2, 3), columns.flatten(2, 3)
+
+
+def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attention with relative positions, by one kernel; all (B, heads, patches, ...)."""
+    bias = (rows[..., :, None] + columns[..., None, :]).flatten(3, 4)
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
+
+
+_BLOCK = 1 << 20
+"""Scores that a CPU core keeps in its cache while they are summed, normalised and used."""
+
+
+def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same on a CPU, where the bias of all pairs does not fit the caches: as many scores at a time as do."""
+    outer, patches, side = query.shape[:2], query.shape[2], rows.shape[3]
+    query, key, value, rows, columns = (
+        part.flatten(0, 1).contiguous()  # once, or products in bf16 copy it for every block
+        for part in (query * query.shape[3] ** -0.5, key.transpose(2, 3), value, rows, columns)
+    )
+    heads = max(1, _BLOCK // patches**2)
+    queries = min(patches, max(1, _BLOCK // patches))
+    mixed = []
+    for first in range(0, len(query), heads):
+        some = slice(first, first + heads)
+        keys, values = key[some], value[some]
+        parts = (part[some].split(queries, dim=1) for part in (query, rows, columns))
+        for asked, down, across in zip(*parts, strict=True):
+            scores = torch.bmm(asked, keys).unflatten(2, (side, side))
+            scores += down[..., :, None]
+            scores += across[..., None, :]
+            mixed.append(torch.bmm(scores.flatten(2).softmax(-1), values))
+    blocks = -(-patches // queries)
+    joined = [torch.cat(mixed[start : start + blocks], dim=1) for start in range(0, len(mixed), blocks)]
+    return torch.cat(joined).unflatten(0, outer)
 
 
 class _Mlp(nn.Module):

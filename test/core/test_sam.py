@@ -10,6 +10,7 @@ from checkpoints import tensors_of
 from goldens import V0, V1, case, distance
 
 from lisa_core import preprocess
+from lisa_core.model import sam as model
 from lisa_core.model.sam import Sam, SamShape, upsample
 
 CLOSE = 1e-4
@@ -172,6 +173,20 @@ def agree(theirs, ours, shape):
     our_logits, our_scores = ours.decode(embedding[0], prompts)
     assert distance(our_logits, logits[:, 0]) < CLOSE
     assert distance(our_scores, scores[:, 0]) < CLOSE
+
+
+@pytest.mark.parametrize("block", [1, 150, 1000, 1 << 20], ids=["rows", "uneven", "heads", "all"])
+def test_attention_in_blocks_is_attention(monkeypatch, block):
+    """What a CPU computes block by block is what a GPU's kernel computes at once, and so are the gradients."""
+    monkeypatch.setattr(model, "_BLOCK", block)
+    torch.manual_seed(4)
+    sizes = [(2, 3, 25, width) for width in (8, 8, 8, 5, 5)]
+    parts = [torch.randn(size, requires_grad=True) for size in sizes]
+    results = [attend(*parts) for attend in (model._attend_at_once, model._attend_in_blocks)]
+    assert distance(results[1].detach(), results[0].detach()) < CLOSE
+    gradients = [torch.autograd.grad(result.square().sum(), parts) for result in results]
+    for ours, expected in zip(gradients[1], gradients[0], strict=True):
+        assert distance(ours, expected) < CLOSE
 
 
 @torch.inference_mode()
