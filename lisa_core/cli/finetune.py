@@ -1,0 +1,144 @@
+"""`lisa finetune` and `lisa import-lora`: what was learnt, here or by the authors' code, becomes a checkpoint."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lisa_core.cli import options, terminal
+from lisa_core.cli.loading import ModelOptions, progress_bar
+from lisa_core.cli.terminal import plain
+from lisa_core.errors import LisaError
+
+if TYPE_CHECKING:
+    from lisa_core.training.finetune import Finetuning
+
+STEPS, LEARNING_RATE, BATCH, VALIDATE_EVERY, SEED = 500, 3e-4, 2, 100, 0
+ALPHA = 16.0
+
+OutModel = Annotated[Path, typer.Option(metavar="OUT", help="Folder to make: a checkpoint in the official v1 layout.")]
+
+
+def finetune(
+    folders: Annotated[
+        list[Path], typer.Argument(metavar="DIR...", help="Data in ReasonSeg's format, with train and val; see label.")
+    ],
+    out: OutModel,
+    checkpoint: options.Checkpoint = "",
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = STEPS,
+    learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of a step.")] = BATCH,
+    validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps between validations.")] = (
+        VALIDATE_EVERY
+    ),
+    seed: Annotated[int, typer.Option(metavar="N", help="Of everything that is random.")] = SEED,
+    precision: options.Precision = "auto",
+    device: options.Device = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+) -> None:
+    """Teach a model your own pictures and words.
+
+    By the official recipe: LoRA on the language model's attention (QLoRA in
+    nf4), embeddings, lm_head, projection and mask decoder in full. The model is
+    validated on val of the first DIR, and the best state becomes OUT, which
+    every command and the node take as --checkpoint.
+
+    More than one DIR: each is drawn from as often. Old pictures beside the new
+    ones keep the model from forgetting what it knew.
+
+    $ lisa finetune my_pictures --checkpoint xinlai/LISA-7B-v1 --out my_lisa
+
+    Stopped, or killed: the same command goes on, by OUT.training.
+
+    [b]Exit codes[/b]: 0; 1 a file or the model will not do; 2 wrong usage; 130
+    stopped.
+    """
+    model = ModelOptions(checkpoint, precision, device, vision_tower, template, 0.0)
+    from lisa_core.checkpoint import Checkpoint
+    from lisa_core.training.finetune import Finetuning, Recipe
+    from lisa_core.training.trainer import Plan
+
+    plan = Plan(steps=steps, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed, save_every=30.0)
+    recipe = Recipe(plan, batch, validate_every)
+    try:
+        opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
+        with progress_bar(f"loading {checkpoint}") as on_progress:
+            training = Finetuning(opened, folders, out, precision, device or None, recipe, on_progress)
+        for fault in training.faults:
+            terminal.complain(fault)
+        _learn(training, steps)
+        with progress_bar(f"writing {out}") as on_progress:
+            step, giou = training.finish(on_progress)
+    except KeyboardInterrupt:
+        terminal.fail(f"stopped; the same command goes on from here, by {out}.training.", 130)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        _disk(error, out)
+    terminal.stdout().print(
+        plain(f"{out}: the state after step {step}, gIoU {giou:.4f} on {folders[0]}; give it as the checkpoint.")
+    )
+
+
+def _learn(training: "Finetuning", steps: int) -> None:
+    """Learns with a bar on a terminal, and a line for each validation."""
+    console = terminal.stderr()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("learning", total=steps, completed=training.step)
+
+        def told(step: int, losses: Mapping[str, float], giou: float | None) -> None:
+            bar.update(task, completed=step, description=f"loss {losses['loss']:.3f}")
+            if giou is not None:
+                parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+                console.print(f"step {step}: {parts}; gIoU {giou:.4f} in validation")
+
+        training.run(told)
+        start = training.scores.get(0)
+    if start is not None:
+        console.print(f"gIoU {start:.4f} before the first step")
+
+
+def import_lora(
+    weights: Annotated[
+        list[Path], typer.Argument(metavar="BIN...", help="pytorch_model*.bin, as the authors' zero_to_fp32.py writes.")
+    ],
+    out: OutModel,
+    checkpoint: options.Checkpoint = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+    alpha: Annotated[float, typer.Option(metavar="X", min=0, help="lora_alpha of the training.")] = ALPHA,
+) -> None:
+    """Merge what the authors' training code has learnt into a checkpoint.
+
+    As their merge_lora_weights_and_save_hf_model.py does: LoRA is added to the
+    weights, and what was learnt in full takes the place of what was there.
+    --checkpoint gives everything else: tokenizer, vision tower, frozen weights.
+
+    $ lisa import-lora pytorch_model.bin --checkpoint xinlai/LISA-7B-v1 --out mine
+
+    [b]Exit codes[/b]: 0; 1 a file will not do; 2 wrong usage.
+    """
+    model = ModelOptions(checkpoint, "auto", "", vision_tower, template, 0.0)
+    from lisa_core.checkpoint import Checkpoint
+    from lisa_core.training import adapters
+
+    try:
+        opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
+        taught, rank = adapters.read_official(weights, opened)
+        with progress_bar(f"writing {out}") as on_progress:
+            adapters.write_merged(opened, taught, alpha / rank, out, on_progress)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        _disk(error, out)
+    terminal.stdout().print(plain(f"{out}: {len(taught)} tensors of rank {rank} merged; give it as the checkpoint."))
+
+
+def _disk(error: OSError, out: Path) -> NoReturn:
+    terminal.fail(
+        f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied."
+    )

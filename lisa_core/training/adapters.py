@@ -1,0 +1,186 @@
+"""What a fine-tuning learns: LoRA on the language model's attention, and some parts in full; and how it is merged.
+
+Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from LISA's published training code.
+"""
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lisa_core import loading
+from lisa_core.checkpoint import LAYOUT_KEY, Checkpoint
+from lisa_core.errors import CheckpointError
+from lisa_core.model.lisa import Lisa, parameter_name
+from lisa_core.training.export import export
+
+WHOLE = ("language.embed_tokens.", "language.lm_head.", "text_hidden_fcs.", "sam.mask_decoder.")
+"""What is learnt in full."""
+
+_DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
+_OFFICIAL = "base_model.model."
+"""What peft puts before the names of a whole model."""
+
+
+@dataclass(frozen=True)
+class Lora:
+    """The adapters' sizes, as in the official recipe."""
+
+    rank: int = 8
+    alpha: float = 16.0
+    dropout: float = 0.05
+    targets: tuple[str, ...] = ("q_proj", "v_proj")
+
+
+def check_available() -> None:
+    """Raises `LisaError` if there is no peft here; asked before minutes of loading."""
+    try:
+        import peft  # noqa: F401
+    except ImportError as error:
+        raise CheckpointError(
+            f"Fine-tuning needs peft, which does not import here ({error}); pip install 'lisa-core[train]'."
+        ) from error
+
+
+def load_learner(
+    checkpoint: Checkpoint, precision: str, device: torch.device, lora: Lora, progress: loading.Progress | None = None
+) -> Lisa:
+    """The checkpoint ready to learn: adapters on the frozen weights in that precision, the whole parts in fp32.
+
+    Raises:
+        CheckpointError: it is stored in 4 bit, or the precision is none to learn in.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if checkpoint.quantised:
+        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit, which cannot be learnt on; give the original.")
+    resolved = loading.resolve_precision(precision, device)
+    if resolved not in ("nf4", "bf16", "fp32"):
+        raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")
+    model = loading.load(checkpoint, resolved, device, progress)
+    _make_whole(model, checkpoint, device)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=round(lora.alpha), lora_dropout=lora.dropout, target_modules=list(lora.targets)
+    )
+    inject_adapter_in_model(config, model.language)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith(WHOLE) or name.endswith((_DOWN, _UP)))
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(device, torch.float32)
+    return model
+
+
+def learnt(model: Lisa) -> dict[str, nn.Parameter]:
+    """The parameters that learn, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def write_merged(
+    checkpoint: Checkpoint,
+    taught: Mapping[str, Tensor],
+    scale: float,
+    out: Path,
+    progress: loading.Progress | None = None,
+) -> None:
+    """Writes the checkpoint with what was learnt, in the official v1 layout.
+
+    Args:
+        checkpoint: what learnt, not in 4 bit.
+        taught: by name of the parameter; adapters as `<layer>.lora_A.default.weight` and `lora_B`.
+        scale: alpha over rank.
+        out: folder to make; must not exist.
+        progress: called with (share done, parameter).
+
+    Raises:
+        CheckpointError: a tensor does not belong to this checkpoint, or there is something at `out`.
+        OSError: it could not be written.
+    """
+    model = loading.load(checkpoint, "fp16", torch.device("cpu"))
+    parameters = dict(model.named_parameters())
+    for name, tensor in taught.items():
+        if name.endswith(_UP):
+            continue
+        if name.endswith(_DOWN):
+            layer = name.removesuffix(_DOWN)
+            up = taught.get(layer + _UP)
+            if up is None:
+                raise CheckpointError(f"The adapter of {layer} is half there: lora_A without lora_B.")
+            weight = _fitting(parameters, f"{layer}.weight", (up.shape[0], tensor.shape[1]))
+            base = taught.get(f"{layer}.weight", weight)
+            weight.data = base.float() + scale * (up.float() @ tensor.float())
+        elif name.removesuffix(".weight") + _DOWN not in taught:
+            _fitting(parameters, name, tuple(tensor.shape)).data = tensor
+    config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+    tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
+    export(model, {**config, LAYOUT_KEY: checkpoint.layout}, tower, checkpoint.folder, out, progress)
+
+
+def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[str, Tensor], int]:
+    """What an official training run has learnt, by name of the parameter, and the adapters' rank.
+
+    Args:
+        files: `pytorch_model*.bin`, as `zero_to_fp32.py` writes them.
+        checkpoint: what it is to be merged into.
+
+    Raises:
+        CheckpointError: a file is damaged, holds no adapters, or tensors of something else.
+    """
+    with torch.device("meta"):
+        known = {name for name, _ in Lisa(checkpoint.shape).named_parameters()}
+    taught: dict[str, Tensor] = {}
+    for file in files:
+        for stored, tensor in _read(file).items():
+            name = parameter_name(stored.removeprefix(_OFFICIAL).replace(".base_layer.", "."))
+            plain = (name or "").replace(_DOWN, ".weight").replace(_UP, ".weight")
+            if name is not None and plain in known:
+                taught[name] = tensor
+            elif name is None or (plain.startswith("language.layers.") and ".rotary_emb." not in plain):
+                raise CheckpointError(f"{file} holds {stored}, which {checkpoint.folder} has no place for.")
+    ranks = {tensor.shape[0] for name, tensor in taught.items() if name.endswith(_DOWN)}
+    if len(ranks) != 1:
+        raise CheckpointError("The files hold no LoRA weights (lora_A, lora_B) of one rank; give those of a training.")
+    return taught, ranks.pop()
+
+
+def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> None:
+    """Gives linear layers that learn in full their own weights back, where 4 bit has replaced them."""
+    wanted = {
+        name: module
+        for name, module in model.named_modules()
+        if f"{name}.".startswith(WHOLE) and isinstance(module, nn.Linear) and type(module) is not nn.Linear
+    }
+    if not wanted:
+        return
+    for name, module in wanted.items():
+        layer = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device=device)
+        model.set_submodule(name, layer)
+    for parameter, tensor, _ in checkpoint.tensors():
+        if parameter.rpartition(".")[0] in wanted:
+            model.get_parameter(parameter).data = tensor.to(device, torch.float32, copy=True)
+
+
+def _fitting(parameters: Mapping[str, nn.Parameter], name: str, shape: tuple[int, ...]) -> nn.Parameter:
+    parameter = parameters.get(name)
+    if parameter is None:
+        raise CheckpointError(f"What was learnt has {name}, which this checkpoint lacks; give the one that learnt it.")
+    if tuple(parameter.shape) != shape:
+        raise CheckpointError(
+            f"What was learnt of {name} has shape {shape}, but the checkpoint has {tuple(parameter.shape)}:"
+            " it was trained on another model, or for other tokens."
+        )
+    return parameter
+
+
+def _read(file: Path) -> dict[str, Tensor]:
+    try:
+        tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{file} is missing, damaged, or holds more than tensors; fetch it again.") from error
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise CheckpointError(f"{file} is no table of named tensors.")
+    return tensors

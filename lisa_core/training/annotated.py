@@ -1,0 +1,140 @@
+"""Batches from folders in ReasonSeg's format: a picture, its query in a question of the recipe, its mask.
+
+The wordings of questions and answers are those of LISA's published training code.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lisa_core import files, preprocess
+from lisa_core.evaluation.metrics import TARGET
+from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, rasterize, read_annotation
+from lisa_core.model.lisa import Lisa
+from lisa_core.template import Template
+from lisa_core.tokenizer import Tokenizer
+from lisa_core.training.batch import Packed, pack
+from lisa_core.training.conversation import lesson
+from lisa_core.training.forward import Pictures
+
+SHORT_QUESTIONS = (
+    "Can you segment the {} in this image?",
+    "Please segment the {} in this image.",
+    "What is {} in this image? Please respond with segmentation mask.",
+    "What is {} in this image? Please output segmentation mask.",
+)
+LONG_QUESTIONS = ("{} Please respond with segmentation mask.", "{} Please output segmentation mask.")
+EXPLAIN = (
+    "Please output segmentation mask and explain why.",
+    "Please output segmentation mask and explain the reason.",
+    "Please output segmentation mask and give some explanation.",
+)
+ANSWERS = (
+    "It is [SEG].",
+    "Sure, [SEG].",
+    "Sure, it is [SEG].",
+    "Sure, the segmentation result is [SEG].",
+    "[SEG].",
+)
+
+_WORDINGS = 3
+"""Of a picture's query in one step, at most."""
+_KEPT = 1000
+"""Pictures whose features are kept on the host, 2.5 MB each of a LISA-7B: the encoders that made them never learn."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures and what is said about them."""
+
+    pictures: Pictures
+    words: Packed
+
+
+@dataclass(frozen=True)
+class _Seen:
+    visual: Tensor
+    embedding: Tensor
+    size: preprocess.SamSize
+
+
+class Annotated:
+    """Batches by the number of the step; the same number gives the same batch.
+
+    Args:
+        splits: from each, pictures are drawn as often as from any other, however many it has.
+        model: whose encoders look at the pictures.
+        size: pictures of a batch.
+        seed: of the draw.
+    """
+
+    def __init__(
+        self, splits: Sequence[Split], model: Lisa, tokenizer: Tokenizer, template: Template, size: int, seed: int
+    ) -> None:
+        self._splits = splits
+        self._model = model
+        self._tokenizer = tokenizer
+        self._template = template
+        self._size = size
+        self._seed = seed
+        self._seen: dict[Entry, _Seen] = {}
+
+    def batch(self, step: int) -> Batch:
+        """Raises DatasetError or ImageError if a file cannot be read."""
+        random = np.random.default_rng((self._seed, step))
+        seen, lessons, masks = [], [], []
+        for _ in range(self._size):
+            split = self._splits[int(random.integers(len(self._splits)))]
+            entry = split.entries[int(random.integers(len(split.entries)))]
+            annotation = read_annotation(entry.annotation)
+            one = self._look(entry)
+            truth = rasterize(annotation.polygons, one.size.source) == TARGET
+            turns = _turns(annotation, entry.name, split.explanations, random)
+            lessons.append([lesson([turn], self._template, self._tokenizer) for turn in turns])
+            masks.append(torch.from_numpy(truth)[None].repeat(len(turns), 1, 1).to(self._device))
+            seen.append(one)
+        pictures = Pictures(
+            torch.stack([one.visual for one in seen]).to(self._device),
+            torch.stack([one.embedding for one in seen]).to(self._device),
+            [one.size for one in seen],
+            masks,
+        )
+        return Batch(pictures, pack(lessons, self._model.shape.clip.tokens).to(self._device))
+
+    @property
+    def _device(self) -> torch.device:
+        return self._model.language.norm.weight.device
+
+    @torch.no_grad()
+    def _look(self, entry: Entry) -> _Seen:
+        if entry not in self._seen:
+            rgb = files.read_rgb(entry.picture)
+            dtype = self._model.language.norm.weight.dtype
+            pixels, size = preprocess.for_sam(rgb, self._model.shape.sam.image)
+            centre = preprocess.for_clip(rgb, self._model.shape.clip.image)
+            visual = self._model.clip(centre[None].to(self._device, dtype))[0]
+            embedding = self._model.sam.encode(pixels[None].to(self._device, dtype))[0]
+            if len(self._seen) >= _KEPT:
+                self._seen.pop(next(iter(self._seen)))
+            self._seen[entry] = _Seen(visual.cpu(), embedding.cpu(), size)
+        return self._seen[entry]
+
+
+def _turns(
+    annotation: Annotation, picture: str, explanations: Mapping[tuple[str, str], str], random: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Questions and answers about a picture, each in wordings drawn anew."""
+    count = min(_WORDINGS, len(annotation.texts))
+    turns = []
+    for index in random.choice(len(annotation.texts), count, replace=False):
+        text = annotation.texts[index]
+        question = str(random.choice(LONG_QUESTIONS if annotation.is_sentence else SHORT_QUESTIONS)).format(text)
+        answer = str(random.choice(ANSWERS))
+        explanation = explanations.get((picture, text))
+        if explanation and random.integers(2):
+            question, answer = f"{text} {random.choice(EXPLAIN)}", f"{answer} {explanation}"
+        turns.append((question, answer))
+    return turns

@@ -1,0 +1,204 @@
+"""A checkpoint goes on learning from labelled pictures, is validated on the way, and its best state is kept."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lisa_core import files
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.engine import LisaEngine
+from lisa_core.errors import CheckpointError, DatasetError, LisaError
+from lisa_core.evaluation import metrics, reasonseg, runner
+from lisa_core.loading import Progress, resolve_device, resolve_precision
+from lisa_core.template import BY_NAME
+from lisa_core.training import adapters, forward, losses
+from lisa_core.training.annotated import Annotated, Batch
+from lisa_core.training.trainer import Plan, Trainer
+
+_SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to fine-tune; the defaults are the official recipe's, but for the length.
+
+    Attributes:
+        batch: pictures of a step.
+        validate_every: steps between two validations.
+        weights: of the losses.
+    """
+
+    plan: Plan
+    batch: int = 2
+    validate_every: int = 100
+    lora: adapters.Lora = field(default_factory=adapters.Lora)
+    weights: losses.Weights = field(default_factory=losses.Weights)
+
+
+class Finetuning:
+    """One fine-tuning; made again with the same arguments after a kill, it goes on.
+
+    Args:
+        checkpoint: what learns.
+        folders: data sets with a split `train`; each is drawn from as often as any other. The first one's split
+            `val` says how good a state is.
+        out: folder to make of the result; `<out>.training` holds what is under way.
+        precision: of the frozen weights: nf4 (QLoRA), bf16 or fp32.
+        device: where to learn.
+        recipe: how to learn.
+        progress: of loading.
+
+    Raises:
+        LisaError: the checkpoint, the data or what is under way will not do.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        folders: Sequence[Path],
+        out: Path,
+        precision: str,
+        device: str | None,
+        recipe: Recipe,
+        progress: Progress | None = None,
+    ) -> None:
+        adapters.check_available()
+        if out.exists():
+            raise CheckpointError(f"{out} is there already; name a folder that is not.")
+        train = [_usable(reasonseg.open_split(root, "train")) for root in folders]
+        self._val = _usable(reasonseg.open_split(folders[0], "val"))
+        self.faults = tuple(fault for split in (*train, self._val) for fault in split.faults)
+        self.work = out.with_name(f"{out.name}.training")
+        self._checkpoint, self._out, self._recipe = checkpoint, out, recipe
+        target = resolve_device(device)
+        torch.manual_seed(recipe.plan.seed)  # adapters begin at random
+        self._model = adapters.load_learner(checkpoint, precision, target, recipe.lora, progress)
+        self._device = target
+        self._keep_settings(train, resolve_precision(precision, target))
+        self._engine = LisaEngine(
+            str(checkpoint.folder),
+            self._model,
+            checkpoint.tokenizer,
+            checkpoint.layout,
+            checkpoint.template,
+            resolve_precision(precision, target),
+            target,
+        )
+        data = Annotated(
+            train, self._model, checkpoint.tokenizer, BY_NAME[checkpoint.template], recipe.batch, recipe.plan.seed
+        )
+        self._trainer: Trainer[Batch] = Trainer(
+            adapters.learnt(self._model), data.batch, self._loss, self.work, recipe.plan
+        )
+        self.scores: dict[int, float] = {
+            int(step): giou for step, giou in _read_json(self.work / _SCORES).items() if int(step) <= self.step
+        }
+
+    @property
+    def step(self) -> int:
+        """Steps that are done."""
+        return self._trainer.step
+
+    def run(self, on_step: Callable[[int, Mapping[str, float], float | None], None]) -> None:
+        """Learns to the end of the plan, tells each step's number and losses, and gIoU where it was validated."""
+        if not self.scores:
+            self._validate()
+        for told in self._trainer.run():
+            due = self.step % self._recipe.validate_every == 0 or self.step == self._recipe.plan.steps
+            on_step(self.step, told, self._validate() if due else None)
+
+    def finish(self, progress: Progress | None = None) -> tuple[int, float]:
+        """Writes the best state as a checkpoint, and clears away the rest; the step it is of, and its gIoU."""
+        best = torch.load(self.work / _BEST, map_location="cpu", weights_only=True)
+        lora = self._recipe.lora
+        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
+        shutil.rmtree(self.work)
+        return best["step"], self.scores[best["step"]]
+
+    def _loss(self, batch: Batch) -> Mapping[str, Tensor]:
+        self._model.language.train()
+        with self._autocast():
+            return forward.of_batch(self._model, batch.pictures, batch.words, self._recipe.weights)
+
+    def _validate(self) -> float:
+        """The gIoU by the published protocol; the best so far is kept."""
+        self._model.language.eval()
+        with self._autocast():
+            overlaps = [runner.evaluate(self._engine, entry).overlap for entry in self._val.entries]
+        giou = metrics.score(overlaps).giou
+        assert giou is not None
+        if giou > max(self.scores.values(), default=-1.0):
+            self._keep()
+        self.scores[self.step] = giou
+        files.write_whole({self.work / _SCORES: json.dumps(self.scores).encode()})
+        return giou
+
+    def _keep(self) -> None:
+        weights = {name: weight.detach().cpu() for name, weight in adapters.learnt(self._model).items()}
+        partial = self.work / f".{_BEST}.part"
+        torch.save({"step": self.step, "weights": weights}, partial)
+        partial.replace(self.work / _BEST)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """On a GPU the fp32 weights that learn are multiplied in bf16, as the frozen ones are."""
+        return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+
+    def _keep_settings(self, train: Sequence[reasonseg.Split], precision: str) -> None:
+        """What the training depends on; one under way that depends on something else is not gone on with."""
+        settings = {
+            "checkpoint": str(self._checkpoint.folder),
+            "template": self._checkpoint.template,
+            "precision": precision,
+            "data": [_state(split) for split in (*train, self._val)],
+            "recipe": asdict(self._recipe),
+        }
+        settings = json.loads(json.dumps(settings))
+        path = self.work / _SETTINGS
+        if path.exists():
+            before = _read_json(path)
+            changed = sorted(key for key, value in settings.items() if before.get(key) != value)
+            if changed:
+                raise CheckpointError(
+                    f"{self.work} holds a training that is not finished, and that differs in {', '.join(changed)};"
+                    " give the same to finish it, or delete that folder."
+                )
+            return
+        self.work.mkdir(parents=True, exist_ok=True)
+        files.write_whole({path: json.dumps(settings, indent=1).encode()})
+
+
+def _usable(split: reasonseg.Split) -> reasonseg.Split:
+    """The split without what cannot be read, which is among its faults; raises DatasetError if nothing is left."""
+    entries, faults = [], list(split.faults)
+    for entry in split.entries:
+        try:
+            entry.read()
+            entries.append(entry)
+        except LisaError as error:
+            faults.append(str(error))
+    if not entries:
+        raise DatasetError(f"{split.folder} has no picture that can be used: {' '.join(faults)}")
+    return replace(split, entries=tuple(entries), faults=tuple(faults))
+
+
+def _state(split: reasonseg.Split) -> list[str]:
+    digest = hashlib.sha256("".join(entry.digest() for entry in split.entries).encode())
+    return [str(split.folder), digest.hexdigest()]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise CheckpointError(f"{path} is damaged; delete {path.parent} to start again.") from error
+    return dict(content)

@@ -1,0 +1,231 @@
+"""`lisa finetune` and `lisa import-lora`: what is learnt is learnt, merged as it should be, and survives a kill."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import cli
+import numpy as np
+import pytest
+import torch
+from checkpoints import tensors_of
+from goldens import TOWER, V1
+from PIL import Image
+
+from lisa_core import LisaEngine
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.evaluation import reasonseg
+from lisa_core.model.lisa import parameter_name
+from lisa_core.template import BY_NAME
+from lisa_core.training import adapters, annotated
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Pictures of a bright square on a dark ground, wherever."""
+    root = tmp_path_factory.mktemp("data")
+    random = np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 2)):
+        (root / split).mkdir()
+        for index in range(count):
+            x, y = map(int, random.integers(5, 60, 2))
+            pixels = np.full((96, 128, 3), 20, np.uint8)
+            pixels[y : y + 30, x : x + 30] = 240
+            Image.fromarray(pixels).save(root / split / f"{index}.png")
+            points = [[x, y], [x + 29, y], [x + 29, y + 29], [x, y + 29]]
+            content = {"text": ["bright square", "lamp"], "is_sentence": False}
+            content["shapes"] = [{"label": "target", "points": points}]
+            (root / split / f"{index}.json").write_text(json.dumps(content))
+    return root
+
+
+def words(data, checkpoint, out, *more, steps=STEPS):
+    plan = ("--steps", steps, "--validate-every", 8, "--learning-rate", 3e-3)
+    return ("finetune", data, "--out", out, "--precision", "fp32", *plan, *cli.model(checkpoint), *more)
+
+
+@pytest.fixture(scope="module")
+def taught(data, small_checkpoint, tmp_path_factory):
+    """What the command printed, and the checkpoint that it made."""
+    out = tmp_path_factory.mktemp("taught") / "lisa"
+    return cli.run(*words(data, small_checkpoint, out)), out
+
+
+@pytest.mark.slow
+def test_it_learns_and_the_best_state_is_kept(taught):
+    result, out = taught
+    assert result.code == 0, result.errors
+    validated = [float(part.split()[0]) for part in result.errors.split("gIoU ")[1:]]
+    best = float(result.out.split("gIoU ")[1].split()[0])
+    assert best == max(validated)
+    assert not out.with_name("lisa.training").exists()
+    losses = [float(part.split(",")[0]) for part in result.errors.split("loss ")[1:]]
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.slow
+def test_the_result_is_a_checkpoint_like_any_other(taught, small, data):
+    result, out = taught
+    engine = LisaEngine.from_pretrained(out, "fp32", "cpu")  # its vision tower lies inside
+    entry = reasonseg.open_split(data, "val").entries[0]
+    sample = entry.read()
+    before = small.ask(small.encode(sample.image), sample.question, mask_only=True).segments[0]
+    after = engine.ask(engine.encode(sample.image), sample.question, mask_only=True).segments[0]
+    assert not np.array_equal(before.low_res_logits, after.low_res_logits)
+    kept = Checkpoint.open(out)
+    frozen = {name: tensor for name, tensor, _ in kept.tensors() if name.startswith("sam.image_encoder.")}
+    original = {parameter_name(name): tensor for name, tensor in tensors_of(V1).items()}
+    name = "sam.image_encoder.blocks.0.mlp.lin1.weight"
+    assert torch.equal(frozen[name], original[name].half())
+    assert result.code == 0
+
+
+@pytest.mark.slow
+def test_a_kill_changes_nothing(taught, data, small_checkpoint, tmp_path):
+    program = """
+import os, signal, sys
+from lisa_core.cli import main
+from lisa_core.training import trainer
+kept = trainer.Trainer._save
+steps = trainer.Trainer._do
+def do(self, batch):
+    if self.step == 13:
+        kept(self)
+    if self.step == 17:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return steps(self, batch)
+trainer.Trainer._do = do
+main(sys.argv[1:])
+"""
+    out = tmp_path / "lisa"
+    path = os.pathsep.join(filter(None, sys.path))
+    arguments = list(map(str, words(data, small_checkpoint, out)))
+    killed = subprocess.run(
+        [sys.executable, "-c", program, *arguments], env={**os.environ, "PYTHONPATH": path}, capture_output=True
+    )
+    assert killed.returncode == -9, killed.stderr
+    assert not out.exists()
+    other = cli.run(*words(data, small_checkpoint, out, steps=30))
+    assert other.code == 1
+    assert "differs in recipe" in other.errors
+    assert cli.run(*words(data, small_checkpoint, out)).code == 0
+    whole, resumed = ({name: t for name, t, _ in Checkpoint.open(folder).tensors()} for folder in (taught[1], out))
+    assert all(torch.equal(tensor, resumed[name]) for name, tensor in whole.items())
+
+
+@pytest.mark.slow
+def test_qlora_learns_on_the_same_parts(small_checkpoint, data):
+    checkpoint = Checkpoint.open(small_checkpoint, TOWER)
+    model = adapters.load_learner(checkpoint, "nf4", torch.device("cpu"), adapters.Lora())
+    names = set(adapters.learnt(model))
+    layer = "language.layers.0.self_attn.q_proj"
+    assert {f"{layer}.lora_A.default.weight", "language.lm_head.weight", "language.embed_tokens.weight"} <= names
+    assert "text_hidden_fcs.0.weight" in names
+    assert not any(
+        "base_layer" in name or "image_encoder" in name or "k_proj" in name for name in names if "language" in name
+    )
+    batch = annotated.Annotated(
+        [reasonseg.open_split(data, "train")], model, checkpoint.tokenizer, BY_NAME["llava_v1"], 2, 0
+    ).batch(0)
+    from lisa_core.training import forward, losses
+
+    forward.of_batch(model, batch.pictures, batch.words, losses.Weights())["loss"].backward()
+    idle = {name for name, parameter in adapters.learnt(model).items() if parameter.grad is None}
+    assert all(name.startswith("sam.mask_decoder.") for name in idle), idle  # its heads for several masks, and for IoU
+
+
+def test_adapters_are_merged_by_the_formula(tmp_path):
+    """An official training's file: everything under peft's names, with LoRA on q_proj and v_proj."""
+    tensors = tensors_of(V1)
+    random = torch.Generator().manual_seed(0)
+    saved, expected = {}, {}
+    for name, tensor in tensors.items():
+        saved[f"base_model.model.{name}"] = tensor
+        if name.endswith(("q_proj.weight", "v_proj.weight")) and name.startswith("model.layers."):
+            down, up = (
+                torch.randn(8, tensor.shape[1], generator=random),
+                torch.randn(tensor.shape[0], 8, generator=random),
+            )
+            layer = f"base_model.model.{name.removesuffix('.weight')}"
+            saved[f"{layer}.lora_A.default.weight"], saved[f"{layer}.lora_B.default.weight"] = down, up
+            expected[name] = tensor.float() + 2.0 * up @ down
+    saved["base_model.model.lm_head.weight"] = tensors["lm_head.weight"] + 1
+    expected["lm_head.weight"] = tensors["lm_head.weight"].float() + 1
+    torch.save(saved, tmp_path / "pytorch_model.bin")
+    out = tmp_path / "merged"
+    result = cli.run("import-lora", tmp_path / "pytorch_model.bin", "--out", out, *cli.model(V1))
+    assert result.code == 0, result.errors
+    merged = {name: tensor for name, tensor, _ in Checkpoint.open(out).tensors()}
+    for name, tensor in tensors.items():
+        wanted = expected.get(name, tensor).half()
+        if (ours := parameter_name(name)) in merged:
+            torch.testing.assert_close(merged[ours], wanted, rtol=1e-3, atol=1e-3)
+
+
+def test_files_that_are_no_training_are_told(tmp_path):
+    torch.save(tensors_of(V1), tmp_path / "whole.bin")
+    (tmp_path / "broken.bin").write_bytes(b"nothing")
+    torch.save(
+        {
+            "base_model.model.lm_head.weight": torch.zeros(7, 7),
+            "base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight": torch.zeros(8, 64),
+        },
+        tmp_path / "other.bin",
+    )
+    for name, sentence in (("whole", "no LoRA weights"), ("broken", "damaged"), ("other", "lora_A without|trained on")):
+        result = cli.run("import-lora", tmp_path / f"{name}.bin", "--out", tmp_path / "out", *cli.model(V1))
+        assert result.code == 1
+        assert any(part in result.errors for part in sentence.split("|")), result.errors
+        assert not (tmp_path / "out").exists()
+
+
+def test_the_same_step_has_the_same_batch_with_the_answers_learnt(small_checkpoint, small, data):
+    checkpoint = Checkpoint.open(small_checkpoint, TOWER)
+    draw = annotated.Annotated(
+        [reasonseg.open_split(data, "train")], small._ready(), checkpoint.tokenizer, BY_NAME["llava_v1"], 3, 0
+    )
+    first, again, other = draw.batch(5), draw.batch(5), draw.batch(6)
+    assert torch.equal(first.words.ids, again.words.ids)
+    assert first.words.ids.shape != other.words.ids.shape or not torch.equal(first.words.ids, other.words.ids)
+    for columns, masks in zip(first.words.before_seg, first.pictures.masks, strict=True):
+        assert len(columns) == len(masks) == 2  # both wordings of the query
+        assert masks.sum(dim=(1, 2)).tolist() == [900, 900]
+
+
+def test_an_explanation_is_learnt_where_there_is_one():
+    annotation = reasonseg.Annotation(("what gives light",), True, ())
+    random = np.random.default_rng(0)
+    explanations = {("0.png", "what gives light"): "The lamp is on."}
+    turns = [annotated._turns(annotation, "0.png", explanations, random)[0] for _ in range(20)]
+    explained = [(question, answer) for question, answer in turns if answer.endswith("The lamp is on.")]
+    assert 0 < len(explained) < 20
+    assert all("expla" in question and "[SEG]" in answer for question, answer in explained)
+    plain = [question for question, answer in turns if answer in annotated.ANSWERS]
+    assert all(question.startswith("what gives light Please") for question in plain)
+
+
+def test_bad_data_are_told_and_the_rest_is_learnt(data, small_checkpoint, tmp_path):
+    broken = shutil.copytree(data, tmp_path / "data")
+    (broken / "train" / "0.json").write_text("{")
+    result = cli.run(*words(broken, small_checkpoint, tmp_path / "out", steps=1))
+    assert result.code == 0, result.errors
+    assert "0.json is damaged" in result.errors
+    shutil.rmtree(broken / "val")
+    result = cli.run(*words(broken, small_checkpoint, tmp_path / "other", steps=1))
+    assert (result.code, "has no split val" in result.errors) == (1, True)
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_learn_is_told(data, small_checkpoint, tmp_path):
+    for precision in ("int8", "fp16"):
+        arguments = words(data, small_checkpoint, tmp_path / "out")
+        result = cli.run(*[precision if word == "fp32" else word for word in arguments])
+        assert result.code == 1
+        assert "choose nf4, bf16 or fp32" in result.errors
+    (tmp_path / "there").mkdir()
+    assert "is there already" in cli.run(*words(data, small_checkpoint, tmp_path / "there")).errors
+    assert cli.run("finetune", data, "--out", tmp_path / "out").code == 2
