@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import bench, chat, evaluate, finetune, info, quantize, segment, web
+from lisa_core.cli import bench, chat, evaluate, finetune, info, label, quantize, segment, web
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -23,6 +23,7 @@ app.command()(chat.chat)
 app.command()(web.web)
 app.command()(info.info)
 app.add_typer(evaluate.app, name="evaluate")
+app.add_typer(label.app, name="label")
 app.command()(finetune.finetune)
 app.command(name="import-lora")(finetune.import_lora)
 app.command()(quantize.quantize)

@@ -1,0 +1,190 @@
+"""`lisa label`: masks become a data set; one command for each kind of masks."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+
+from lisa_core.cli import terminal
+from lisa_core.cli.progress import over_pictures
+from lisa_core.cli.terminal import plain
+from lisa_core.errors import DatasetError, LisaError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from lisa_core.labelling.sources import Label
+
+app = typer.Typer(
+    help="Make a data set for finetune and evaluate from masks.\n\nIt is in ReasonSeg's format: DIR/train and DIR/val"
+    " with pictures, and beside each a JSON file with the query and polygons.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+)
+
+_VAL = 0.1
+
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder to make.")]
+Val = Annotated[float, typer.Option(metavar="SHARE", min=0, max=0.9, help="Of the pictures, for validation.")]
+
+
+@app.command()
+def png(
+    pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="Folder of pictures.")],
+    masks: Annotated[Path, typer.Argument(metavar="MASKS", help="Folder with a folder for each query.")],
+    out: Out,
+    val: Val = _VAL,
+) -> None:
+    """Masks as PNG files, one for each object and picture.
+
+    MASKS/red cup/0001.png marks the red cup on PICTURES/0001.jpg: 0 is the
+    ground, 128 counts for nothing, all else is the red cup. A folder's name
+    that ends in . ? or ! is a question, any other the name of something.
+
+    $ lisa label png pictures masks --out my_pictures
+    $ lisa finetune my_pictures --checkpoint xinlai/LISA-7B-v1 --out my_lisa
+
+    [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
+    wrong usage.
+    """
+    from lisa_core.labelling.sources import from_png
+
+    _write(lambda: from_png(pictures, masks), out, val)
+
+
+@app.command()
+def coco(
+    instances: Annotated[Path, typer.Argument(metavar="JSON", help="COCO's instances file.")],
+    pictures: Annotated[Path, typer.Argument(metavar="PICTURES", help="Folder that its file names are in.")],
+    out: Out,
+    val: Val = _VAL,
+) -> None:
+    """Masks as COCO JSON, as most labelling tools write it.
+
+    Polygons and run lengths are read. All instances of a category on a picture
+    are one label, whose query is the category's name; crowds count for nothing.
+
+    $ lisa label coco instances.json pictures --out my_pictures
+
+    [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
+    wrong usage.
+    """
+    from lisa_core.labelling.sources import from_coco
+
+    _write(lambda: from_coco(instances, pictures), out, val)
+
+
+@app.command()
+def answers(
+    answers_file: Annotated[Path, typer.Argument(metavar="OUT.json", help="Of ros2 run lisa_ros replay.")],
+    frames: Annotated[
+        Path, typer.Argument(metavar="FRAMES", help="The bag, or a folder of pictures that end in the frame's number.")
+    ],
+    out: Out,
+    camera: Annotated[
+        str, typer.Option(metavar="TOPIC", help="Of the bag's pictures; not needed if it has one camera.")
+    ] = "",
+    min_score: Annotated[
+        float,
+        typer.Option(
+            metavar="X", help="Answers with a segment below this score are left out.", show_default="none are"
+        ),
+    ] = float("-inf"),
+    val: Val = _VAL,
+) -> None:
+    """What a model found in a recorded bag, and you accept, becomes what is to be found.
+
+    Look at the overlays of the replay and delete from OUT.json what is wrong;
+    each answer left that has segments becomes a label. Its question is the
+    query. A bag needs a sourced ROS, a folder of pictures does not.
+
+    $ ros2 run lisa_ros replay drive1 --ask "segment the cup"
+        --checkpoint xinlai/LISA-13B-llama2-v1 --out cups
+    $ lisa label answers cups.json drive1 --out my_pictures
+
+    [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
+    wrong usage.
+    """
+    from lisa_core.labelling.sources import from_answers
+
+    with _opened(frames, camera) as frame:
+        _write(lambda: from_answers(answers_file, frame, min_score), out, val)
+
+
+def _write(read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Path, val: float) -> NoReturn:
+    """Reads and writes, says what there is, and ends the command."""
+    from lisa_core.labelling import dataset
+
+    faults: list[str] = []
+    try:
+        labels, early = read()
+        with over_pictures(len(labels)) as progress:
+
+            def complain(sentence: str) -> None:
+                faults.append(sentence)
+                with progress.paused():
+                    terminal.complain(sentence)
+
+            for fault in early:
+                complain(fault)
+
+            def done(name: str) -> None:
+                progress.current(name)
+                progress.advance()
+
+            counts = dataset.write(labels, out, val, done, complain)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename or out}; nothing was written.")
+    terminal.stdout().print(plain(f"{out}: {counts['train']} labels to learn, {counts['val']} to validate"))
+    raise typer.Exit(1 if faults else 0)
+
+
+@contextmanager
+def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArray[np.uint8]"]]:
+    """What gives the picture of a frame by its number; ends the command if there are none."""
+    if frames.is_dir() and not (frames / "metadata.yaml").exists():
+        yield _of_folder(frames)
+        return
+    try:
+        # by name, for lisa_core itself needs no ROS
+        bags, replay = import_module("lisa_ros.bags"), import_module("lisa_ros.replay")
+    except ImportError as error:
+        terminal.fail(
+            f"{frames} as a bag needs ROS and lisa_ros, which do not import here ({error}); source ROS, or"
+            " give a folder of pictures."
+        )
+    try:
+        with bags.BagReader(frames) as bag:
+            recorded = replay.Frames(bag, camera, "", "", 0)
+            by_number = {frame.number: frame for frame in recorded}
+
+            def rgb(number: int) -> "NDArray[np.uint8]":
+                if number not in by_number:
+                    raise DatasetError(f"{frames} has no frame {number}; give the bag that was replayed.")
+                image: NDArray[np.uint8] = recorded.rgb(by_number[number])
+                return image
+
+            yield rgb
+    except bags.BagError as error:
+        terminal.fail(f"{error}.")
+
+
+def _of_folder(folder: Path) -> Callable[[int], Path]:
+    by_number: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        digits = path.stem[len(path.stem.rstrip("0123456789")) :]
+        if digits:
+            by_number.setdefault(int(digits), path)
+
+    def picture(number: int) -> Path:
+        if number not in by_number:
+            raise DatasetError(f"{folder} has no picture whose name ends in {number}.")
+        return by_number[number]
+
+    return picture

@@ -1,0 +1,109 @@
+"""A folder in ReasonSeg's format: each picture with its JSON beside it, in the splits train and val."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import files
+from lisa_core.errors import DatasetError, LisaError
+from lisa_core.evaluation.reasonseg import SUFFIXES
+from lisa_core.labelling.polygons import polygons_of
+from lisa_core.labelling.sources import Label, Mask
+from lisa_core.saving import whole_folder
+
+
+def write(
+    labels: Sequence[Label],
+    out: Path,
+    val_share: float,
+    on_label: Callable[[str], None],
+    on_fault: Callable[[str], None],
+) -> dict[str, int]:
+    """Writes a data set; the folder appears once it is whole.
+
+    All labels of a picture go into the same split, so that what is validated was never learnt.
+
+    Args:
+        labels: what is to be found.
+        out: folder to make; must not exist.
+        val_share: of the pictures, for validation.
+        on_label: told each picture's name when it is done.
+        on_fault: told a sentence for each label that cannot be used.
+
+    Returns:
+        How many labels each split has.
+
+    Raises:
+        LisaError: there is something at `out`, or no label can be used.
+        OSError: the disk is full; nothing is left.
+    """
+    written: dict[str, list[Path]] = {}
+    with whole_folder(out) as partial:
+        train, val = partial / "train", partial / "val"
+        train.mkdir()
+        for label, name in _named(labels):
+            try:
+                contents = _files(label, name)
+            except LisaError as error:
+                on_fault(f"{label.picture}, {label.query!r}: {error}")
+                continue
+            files.write_whole({train / file: content for file, content in contents.items()})
+            written.setdefault(label.picture, []).extend(train / file for file in contents)
+            on_label(label.picture)
+        if not written:
+            raise DatasetError("No label can be used, so no data set was written.")
+        chosen = _chosen(written, val_share)
+        if chosen:
+            val.mkdir()
+        for path in (path for picture in chosen for path in written[picture]):
+            path.rename(val / path.name)
+        return {split.name: len(list(split.glob("*.json"))) for split in (train, val)}
+
+
+def _chosen(pictures: Iterable[str], share: float) -> set[str]:
+    """Pictures for validation: as good as drawn by lot, but the same each time; at least one if any are wanted."""
+    drawn = sorted(pictures, key=lambda picture: hashlib.sha256(picture.encode(errors="replace")).digest())
+    count = max(1, round(share * len(drawn))) if share and len(drawn) > 1 else 0
+    return set(drawn[:count])
+
+
+def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:
+    """Each label with a name of its own: the format has one query for a picture, so a picture may stand there twice."""
+    numbers: dict[str, int] = {}
+    several = len({label.picture for label in labels}) < len(labels)
+    for label in labels:
+        number = numbers[label.picture] = numbers.get(label.picture, 0) + 1
+        yield label, f"{label.picture}_{number}" if several else label.picture
+
+
+def _files(label: Label, name: str) -> dict[str, bytes]:
+    """The picture and its JSON by file name."""
+    image = label.image()
+    pixels = files.read_rgb(image) if isinstance(image, Path) else image
+    target, unsure = label.masks()
+    _check(pixels, target)
+    if isinstance(image, Path) and image.suffix.lower() in SUFFIXES:
+        picture, content = name + image.suffix, image.read_bytes()
+    else:
+        picture, content = name + ".png", files.png(pixels)
+    shapes = [_shape("target", points, picture) for points in polygons_of(target)]
+    shapes += [_shape("ignore", points, picture) for points in polygons_of(unsure)]
+    annotation = {"text": [label.query], "is_sentence": label.is_sentence, "shapes": shapes}
+    return {picture: content, f"{name}.json": json.dumps(annotation, ensure_ascii=False).encode()}
+
+
+def _check(image: NDArray[np.uint8], target: Mask) -> None:
+    if target.shape != image.shape[:2]:
+        sizes = [f"{shape[1]}x{shape[0]}" for shape in (target.shape, image.shape)]
+        raise DatasetError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; they must be of one size.")
+    if not target.any():
+        raise DatasetError("the mask is empty; leave it out, or draw what is to be found.")
+
+
+def _shape(kind: str, points: list[list[int]], picture: str) -> dict[str, Any]:
+    return {"label": kind, "labels": [kind], "shape_type": "polygon", "image_name": picture, "points": points}

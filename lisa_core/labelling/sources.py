@@ -1,0 +1,212 @@
+"""Masks from where they are: PNG files, COCO's JSON, the answers of a replayed bag."""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_core.errors import DatasetError
+from lisa_core.labelling import rle
+
+Mask = NDArray[np.bool_]
+UNSURE = 128
+"""In a PNG mask: pixels that shall count for nothing."""
+
+_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Label:
+    """What is to be found on a picture; nothing is read before it is called for.
+
+    Attributes:
+        picture: its name, the same for all labels of one picture.
+        query: in words.
+        is_sentence: a question or instruction rather than a name.
+        image: (H, W, 3) uint8 RGB, or the file that has it.
+        masks: (H, W) each: the target, and what shall count for nothing.
+    """
+
+    picture: str
+    query: str
+    is_sentence: bool
+    image: Callable[[], Path | NDArray[np.uint8]]
+    masks: Callable[[], tuple[Mask, Mask]]
+
+
+def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
+    """Masks in folders named by the query: `masks/red cup/0001.png` is the red cup on `pictures/0001.*`.
+
+    Returns:
+        The labels, and a sentence for each mask that has no picture.
+
+    Raises:
+        DatasetError: a folder is not there, or empty.
+    """
+    by_stem = _by_stem(pictures)
+    labels, faults = [], []
+    for path in sorted(masks.glob("*/*.png")) if masks.is_dir() else ():
+        picture = by_stem.get(path.stem)
+        if picture is None:
+            faults.append(f"{path} has no picture of its name in {pictures}.")
+            continue
+        query = path.parent.name
+        labels.append(Label(path.stem, query, _is_sentence(query), partial(_itself, picture), partial(_read_png, path)))
+    if not labels and not faults:
+        raise DatasetError(f"{masks} has no masks; they are expected as {masks}/QUERY/PICTURE.png.")
+    return labels, faults
+
+
+def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]]:
+    """COCO's `instances` JSON: one label for each picture and category; crowds count for nothing.
+
+    Returns:
+        The labels, and a sentence for each annotation that cannot be used.
+
+    Raises:
+        DatasetError: the file is no such JSON, or a picture stands twice in it.
+    """
+    content = _read_json(annotations)
+    try:
+        images = {item["id"]: item for item in content["images"]}
+        names = {item["id"]: str(item["name"]) for item in content["categories"]}
+        found: defaultdict[tuple[Any, Any], list[Any]] = defaultdict(list)
+        for item in content["annotations"]:
+            found[item["image_id"], item["category_id"]].append(item)
+        stems = [Path(str(item["file_name"])).stem for item in images.values()]
+    except (KeyError, TypeError) as error:
+        raise DatasetError(f"{annotations} is no COCO file of instances: {error!r} is missing or misplaced.") from error
+    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    if twice:
+        raise DatasetError(f"{annotations} has several pictures named {', '.join(twice[:5])}; give each its own name.")
+    labels, faults = [], []
+    for (image, category), items in found.items():
+        if image not in images or category not in names:
+            faults.append(
+                f"{annotations}: annotation {items[0].get('id')} is of no picture or category that is listed."
+            )
+            continue
+        name = str(images[image]["file_name"])
+        labels.append(
+            Label(
+                Path(name).stem,
+                names[category],
+                False,
+                partial(_itself, pictures / name),
+                partial(_drawn, items, images[image]),
+            )
+        )
+    return labels, faults
+
+
+def from_answers(
+    answers: Path, frame: Callable[[int], Path | NDArray[np.uint8]], min_score: float
+) -> tuple[list[Label], list[str]]:
+    """The answers in `OUT.json` of `ros2 run lisa_ros replay`: what was found becomes what is to be found.
+
+    Args:
+        answers: of the replay; what a person has deleted from it is not accepted.
+        frame: the picture of a frame, by its number.
+        min_score: of a segment; answers with one below it are left out.
+
+    Raises:
+        DatasetError: the file is no such JSON.
+    """
+    labels = []
+    try:
+        for entry in _read_json(answers)["answers"]:
+            segments = entry.get("segments", ())
+            if segments and min(float(segment["score"]) for segment in segments) >= min_score:
+                number, masks = int(entry["frame"]), [segment["mask"] for segment in segments]
+                labels.append(
+                    Label(
+                        f"frame_{number:06}",
+                        str(entry["question"]),
+                        True,
+                        partial(frame, number),
+                        partial(_united, masks),
+                    )
+                )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DatasetError(f"{answers} has no answers of a replay: {error!r}.") from error
+    return labels, []
+
+
+def _by_stem(folder: Path) -> Mapping[str, Path]:
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is no folder of pictures.")
+    by_stem: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in _PICTURES:
+            if path.stem in by_stem:
+                raise DatasetError(f"{by_stem[path.stem].name} and {path.name} in {folder} share a name; rename one.")
+            by_stem[path.stem] = path
+    return by_stem
+
+
+def _is_sentence(query: str) -> bool:
+    return query.rstrip().endswith((".", "?", "!"))
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise DatasetError(f"{path} cannot be read, or is no JSON ({error}).") from error
+
+
+def _read_png(path: Path) -> tuple[Mask, Mask]:
+    """0 is the ground, `UNSURE` counts for nothing, all else is the target."""
+    try:
+        with Image.open(path) as opened:
+            grey = np.asarray(opened if opened.mode in ("1", "L", "P") else opened.convert("L"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DatasetError(f"{path} is no picture that can be read ({error}).") from error
+    unsure = grey == UNSURE
+    return (grey != 0) & ~unsure, unsure
+
+
+def _itself(path: Path) -> Path:
+    return path
+
+
+def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -> tuple[Mask, Mask]:
+    size = (int(image["height"]), int(image["width"]))
+    target, unsure = np.zeros(size, bool), np.zeros(size, bool)
+    for item in annotations:
+        try:
+            (unsure if item.get("iscrowd") else target)[_coco_mask(item.get("segmentation"), size)] = True
+        except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
+            raise DatasetError(f"annotation {item.get('id')} cannot be used: {error}.") from error
+    return target, unsure & ~target
+
+
+def _coco_mask(segmentation: Any, size: tuple[int, int]) -> Mask:
+    """Raises ValueError and its like for what is no segmentation, or of a picture of another size."""
+    if isinstance(segmentation, dict):
+        return rle.decode(segmentation)
+    if not segmentation:
+        raise ValueError("it has no segmentation")
+    mask = np.zeros(size, np.uint8)
+    for outline in segmentation:
+        points = np.array(outline, np.float64).reshape(-1, 2)
+        if len(points) < 3:
+            raise ValueError(f"a polygon of it has {len(points)} points; it takes at least 3")
+        cv2.fillPoly(mask, [points.round().astype(np.int32)], (1,))
+    return mask.astype(bool)
+
+
+def _united(masks: Iterable[Any]) -> tuple[Mask, Mask]:
+    try:
+        target = np.logical_or.reduce([rle.decode(mask) for mask in masks])
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"a mask of the answer is damaged: {error}.") from error
+    return target, np.zeros_like(target)

@@ -1,0 +1,226 @@
+"""`lisa label`: polygons give masks back, and what cannot be used is told."""
+
+import json
+
+import cli
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from pycocotools import mask as coco_api
+
+from lisa_core.evaluation.metrics import IGNORED, TARGET
+from lisa_core.evaluation.reasonseg import Polygon, open_split, rasterize
+from lisa_core.labelling import rle
+from lisa_core.labelling.polygons import polygons_of
+
+
+def drawn(mask):
+    """The mask, through polygons and back."""
+    polygons = [
+        Polygon(number, TARGET, np.array(points, np.int32)) for number, points in enumerate(polygons_of(mask), 1)
+    ]
+    return rasterize(polygons, mask.shape) == TARGET
+
+
+@settings(deadline=None, max_examples=200)
+@given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
+def test_polygons_give_every_mask_back(mask):
+    back = drawn(mask)
+    assert np.array_equal(back & mask, mask)
+    assert _iou(back, mask) > 0.8 or not mask.any()  # of noise; shapes come back to the pixel, see below
+
+
+def _iou(left, right):
+    return (left & right).sum() / max(1, (left | right).sum())
+
+
+def test_shapes_come_back_to_the_pixel():
+    rows, columns = np.mgrid[:120, :160]
+    disc = (rows - 60) ** 2 + (columns - 80) ** 2 < 50**2
+    holes = ((rows - 50) ** 2 + (columns - 60) ** 2 < 12**2) | ((rows - 80) ** 2 + (columns - 100) ** 2 < 9**2)
+    island = (rows - 50) ** 2 + (columns - 60) ** 2 < 5**2
+    for mask in (disc, disc & ~holes, (disc & ~holes) | island, np.ones((5, 7), bool), np.eye(9, dtype=bool)):
+        assert np.array_equal(drawn(mask), mask)
+    ring = (disc & ~((rows - 60) ** 2 + (columns - 80) ** 2 < 20**2)) & ~((columns > 78) & (rows < 30))
+    assert _iou(drawn(ring), ring) > 0.99
+
+
+@settings(deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_run_lengths_are_those_of_coco(mask):
+    encoded = coco_api.encode(np.asfortranarray(mask, np.uint8))
+    assert np.array_equal(rle.decode({"size": encoded["size"], "counts": encoded["counts"].decode()}), mask)
+    if mask.any():
+        flat = mask.T.ravel()
+        bounds = np.flatnonzero(np.diff(flat.astype(int))) + 1
+        runs = np.diff(np.r_[0, bounds, flat.size])
+        counts = ([0] if flat[0] else []) + runs.tolist()
+        assert np.array_equal(rle.decode({"size": mask.shape, "counts": counts}), mask)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for index in range(5):
+        Image.new("RGB", (64, 48), (40 * index, 90, 40)).save(folder / f"{index}.jpg")
+    return folder
+
+
+def square(x, value=255):
+    mask = np.zeros((48, 64), np.uint8)
+    mask[10:20, x : x + 10] = value
+    return mask
+
+
+def samples(out):
+    return {(split, entry.name): entry.read() for split in ("train", "val") for entry in open_split(out, split).entries}
+
+
+def test_png_masks_become_a_data_set(pictures, tmp_path):
+    for query, index, x in (("red cup", 0, 5), ("red cup", 1, 8), ("Where is tea?", 0, 30), ("red cup", 2, 9)):
+        (tmp_path / "masks" / query).mkdir(parents=True, exist_ok=True)
+        mask = square(x)
+        mask[30:33] = 128
+        Image.fromarray(mask).save(tmp_path / "masks" / query / f"{index}.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0.3)
+    assert result.code == 0, result.errors
+    assert "3 labels to learn, 1 to validate" in result.out or "2 labels to learn, 2 to validate" in result.out
+    found = samples(tmp_path / "out")
+    assert len(found) == 4
+    assert {sample.query for sample in found.values()} == {"red cup", "Where is tea?"}
+    assert {sample.length for sample in found.values() if sample.query == "Where is tea?"} == {"long"}
+    splits = {split for (split, name), _ in found.items() if name.startswith("0_")}
+    assert len(splits) == 1  # what is validated was never learnt
+    for sample in found.values():
+        assert (sample.truth == TARGET).sum() == 100
+        assert (sample.truth == IGNORED).sum() == 3 * 64
+
+
+def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
+    folder = tmp_path / "masks" / "cup"
+    folder.mkdir(parents=True)
+    Image.fromarray(square(5)).save(folder / "0.png")
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "1.png")
+    Image.fromarray(np.full((5, 5), 255, np.uint8)).save(folder / "2.png")
+    (folder / "3.png").write_bytes(b"no picture")
+    (pictures / "4.jpg").write_bytes(b"no picture")
+    Image.fromarray(square(5)).save(folder / "4.png")
+    Image.fromarray(square(5)).save(folder / "9.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0)
+    assert result.code == 1
+    for sentence in (
+        "the mask is empty",
+        "the mask is 5x5, but the picture 64x48",
+        "3.png is no picture",
+        "4.jpg is no picture",
+        "9.png has no picture of its name",
+    ):
+        assert sentence in result.errors
+    assert sorted(path.name for path in (tmp_path / "out").glob("*/*")) == ["0.jpg", "0.json"]
+
+
+def test_nothing_is_left_where_nothing_can_be_written(pictures, tmp_path, monkeypatch):
+    (tmp_path / "masks" / "cup").mkdir(parents=True)
+    Image.fromarray(np.zeros((48, 64), np.uint8)).save(tmp_path / "masks" / "cup" / "0.png")
+    words = ("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out")
+    assert "No label can be used" in cli.run(*words).errors
+    Image.fromarray(square(5)).save(tmp_path / "masks" / "cup" / "0.png")
+    with monkeypatch.context() as patch:
+        full = OSError(28, "No space left on device", "somewhere")
+        patch.setattr("lisa_core.files.write_whole", lambda contents: (_ for _ in ()).throw(full))
+        assert "No space left on device" in cli.run(*words).errors
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "pictures"]
+    assert cli.run(*words).code == 0
+    assert "is there already" in cli.run(*words).errors
+    Image.new("RGB", (4, 4)).save(pictures / "0.png")
+    assert "share a name" in cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "new").errors
+    assert (
+        "has no masks" in cli.run("label", "png", tmp_path / "out" / "train", pictures, "--out", tmp_path / "x").errors
+    )
+
+
+def instances(annotations):
+    return {
+        "images": [{"id": 7 + index, "file_name": f"{index}.jpg", "width": 64, "height": 48} for index in range(5)],
+        "categories": [{"id": 1, "name": "cup"}, {"id": 2, "name": "plate"}],
+        "annotations": [{"id": number, **annotation} for number, annotation in enumerate(annotations)],
+    }
+
+
+def test_coco_becomes_a_data_set(pictures, tmp_path):
+    encoded = coco_api.encode(np.asfortranarray(square(30, 1)))
+    packed = {"size": [48, 64], "counts": encoded["counts"].decode()}
+    content = instances(
+        [
+            {"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 14, 10, 14, 19, 5, 19]]},
+            {"image_id": 7, "category_id": 1, "segmentation": packed},
+            {"image_id": 7, "category_id": 2, "segmentation": packed},
+            {"image_id": 8, "category_id": 2, "segmentation": packed},
+            {
+                "image_id": 8,
+                "category_id": 2,
+                "iscrowd": 1,
+                "segmentation": {"size": [48, 64], "counts": [0, 48, 48 * 63]},
+            },
+            {"image_id": 9, "category_id": 1, "segmentation": [[1, 1, 2, 2]]},
+            {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
+            {"image_id": 99, "category_id": 1, "segmentation": packed},
+        ]
+    )
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
+    assert result.code == 1
+    for sentence in ("2 points; it takes at least 3", "do not fill 64x48", "no picture or category that is listed"):
+        assert sentence in result.errors
+    found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
+    assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
+        ("0", "cup"): 200,
+        ("0", "plate"): 100,
+        ("1", "plate"): 100,
+    }
+    assert (found["1", "plate"] == IGNORED).sum() == 48
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
+def test_what_is_no_coco_is_told(pictures, tmp_path, content):
+    (tmp_path / "instances.json").write_text(content)
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", tmp_path / "out")
+    assert (result.code, "instances.json" in result.errors) == (1, True)
+
+
+def answered(frame, question, mask, score=0.9, **more):
+    encoded = coco_api.encode(np.asfortranarray(mask, np.uint8))
+    rle_mask = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+    segments = [{"box": [0, 0, 1, 1], "area": 1, "score": score, "mask": rle_mask}]
+    return {"frame": frame, "stamp": {"sec": 1, "nanosec": 0}, "question": question, "segments": segments, **more}
+
+
+def test_accepted_answers_become_a_data_set(pictures, tmp_path):
+    content = {
+        "run": {},
+        "answers": [
+            answered(0, "segment the cup", square(5)),
+            answered(3, "segment the cup", square(30)),
+            answered(4, "segment the cup", square(30), score=0.2),
+            {"frame": 2, "stamp": {"sec": 1, "nanosec": 0}, "question": "segment the cup", "error": "no"},
+        ],
+    }
+    (tmp_path / "cups.json").write_text(json.dumps(content))
+    words = ("label", "answers", tmp_path / "cups.json", pictures, "--min-score", 0.5)
+    result = cli.run(*words, "--out", tmp_path / "out", "--val", 0.5)
+    assert result.code == 0, result.errors
+    found = samples(tmp_path / "out")
+    assert sorted(name for _, name in found) == ["frame_000000.jpg", "frame_000003.jpg"]
+    assert {sample.question for sample in found.values()} == {" segment the cup Please output segmentation mask."}
+    (tmp_path / "cups.json").write_text('{"answers": [{"segments": [{}]}]}')
+    assert "has no answers of a replay" in cli.run(*words, "--out", tmp_path / "other").errors
+
+
+def test_help_teaches():
+    assert "lisa finetune" in cli.run("label", "png", "--help").out
+    assert cli.run("label", "--help").code == 0

@@ -1,0 +1,52 @@
+"""`lisa label answers` with the bag itself: its frames become the pictures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from pycocotools import mask as coco
+from typer.testing import CliRunner
+
+from lisa_core.cli import app
+from lisa_core.evaluation.metrics import TARGET
+from lisa_core.evaluation.reasonseg import open_split
+from lisa_ros.bags import BagReader
+from lisa_ros.replay import Frames
+
+BAG = Path(__file__).resolve().parent.parent / "data" / "tabletop_bag"
+
+
+def label(*words):
+    return CliRunner(env={"COLUMNS": "300", "TERM": "dumb"}).invoke(app, ["label", "answers", *map(str, words)])
+
+
+def answer(frame, mask):
+    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
+    rle = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+    segments = [{"box": [0, 0, 1, 1], "area": 1, "score": 0.9, "mask": rle}]
+    return {"frame": frame, "stamp": {"sec": 0, "nanosec": 0}, "question": "segment the cup", "segments": segments}
+
+
+def test_frames_of_a_bag_become_pictures(tmp_path):
+    with BagReader(BAG) as bag:
+        frames = Frames(bag, "", "", "", 0)
+        pictures = {frame.number: frames.rgb(frame) for frame in frames}
+    last = max(pictures)
+    mask = np.zeros(pictures[0].shape[:2], bool)
+    mask[20:60, 30:90] = True
+    content = {"answers": [answer(0, mask), answer(last, mask), answer(last + 1, mask)]}
+    (tmp_path / "cups.json").write_text(json.dumps(content))
+    result = label(tmp_path / "cups.json", BAG, "--out", tmp_path / "out", "--val", 0)
+    assert result.exit_code == 1
+    assert f"has no frame {last + 1}" in result.stderr
+    samples = {entry.name: entry.read() for entry in open_split(tmp_path / "out", "train").entries}
+    assert sorted(samples) == ["frame_000000.png", f"frame_{last:06}.png"]
+    assert np.array_equal(samples["frame_000000.png"].image, pictures[0])
+    assert np.array_equal(samples["frame_000000.png"].truth == TARGET, mask)
+
+
+def test_what_is_no_bag_is_told(tmp_path):
+    (tmp_path / "cups.json").write_text('{"answers": []}')
+    result = label(tmp_path / "cups.json", tmp_path / "nowhere", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "there is no bag at" in result.stderr
