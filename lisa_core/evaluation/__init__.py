@@ -4,7 +4,7 @@
         result = runner.evaluate(engine, entry)
 
 `reasonseg` reads the data, `metrics` counts pixels, `runner` asks the model, `journal` keeps what is finished,
-`report` makes files of it.
+`report` makes files of it; `tabletop` and `tabletop_report` do the same for rendered tabletops and many questions.
 """
 
 from typing import Literal
@@ -17,3 +17,6 @@ measures how well things are found and not whether the model says that it found 
 question and lets the model answer: the mask is the union of those of all its [SEG]s, because the ground truth is one
 mask for everything asked for, and an answer without [SEG] has found nothing.
 """
+
+QUESTIONS = 8
+"""Dialogues about each tabletop, by default."""

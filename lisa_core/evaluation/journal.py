@@ -1,39 +1,64 @@
 """What a run has finished so far, in a file that a kill at any time leaves usable."""
 
-import base64
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
-from lisa_core.evaluation.metrics import Overlap
-from lisa_core.evaluation.reasonseg import Entry
-from lisa_core.evaluation.runner import Result
+R = TypeVar("R")
 
 
-class Journal:
+class Entry(Protocol):
+    """What is evaluated at a time."""
+
+    @property
+    def name(self) -> str:
+        """The only one of that name in its set."""
+
+    @property
+    def picture(self) -> Path:
+        """Its picture's file."""
+
+    @property
+    def annotation(self) -> Path:
+        """The file that has the truth about it."""
+
+    def digest(self) -> str:
+        """Tells its files from any others; raises DatasetError if they cannot be read."""
+
+
+class Journal(Generic[R]):
     """Results by what they depend on, one JSON line each.
 
     Lines of other settings or of files that have changed since are not found, and do no harm. A last line without an
     end was being written when a kill came; it is dropped.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        pack: Callable[[R], Mapping[str, Any]],
+        unpack: Callable[[Mapping[str, Any]], R],
+    ) -> None:
         """Opens the file, anew or to go on; raises OSError if it cannot be written.
 
         Args:
             path: of the file.
             settings: what all results depend on, as JSON can write it.
+            pack: a result as JSON can write it.
+            unpack: the same back; raises ValueError, LookupError or TypeError of what is none.
         """
+        self._pack = pack
         self._path = path
         self._settings = json.dumps(settings, sort_keys=True)
-        self._results = _read(path) if path.exists() else {}
+        self._results = _read(path, unpack) if path.exists() else {}
         self._file = path.open("ab")
 
-    def __enter__(self) -> "Journal":
+    def __enter__(self) -> "Journal[R]":
         return self
 
     def __exit__(
@@ -45,22 +70,13 @@ class Journal:
         if empty:
             self._path.unlink(missing_ok=True)
 
-    def find(self, entry: Entry) -> Result | None:
+    def find(self, entry: Entry) -> R | None:
         """The result of that entry, if it is finished; raises DatasetError if the entry's files cannot be read."""
         return self._results.get(self._key(entry))
 
-    def add(self, entry: Entry, result: Result) -> None:
+    def add(self, entry: Entry, result: R) -> None:
         """Keeps a result, on the disk when this returns; raises OSError if the disk is full."""
-        line = {
-            "key": self._key(entry),
-            "image": result.image,
-            "query": result.query,
-            "length": result.length,
-            "answer": result.answer,
-            "intersection": result.overlap.intersection,
-            "union": result.overlap.union,
-            "mask": base64.b64encode(result.mask_png).decode(),
-        }
+        line = {"key": self._key(entry), **self._pack(result)}
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -82,7 +98,7 @@ def state_of(model: str) -> list[Any]:
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
 
 
-def _read(path: Path) -> dict[str, Result]:
+def _read(path: Path, unpack: Callable[[Mapping[str, Any]], R]) -> dict[str, R]:
     """The results of the lines that are whole; what follows the last of them is cut off."""
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
@@ -91,14 +107,7 @@ def _read(path: Path) -> dict[str, Result]:
     for line in whole.splitlines():
         try:
             fields = json.loads(line)
-            results[str(fields["key"])] = Result(
-                image=str(fields["image"]),
-                query=str(fields["query"]),
-                length=fields["length"],
-                answer=str(fields["answer"]),
-                overlap=Overlap(int(fields["intersection"]), int(fields["union"])),
-                mask_png=base64.b64decode(fields["mask"], validate=True),
-            )
+            results[str(fields["key"])] = unpack(fields)
         except (ValueError, LookupError, TypeError):
             continue  # the disk was full, or somebody's file; the image is evaluated again
     return results

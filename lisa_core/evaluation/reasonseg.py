@@ -11,7 +11,7 @@ A JSON file has `text` (the question in one or more wordings, of which the bench
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -98,10 +98,7 @@ class Entry:
         Raises:
             DatasetError: a file cannot be read.
         """
-        digest = hashlib.sha256()
-        for path in (self.picture, self.annotation):
-            digest.update(hashlib.sha256(_bytes_of(path)).digest())
-        return digest.hexdigest()
+        return digest_of((self.picture, self.annotation))
 
     def read(self) -> Sample:
         """The picture with the first of its questions.
@@ -165,6 +162,14 @@ def question(query: str, is_sentence: bool) -> str:
     """A query as the authors' validation asks it, the space after the image's line included."""
     words = query if is_sentence else f"What is {query} in this image?"
     return f" {words} Please output segmentation mask."
+
+
+def digest_of(paths: Iterable[Path]) -> str:
+    """Tells the contents of these files from any others; raises DatasetError if one cannot be read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(hashlib.sha256(_bytes_of(path)).digest())
+    return digest.hexdigest()
 
 
 def read_annotation(path: Path) -> Annotation:

@@ -102,21 +102,34 @@ def sheet(entries: Sequence[Entry], results: Sequence[Result]) -> bytes:
 
 def _panels(entry: Entry, result: Result) -> tuple[overlay.Panel, overlay.Panel]:
     sample = entry.read()
-    said = result.answer.replace("[SEG]", "SEG")  # here, a [SEG] is drawn as the badge of a mask
     regions = {"target [SEG]": sample.truth == TARGET}
     if (ignored := sample.truth == IGNORED).any():
         regions["ignored [SEG]"] = ignored
+    said = f"IoU {result.overlap.iou:.3f}: {result.answer}"
+    return compared(sample.image, f"{result.image}: {result.query}", said, [result.mask], regions)
+
+
+def compared(
+    image: NDArray[np.uint8],
+    question: str,
+    said: str,
+    masks: Sequence[NDArray[np.bool_]],
+    truth: Mapping[str, NDArray[np.bool_]],
+) -> tuple[overlay.Panel, overlay.Panel]:
+    """The answer to a question beside the truth.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        question: the answer's heading.
+        said: how good the answer is, and its words.
+        masks: (H, W) each, of the answer.
+        truth: what masks should be there; in the names, `[SEG]` is drawn as the badge of the mask.
+    """
+    badges = "".join("[SEG]" for _ in masks)
+    words = said.replace("[SEG]", "SEG")
     return (
-        overlay.Panel(
-            f"{result.image}: {result.query}",
-            overlay.draw(sample.image, _drawn([result.mask])),
-            f"answer [SEG] IoU {result.overlap.iou:.3f}: {said}",
-        ),
-        overlay.Panel(
-            "ground truth",
-            overlay.draw(sample.image, _drawn(list(regions.values()))),
-            ", ".join(regions),
-        ),
+        overlay.Panel(question, overlay.draw(image, _drawn(masks)), f"answer {badges} {words}"),
+        overlay.Panel("ground truth", overlay.draw(image, _drawn(list(truth.values()))), ", ".join(truth)),
     )
 
 

@@ -1,8 +1,10 @@
 """One picture, one question, one verdict."""
 
+import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,30 @@ class Result:
     def mask(self) -> NDArray[np.bool_]:
         """(H, W), the size of the image."""
         return np.array(Image.open(io.BytesIO(self.mask_png))) > 0
+
+    def packed(self) -> dict[str, Any]:
+        """As JSON can write it."""
+        return {
+            "image": self.image,
+            "query": self.query,
+            "length": self.length,
+            "answer": self.answer,
+            "intersection": self.overlap.intersection,
+            "union": self.overlap.union,
+            "mask": base64.b64encode(self.mask_png).decode(),
+        }
+
+
+def unpacked(fields: Mapping[str, Any]) -> Result:
+    """What `packed` gave; raises ValueError, LookupError or TypeError of anything else."""
+    return Result(
+        image=str(fields["image"]),
+        query=str(fields["query"]),
+        length=fields["length"],
+        answer=str(fields["answer"]),
+        overlap=Overlap(int(fields["intersection"]), int(fields["union"])),
+        mask_png=base64.b64decode(fields["mask"], validate=True),
+    )
 
 
 def evaluate(

@@ -1,0 +1,116 @@
+"""`lisa evaluate tabletop`: how good a model is on rendered tabletops, by kind of question."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from lisa_core.cli import options, terminal
+from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, show_table, states
+from lisa_core.cli.loading import ModelOptions
+from lisa_core.errors import LisaError
+from lisa_core.evaluation import QUESTIONS
+from lisa_core.options import MAX_NEW_TOKENS
+
+if TYPE_CHECKING:
+    from lisa_core.evaluation.tabletop import Result, Tabletop
+
+
+def tabletop(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Scenes, as `lisa tabletop render` writes them.")],
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
+    ],
+    scenes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="The first N scenes only.", show_default="all")
+    ] = None,
+    questions: Annotated[int, typer.Option(metavar="N", min=1, help="Questions, or dialogues, per scene.")] = QUESTIONS,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table of the questions, too.")
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the truth."),
+    ] = None,
+    checkpoint: options.Checkpoint = "",
+    precision: options.Precision = "auto",
+    device: options.Device = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+    memory_limit: options.MemoryLimit = 0.0,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+) -> None:
+    """Measure a model on rendered tabletops, by kind of question.
+
+    The questions are in wordings that training never has, and the same each
+    time. The model answers freely, and its masks are compared with the things
+    asked for in the order of its answer.
+
+    Stopped, or killed: the same command goes on where it was. What is finished
+    is in FILE.journal until all scenes are evaluated.
+
+    $ lisa evaluate tabletop scenes --json tabletop.json --sheet worst.png
+
+    [b]Exit codes[/b]: 0 all evaluated; 1 a scene failed, and the rest was
+    evaluated; 2 wrong usage; 130 stopped.
+    """
+    from lisa_core.evaluation.tabletop import open_scenes
+
+    model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
+    targets = Targets(json_file, csv_file, sheet, None)
+    try:
+        chosen = open_scenes(folder, scenes)
+        targets.prepare(folder)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename}")
+    evaluation = partial(_evaluate_scenes, chosen, questions, max_new_tokens, model, targets)
+    measure(context.obj, model, targets.journal, evaluation)
+
+
+def _evaluate_scenes(
+    scenes: "Sequence[Tabletop]",
+    questions: int,
+    max_new_tokens: int,
+    model: ModelOptions,
+    targets: Targets,
+    engine: Any,
+) -> bool:
+    """Evaluates, writes and shows; whether anything failed."""
+    from lisa_core import files
+    from lisa_core.cli.results import as_json
+    from lisa_core.evaluation import tabletop_report as report
+    from lisa_core.evaluation.journal import Journal
+    from lisa_core.evaluation.tabletop import Result, evaluate, unpacked
+
+    settings = {"scenes": str(scenes[0].folder), "questions": questions} | asked_of(engine, model, max_new_tokens)
+    with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
+        results, failures = evaluate_all(
+            scenes, journal, lambda scene: evaluate(engine, scene, questions, max_new_tokens)
+        )
+        contents: dict[Path, bytes] = {}
+        if targets.csv:
+            contents[targets.csv] = report.as_csv(results)
+        if targets.sheet and results:
+            contents[targets.sheet] = report.sheet(scenes, results, questions)
+        contents[targets.json] = as_json(report.summary(settings, results, failures))
+        files.write_whole(contents)
+        if not failures:  # else, what was finished need not be repeated once the rest is remedied
+            journal.delete()
+    _show(results, targets)
+    return bool(failures)
+
+
+def _show(results: "Sequence[Result]", targets: Targets) -> None:
+    from lisa_core.evaluation.tabletop_report import scores
+
+    headings = ("kind", "questions", "gIoU", "cIoU", "masks right", "refused", "named", "words right")
+    rows = [
+        (kind, each.questions, each.giou, each.ciou, each.counts, each.refusals, each.named, each.words)
+        for kind, each in scores(results).items()
+    ]
+    show_table(headings, rows, targets.written(bool(results)))

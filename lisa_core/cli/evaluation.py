@@ -1,0 +1,133 @@
+"""What the commands of `lisa evaluate` have in common: a run that goes on after whatever stopped it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import typer
+from rich.table import Table
+
+from lisa_core.cli import terminal
+from lisa_core.cli.loading import ModelOptions, loaded
+from lisa_core.cli.progress import over_pictures
+from lisa_core.cli.terminal import plain
+from lisa_core.errors import LisaError
+
+if TYPE_CHECKING:
+    from lisa_core.evaluation.journal import Entry, Journal
+    from lisa_core.evaluation.report import Failure
+
+    E = TypeVar("E", bound=Entry)
+    R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The files to write."""
+
+    json: Path
+    csv: Path | None
+    sheet: Path | None
+    masks: Path | None
+
+    @property
+    def journal(self) -> Path:
+        """What is finished, while a run is under way."""
+        return self.json.with_name(self.json.name + ".journal")
+
+    def written(self, any_results: bool) -> list[Path]:
+        """The files and folders that there are after a run."""
+        return [path for path in (self.json, self.csv, self.sheet if any_results else None, self.masks) if path]
+
+    def prepare(self, data: Path) -> None:
+        """Makes the folders; raises OSError, or BadParameter for a file that would get between the data."""
+        folders = [path.parent for path in (self.json, self.csv, self.sheet) if path]
+        for folder in (*folders, self.masks) if self.masks else folders:
+            if folder.resolve() == data.resolve():
+                raise typer.BadParameter(f"{data} has the data that are evaluated; choose another folder for results")
+            folder.mkdir(parents=True, exist_ok=True)
+
+
+def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
+    """Loads the model, evaluates it and ends the command: with 0, or with 1 if the evaluation says that some failed."""
+    engine = loaded(app_state, model)
+    try:
+        failed = evaluation(engine)
+    except KeyboardInterrupt:
+        terminal.fail(f"stopped; the same command goes on from here, by {journal}.", 130)
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        path = error.filename or journal
+        terminal.fail(f"{error.strerror}: {path}. The same command goes on once that is remedied.")
+    finally:
+        engine.close()
+    raise typer.Exit(1 if failed else 0)
+
+
+def asked_of(engine: Any, model: ModelOptions, max_new_tokens: int) -> dict[str, Any]:
+    """What JSON says of the model, and of how it is asked."""
+    return {
+        "checkpoint": model.checkpoint,
+        "precision": engine.precision,
+        "device": engine.device,
+        "template": engine.template,
+        "max_new_tokens": max_new_tokens,
+    }
+
+
+def states(model: ModelOptions) -> dict[str, Any]:
+    """What results depend on besides the settings: the files of the model."""
+    from lisa_core.evaluation.journal import state_of
+
+    return {"weights": state_of(model.checkpoint), "vision_tower": state_of(model.vision_tower)}
+
+
+def evaluate_all(
+    entries: "Sequence[E]", journal: "Journal[R]", evaluate: "Callable[[E], R]"
+) -> "tuple[list[R], list[Failure]]":
+    """What came of each entry, in their order; of those that an earlier run has finished, too."""
+    from lisa_core.evaluation.report import Failure
+
+    finished = {entry.name: result for entry in entries if (result := journal.find(entry))}
+    failures: list[Failure] = []
+    if finished:
+        terminal.stderr().print(f"going on after {len(finished)} of {len(entries)} images of an earlier run")
+    with over_pictures(len(entries), len(finished)) as progress:
+        for entry in entries:
+            if entry.name in finished:
+                continue
+            progress.current(entry.name)
+            try:
+                result = evaluate(entry)
+                journal.add(entry, result)
+                finished[entry.name] = result
+            except LisaError as error:
+                failures.append(Failure(entry.name, _sentence(entry, error)))
+                with progress.paused():
+                    terminal.complain(failures[-1].reason)
+            progress.advance()
+    return [finished[entry.name] for entry in entries if entry.name in finished], failures
+
+
+def _sentence(entry: "Entry", error: LisaError) -> str:
+    named = str(error).startswith((str(entry.picture), str(entry.annotation)))
+    return str(error) if named else f"{entry.picture}: {error}"
+
+
+def show_table(
+    headings: Sequence[str], rows: Sequence[tuple[str | float | None, ...]], written: Sequence[Path]
+) -> None:
+    """A table of names, numbers and shares, `-` for None, and the files that have more."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(
+            *("-" if cell is None else f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row)
+        )
+    console = terminal.stdout()
+    console.print(table)
+    for path in written:
+        console.print(plain(str(path), "dim"))

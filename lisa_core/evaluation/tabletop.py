@@ -1,0 +1,206 @@
+"""Rendered tabletops, asked about in wordings that training never has: what is asked, and what came of it.
+
+    000000.jpg  000000.png (channel 0: owner, 1: part)  000000.json (things, camera) ...
+
+as `lisa tabletop render` writes them. The questions about a scene depend on its JSON file only.
+"""
+
+import base64
+import io
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_core import files
+from lisa_core.answer import Answer
+from lisa_core.errors import DatasetError
+from lisa_core.evaluation import QUESTIONS
+from lisa_core.evaluation.metrics import TARGET, Overlap, overlap
+from lisa_core.evaluation.reasonseg import digest_of
+from lisa_core.options import MAX_NEW_TOKENS
+from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
+from lisa_core.tabletop.scene import View
+
+if TYPE_CHECKING:
+    from lisa_core.engine import LisaEngine
+
+
+@dataclass(frozen=True)
+class Tabletop:
+    """A rendered scene of a folder, not read yet."""
+
+    folder: Path
+    index: int
+
+    @property
+    def name(self) -> str:
+        """The picture's file name."""
+        return self.picture.name
+
+    @property
+    def picture(self) -> Path:
+        """RGB."""
+        return self.folder / f"{self.index:06d}.jpg"
+
+    @property
+    def annotation(self) -> Path:
+        """What is on the table."""
+        return self.picture.with_suffix(".json")
+
+    def digest(self) -> str:
+        """Tells its files from any others; raises DatasetError if they cannot be read."""
+        return digest_of((self.picture, self.picture.with_suffix(".png"), self.annotation))
+
+    def read(self) -> View:
+        """The picture with the truth about it; raises DatasetError or ImageError if a file is damaged."""
+        from lisa_core.tabletop.dataset import load_view
+
+        return load_view(self.folder, self.index)
+
+    def dialogues(self, view: View, count: int) -> list[Dialogue]:
+        """The same questions each time, of the held-out split."""
+        seed = int(digest_of((self.annotation,))[:16], 16)
+        return dialogues(view, np.random.default_rng(seed), "held_out", count)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one question went.
+
+    Attributes:
+        kind: of the dialogue.
+        turn: from 0.
+        expected, answer: in words.
+        targets, masks: how many there should be, and were.
+        overlap: of all masks with their targets, in their order; None of a question without a target.
+        says: whether the answer has the words that it must have; None if there are none.
+        shown: a PNG, 255 on any of the masks.
+    """
+
+    kind: str
+    turn: int
+    question: str
+    expected: str
+    answer: str
+    targets: int
+    masks: int
+    overlap: Overlap | None
+    says: bool | None
+    shown: bytes
+
+    @property
+    def refusal(self) -> bool:
+        """Whether it asks for what is not there."""
+        return not self.targets and self.says is None
+
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(H, W), the size of the picture."""
+        return np.array(Image.open(io.BytesIO(self.shown))) > 0
+
+
+@dataclass(frozen=True)
+class Result:
+    """How the questions about one scene went, in their order."""
+
+    image: str
+    verdicts: tuple[Verdict, ...]
+
+    def packed(self) -> dict[str, Any]:
+        """As JSON can write it."""
+        verdicts = [asdict(each) | {"shown": base64.b64encode(each.shown).decode()} for each in self.verdicts]
+        return {"image": self.image, "verdicts": verdicts}
+
+
+def unpacked(fields: Mapping[str, Any]) -> Result:
+    """What `packed` gave; raises ValueError, LookupError or TypeError of anything else."""
+    verdicts = []
+    for each in fields["verdicts"]:
+        pixels = None if each["overlap"] is None else Overlap(**each["overlap"])
+        shown = base64.b64decode(each["shown"], validate=True)
+        verdicts.append(Verdict(**(each | {"overlap": pixels, "shown": shown})))
+    return Result(str(fields["image"]), tuple(verdicts))
+
+
+def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
+    """The scenes of a folder, or the first ones.
+
+    Raises:
+        DatasetError: there are none.
+    """
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'not there'}; give a folder of scenes.")
+    indices = sorted(int(path.stem) for path in folder.glob("*.json") if re.fullmatch(r"\d{6}", path.stem))
+    if not indices:
+        raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
+    return [Tabletop(folder, index) for index in indices[:most]]
+
+
+def evaluate(
+    engine: "LisaEngine", scene: Tabletop, count: int = QUESTIONS, max_new_tokens: int = MAX_NEW_TOKENS
+) -> Result:
+    """Asks about a scene; in a dialogue, what the model itself has said before is the history.
+
+    Raises:
+        DatasetError, ImageError: the scene's files are damaged.
+        PromptError, OutOfMemoryError: the engine cannot answer.
+    """
+    view = scene.read()
+    frame = engine.encode(view.rgb)
+    verdicts = []
+    for dialogue in scene.dialogues(view, count):
+        history: list[tuple[str, str]] = []
+        for number, turn in enumerate(dialogue.turns):
+            answer = engine.ask(frame, turn.question, tuple(history), max_new_tokens=max_new_tokens)
+            history.append((turn.question, answer.text))
+            verdicts.append(judge(view, dialogue.kind, number, turn, answer))
+    return Result(scene.name, tuple(verdicts))
+
+
+def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Verdict:
+    """Compares an answer with the truth."""
+    masks = [segment.mask for segment in answer.segments]
+    shown = np.zeros(view.owner.shape, bool)
+    for mask in masks:
+        shown |= mask
+    return Verdict(
+        kind=kind,
+        turn=number,
+        question=turn.question,
+        expected=turn.answer,
+        answer=answer.text,
+        targets=len(turn.masks),
+        masks=len(masks),
+        overlap=_in_order(masks, targets_of(view, turn)) if turn.masks else None,
+        says=_says(answer.text, turn) if turn.says else None,
+        shown=files.png(np.multiply(shown, 255, dtype=np.uint8)),
+    )
+
+
+def targets_of(view: View, turn: Turn) -> list[NDArray[np.bool_]]:
+    """The true masks of a turn, (H, W) each."""
+    return [np.logical_or.reduce([view.mask(each.thing, each.part) for each in targets]) for targets in turn.masks]
+
+
+def _in_order(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]) -> Overlap:
+    """Each mask with the target in its place; one too many, or too few, has nothing in common with anything."""
+    nothing = np.zeros(targets[0].shape, bool)
+    intersection = union = 0
+    for place in range(max(len(masks), len(targets))):
+        mask = masks[place] if place < len(masks) else nothing
+        target = targets[place] if place < len(targets) else nothing
+        pixels = overlap(mask, np.multiply(target, TARGET, dtype=np.uint8))
+        intersection, union = intersection + pixels.intersection, union + pixels.union
+    return Overlap(intersection, union)
+
+
+def _says(text: str, turn: Turn) -> bool:
+    """Whether all words are there; an answer without a target has no mask either."""
+    there = all(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in turn.says)
+    return there and (bool(turn.masks) or "[SEG]" not in text)

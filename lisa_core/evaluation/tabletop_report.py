@@ -1,0 +1,128 @@
+"""What came of questions about tabletops, in numbers by kind of question and in files."""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from lisa_core import files, overlay
+from lisa_core.evaluation.metrics import score
+from lisa_core.evaluation.report import WORST, Failure, compared
+from lisa_core.evaluation.tabletop import Result, Tabletop, Verdict, targets_of
+
+_PANEL_WIDTH = 480
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of some questions; None where none of them asks for it.
+
+    Attributes:
+        questions: how many.
+        giou, ciou: of those with a target.
+        counts: share of those with a target that have as many masks as they should.
+        refusals: share of those for what is not there that have no mask.
+        named: share of the explanations that name the right object.
+        words: share of those without a mask that say what is true.
+    """
+
+    questions: int
+    giou: float | None
+    ciou: float | None
+    counts: float | None
+    refusals: float | None
+    named: float | None
+    words: float | None
+
+
+def scores(results: Sequence[Result]) -> dict[str, Scores]:
+    """The scores of `all`, and then by kind of question."""
+    verdicts = [verdict for result in results for verdict in result.verdicts]
+    kinds = sorted({verdict.kind for verdict in verdicts})
+    return {"all": _scores(verdicts)} | {
+        kind: _scores([verdict for verdict in verdicts if verdict.kind == kind]) for kind in kinds
+    }
+
+
+def _scores(verdicts: Sequence[Verdict]) -> Scores:
+    pixels = score([each.overlap for each in verdicts if each.overlap])
+    return Scores(
+        questions=len(verdicts),
+        giou=pixels.giou,
+        ciou=pixels.ciou,
+        counts=_share(each.masks == each.targets for each in verdicts if each.targets),
+        refusals=_share(each.masks == 0 for each in verdicts if each.refusal),
+        named=_share(bool(each.says) for each in verdicts if each.targets and each.says is not None),
+        words=_share(bool(each.says) for each in verdicts if not each.targets and each.says is not None),
+    )
+
+
+def _share(verdicts: Iterable[bool]) -> float | None:
+    counted = list(verdicts)
+    return sum(counted) / len(counted) if counted else None
+
+
+def summary(settings: Mapping[str, Any], results: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
+    """What JSON says of a run: the settings, the scores in all and by kind, each question, what failed."""
+    overall, *by_kind = scores(results).items()
+    return {
+        **settings,
+        **asdict(overall[1]),
+        "by_kind": {kind: asdict(each) for kind, each in by_kind},
+        "asked": [_record(result.image, verdict) for result in results for verdict in result.verdicts],
+        "failed": [asdict(failure) for failure in failures],
+    }
+
+
+_COLUMNS = ("image", "kind", "turn", "question", "expected", "answer", "targets", "masks", "says", "iou")
+
+
+def _record(image: str, verdict: Verdict) -> dict[str, Any]:
+    fields = {"image": image, **{name: getattr(verdict, name) for name in _COLUMNS[1:-1]}}
+    pixels = verdict.overlap
+    return fields | {"iou": pixels.iou if pixels else None}
+
+
+def as_csv(results: Sequence[Result]) -> bytes:
+    """A table with a line for each question."""
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, _COLUMNS)
+    writer.writeheader()
+    writer.writerows(_record(result.image, verdict) for result in results for verdict in result.verdicts)
+    return table.getvalue().encode(errors="backslashreplace")
+
+
+def sheet(scenes: Sequence[Tabletop], results: Sequence[Result], questions: int) -> bytes:
+    """A PNG of the worst questions, the worst first: the masks on the left, the truth on the right.
+
+    Args:
+        scenes: those of `results`, in any order.
+        results: at least one, with at least one question.
+        questions: how many dialogues there were about each scene.
+    """
+    by_name = {scene.name: scene for scene in scenes}
+    asked = [(result, number) for result in results for number in range(len(result.verdicts))]
+    worst = sorted(asked, key=lambda each: _goodness(each[0].verdicts[each[1]]))[:WORST]
+    panels = [panel for result, number in worst for panel in _panels(by_name[result.image], result, number, questions)]
+    return files.png(overlay.contact_sheet(panels, 4 if len(worst) > 2 else 2, _PANEL_WIDTH))
+
+
+def _goodness(verdict: Verdict) -> float:
+    if verdict.overlap:
+        return verdict.overlap.iou
+    return float(verdict.says if verdict.says is not None else verdict.masks == 0)
+
+
+def _panels(scene: Tabletop, result: Result, number: int, questions: int) -> tuple[overlay.Panel, overlay.Panel]:
+    view = scene.read()
+    turns = [turn for dialogue in scene.dialogues(view, questions) for turn in dialogue.turns]
+    verdict = result.verdicts[number]
+    said = f"IoU {verdict.overlap.iou:.3f}: {verdict.answer}" if verdict.overlap else verdict.answer
+    masks = [verdict.mask] if np.any(verdict.mask) else []
+    targets = {f"{place}. [SEG]": mask for place, mask in enumerate(targets_of(view, turns[number]), 1)}
+    words = verdict.expected.replace("[SEG]", "SEG")
+    truth, answer = compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
+    return truth, overlay.Panel(words, answer.picture, answer.text)

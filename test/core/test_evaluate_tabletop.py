@@ -1,0 +1,192 @@
+"""`lisa evaluate tabletop`: what counts as right, and a run that goes on; with views of rectangles and no renderer."""
+
+import csv
+import json
+
+import cli
+import numpy as np
+import pytest
+from PIL import Image
+from tabletops import view_of
+
+from lisa_core.answer import Answer, Segment, tight_box
+from lisa_core.errors import OutOfMemoryError
+from lisa_core.evaluation.metrics import Overlap
+from lisa_core.evaluation.tabletop import Result, Tabletop, evaluate, judge, open_scenes, targets_of, unpacked
+from lisa_core.evaluation.tabletop_report import scores
+from lisa_core.tabletop.questions import Target, Turn
+
+VIEW = view_of(
+    ("mug", "red", -0.15, 0), ("mug", "blue", 0.0, 0), ("knife", "black", 0.15, 0), ("apple", "red", 0, 0.15)
+)
+NOTHING = np.zeros(0, np.float32)
+
+
+def answer(text, *masks):
+    return Answer(text, tuple(Segment(mask, 0.9, tight_box(mask), NOTHING, NOTHING) for mask in masks))
+
+
+class Knowing:
+    """Gives the true answers of the scenes, except where `wrong` has another for the n-th question."""
+
+    precision, device, template = "fp32", "cpu", "llava_v1"
+
+    def __init__(self, scenes, wrong=None, questions=8):
+        self._turns = {
+            tuple(each.question for each in dialogue.turns[: number + 1]): turn
+            for scene in scenes
+            for dialogue in scene.dialogues(VIEW, questions)
+            for number, turn in enumerate(dialogue.turns)
+        }
+        self._wrong = wrong or {}
+        self.asked = []
+
+    def load(self, **options):
+        return self
+
+    def encode(self, rgb):
+        return rgb
+
+    def ask(self, frame, instruction, history, *, max_new_tokens):
+        self.asked.append((instruction, history))
+        if (wrong := self._wrong.get(len(self.asked))) is not None:
+            if isinstance(wrong, BaseException):
+                raise wrong
+            return wrong
+        turn = self._turns[(*(question for question, _ in history), instruction)]
+        return answer(turn.answer, *targets_of(VIEW, turn))
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Four scenes: VIEW each, asked about differently."""
+    path = tmp_path / "scenes"
+    path.mkdir()
+    for index in range(4):
+        Image.new("RGB", (64, 48), (60 * index, 90, 40)).save(path / f"{index:06d}.jpg")
+        Image.new("RGB", (64, 48)).save(path / f"{index:06d}.png")
+        (path / f"{index:06d}.json").write_text(json.dumps({"seed": index}))
+    monkeypatch.setattr(Tabletop, "read", lambda self: VIEW)
+    return path
+
+
+def run(folder, engine, *arguments):
+    out = folder.parent / "out.json"
+    result = cli.run(
+        "evaluate", "tabletop", folder, "--json", out, "--checkpoint", "some", *arguments, load=engine.load
+    )
+    return result, json.loads(out.read_text()) if out.exists() else None
+
+
+def test_true_answers_are_perfect(folder):
+    engine = Knowing(open_scenes(folder), questions=40)
+    table, sheet = folder.parent / "out.csv", folder.parent / "worst.png"
+    result, written = run(folder, engine, "--questions", 40, "--csv", table, "--sheet", sheet)
+    assert result.code == 0, result.errors
+    assert written["giou"] == pytest.approx(1, abs=1e-4)
+    assert written["ciou"] == pytest.approx(1, abs=1e-4)
+    assert [written[name] for name in ("counts", "refusals", "named", "words")] == [1, 1, 1, 1]
+    assert written["questions"] == len(engine.asked) == len(written["asked"])
+    assert len(written["by_kind"]) == 11
+    with table.open() as file:
+        assert len(list(csv.DictReader(file))) == written["questions"]
+    assert Image.open(sheet).width > 1000
+    assert "explanation" in result.out
+    assert not (folder.parent / "out.json.journal").exists()
+
+
+def test_a_model_that_always_shows_everything(folder):
+    everything = answer("Sure, [SEG].", np.ones(VIEW.owner.shape, bool))
+    engine = Knowing(open_scenes(folder), dict.fromkeys(range(1, 999), everything), questions=40)
+    _, written = run(folder, engine, "--questions", 40)
+    assert written["refusals"] == written["named"] == written["words"] == 0
+    assert written["giou"] < 0.1
+
+
+def test_the_questions_are_the_same_each_time_and_differ_between_scenes(folder):
+    first, second = Knowing(open_scenes(folder)), Knowing(open_scenes(folder))
+    run(folder, first)
+    run(folder, second)
+    assert first.asked == second.asked
+    asked = [
+        [turn.question for dialogue in scene.dialogues(VIEW, 8) for turn in dialogue.turns]
+        for scene in open_scenes(folder)
+    ]
+    assert asked[0] != asked[1]
+
+
+def test_what_the_model_said_is_the_history(folder):
+    (scene,) = open_scenes(folder, 1)
+    engine = Knowing([scene], questions=60)
+    evaluate(engine, scene, 60)
+    followed = [history for _, history in engine.asked if history]
+    assert {len(history) for history in followed} == {1, 2}
+    assert all("[SEG]" in history[0][1] for history in followed)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "masks", "intersection_share"),
+    [((0, 1), 2, 1.0), ((1, 0), 2, 0.0), ((0,), 1, 0.5), ((0, 1, 2), 3, 1.0), ((), 0, 0.0)],
+)
+def test_masks_are_taken_in_order(wrong, masks, intersection_share):
+    turn = Turn("All the mugs.", "The [SEG] and [SEG].", ((Target(0),), (Target(1),)))
+    verdict = judge(VIEW, "several", 0, turn, answer("some", *(VIEW.mask(thing) for thing in wrong)))
+    both = VIEW.mask(0).sum() + VIEW.mask(1).sum()
+    assert verdict.masks == masks
+    assert verdict.overlap.intersection == pytest.approx(intersection_share * both, abs=1)
+    if masks == 3:  # one too many is held against it
+        assert verdict.overlap.union == both + VIEW.mask(2).sum()
+
+
+def test_words_need_to_be_said_and_refusals_to_have_no_mask():
+    colour = Turn("What colour is the apple?", "The apple is red.", says=("red",))
+    assert judge(VIEW, "words", 0, colour, answer("It is Red.")).says
+    assert not judge(VIEW, "words", 0, colour, answer("It is reddish.")).says
+    assert not judge(VIEW, "words", 0, colour, answer("The red apple is [SEG].", VIEW.mask(3))).says
+    absent = Turn("Where is the ball?", "There is no ball.")
+    refused, shown = (
+        judge(VIEW, "nothing", 0, absent, each) for each in (answer("No."), answer("[SEG]", VIEW.mask(0)))
+    )
+    assert scores([Result("a", (refused, shown))])["nothing"].refusals == 0.5
+
+
+def test_results_survive_the_journal(folder):
+    scene = open_scenes(folder)[0]
+    result = evaluate(Knowing([scene], questions=30), scene, 30)
+    assert any(verdict.overlap is None for verdict in result.verdicts)
+    assert any(isinstance(verdict.overlap, Overlap) for verdict in result.verdicts)
+    assert unpacked(json.loads(json.dumps(result.packed()))) == result
+
+
+def test_stopped_and_on(folder):
+    whole = Knowing(open_scenes(folder))
+    _, expected = run(folder, whole)
+    (folder.parent / "out.json").unlink()
+    stopped, _ = run(folder, Knowing(open_scenes(folder), {len(whole.asked) // 2: KeyboardInterrupt()}))
+    assert stopped.code == 130
+    rest = Knowing(open_scenes(folder))
+    result, written = run(folder, rest)
+    assert result.code == 0
+    assert 0 < len(rest.asked) < len(whole.asked)
+    assert written == expected
+
+
+def test_a_scene_that_fails_is_named_and_the_rest_goes_on(folder):
+    result, written = run(folder, Knowing(open_scenes(folder), {1: OutOfMemoryError("No memory.")}))
+    assert result.code == 1
+    assert "000000.jpg: No memory." in result.errors.replace("\n", "")
+    assert len({each["image"] for each in written["asked"]}) == 3
+
+
+def test_the_first_scenes_only(folder):
+    _, written = run(folder, Knowing(open_scenes(folder)), "--scenes", 2)
+    assert {each["image"] for each in written["asked"]} == {"000000.jpg", "000001.jpg"}
+
+
+def test_no_scenes(tmp_path):
+    result = cli.run("evaluate", "tabletop", tmp_path, "--json", tmp_path / "o" / "out.json", "--checkpoint", "some")
+    assert result.code == 1
+    assert "lisa tabletop render" in " ".join(result.errors.split())
