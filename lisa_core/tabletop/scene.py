@@ -11,6 +11,12 @@ from numpy.typing import NDArray
 
 from lisa_core.tabletop.kinds import KIND_BY_NAME
 
+Rgb = tuple[float, float, float]
+"""Red, green and blue from 0 to 1."""
+
+HELD_OUT_SEED = 10_000_000
+"""Training takes seeds below, evaluation and tests from here on."""
+
 
 @dataclass(frozen=True)
 class Thing:
@@ -22,6 +28,8 @@ class Thing:
         position: (x, y, z) of its middle at the table's top, m.
         yaw: rotation about the vertical, rad.
         scale: of its usual size.
+        stretch: of its usual height, on top of `scale`.
+        tone: from the darkest (0) to the lightest (1) shade of its colour.
     """
 
     kind: str
@@ -29,6 +37,88 @@ class Thing:
     position: tuple[float, float, float]
     yaw: float
     scale: float
+    stretch: float = 1.0
+    tone: float = 0.5
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """The table and the room.
+
+    Attributes:
+        texture: of the table's top, one of `textures.TEXTURES`.
+        tint: colour of the top, multiplied with its texture.
+        yaw: of the table, rad.
+        wall, floor: colours.
+    """
+
+    texture: str
+    tint: Rgb
+    yaw: float
+    wall: Rgb
+    floor: Rgb
+
+
+@dataclass(frozen=True)
+class Light:
+    """A lamp far away, and what the room reflects of it.
+
+    Attributes:
+        direction: in which it shines, of length 1.
+        colour: of the lamp, intensity included.
+        ambient: light from everywhere.
+        shadows: whether things throw any.
+    """
+
+    direction: tuple[float, float, float]
+    colour: Rgb
+    ambient: Rgb
+    shadows: bool
+
+
+@dataclass(frozen=True)
+class Viewpoint:
+    """A camera that looks at a point, upright.
+
+    Attributes:
+        target: what it looks at, m.
+        distance: from there, m.
+        elevation: above the horizon, rad.
+        azimuth: to the right of the viewer's axis (-y), rad.
+        fovy: vertical field of view, rad.
+    """
+
+    target: tuple[float, float, float]
+    distance: float
+    elevation: float
+    azimuth: float
+    fovy: float
+
+    def pose(self) -> NDArray[np.float64]:
+        """(4, 4), camera axes -> world."""
+        level = np.cos(self.elevation)
+        back = np.array([level * np.sin(self.azimuth), -level * np.cos(self.azimuth), np.sin(self.elevation)])
+        right = np.array([np.cos(self.azimuth), np.sin(self.azimuth), 0.0])
+        pose = np.eye(4)
+        pose[:3, :3] = np.stack([right, np.cross(-back, right), -back], axis=1)
+        pose[:3, 3] = np.array(self.target) + self.distance * back
+        return pose
+
+    def intrinsics(self, width: int, height: int) -> NDArray[np.float64]:
+        """(3, 3), px; whole numbers are the pixels' middles."""
+        focal = height / 2 / np.tan(self.fovy / 2)
+        return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
+
+
+@dataclass(frozen=True)
+class Scene:
+    """All that a picture is made of; `seed` is what it was sampled by."""
+
+    seed: int
+    things: tuple[Thing, ...]
+    surroundings: Surroundings
+    light: Light
+    viewpoint: Viewpoint
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,98 @@
+"""`lisa tabletop`: rendered tabletops, to train on and to measure with."""
+
+import multiprocessing
+import queue
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from lisa_core.cli import terminal
+from lisa_core.cli.progress import over_pictures
+from lisa_core.errors import LisaError
+
+app = typer.Typer(help="Rendered tabletops, with the truth about them.", no_args_is_help=True)
+
+
+@app.callback()
+def tabletop() -> None:
+    """Rendered tabletops, with the truth about them."""
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the scenes; those in it stay.")],
+    scenes: Annotated[int, typer.Option(min=1, help="How many the folder shall have.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="Of the first scene; the next has the next.")] = 0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
+    depth: Annotated[bool, typer.Option("--depth", help="Store depth too, in millimetres.")] = False,
+) -> None:
+    """Render scenes: pictures, whose each pixel is, and what is where.
+
+    Interrupted, the same command goes on where it stopped. Training
+    takes seeds below 10,000,000, evaluation and tests those from there on.
+
+    $ lisa tabletop render scenes --scenes 1000 --workers 2
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        _refuse_other_seeds(out, seed)
+        finished = sum((out / f"{index:06d}.json").is_file() for index in range(scenes))
+        with over_pictures(scenes, finished) as bar:
+            for index in _rendered(out, scenes, seed, workers, depth):
+                bar.current(f"{index:06d}")
+                bar.advance()
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.filename or out} could not be written: {error.strerror or error}.")
+    terminal.stdout().print(terminal.plain(f"{out}: {scenes} scenes, seeds {seed} to {seed + scenes - 1}"))
+
+
+def _refuse_other_seeds(out: Path, seed: int) -> None:
+    from lisa_core.tabletop.dataset import load_scene
+
+    first = next(iter(sorted(out.glob("[0-9]*.json"))), None)
+    if first and load_scene(out, int(first.stem)).seed != seed + int(first.stem):
+        raise LisaError(f"{out} has scenes of another seed; name another folder, or the same --seed.")
+
+
+def _rendered(out: Path, scenes: int, seed: int, workers: int, depth: bool) -> Iterator[int]:
+    """The numbers of the scenes as they get finished; each worker is a process, for OpenGL's sake."""
+    spawn = multiprocessing.get_context("spawn")
+    reports: Any = spawn.Queue()
+    processes = [
+        spawn.Process(target=_work, args=(out, scenes, seed, (share, workers), depth, reports), daemon=True)
+        for share in range(workers)
+    ]
+    for process in processes:
+        process.start()
+    try:
+        working = workers
+        while working:
+            try:
+                report = reports.get(timeout=1)
+            except queue.Empty:
+                if any(process.exitcode for process in processes):
+                    raise LisaError("A process that draws has died; run the command again to go on.") from None
+                continue
+            if isinstance(report, Exception):
+                raise report
+            if report is None:
+                working -= 1
+            else:
+                yield report
+    finally:
+        for process in processes:
+            process.terminate()
+
+
+def _work(out: Path, scenes: int, seed: int, share: tuple[int, int], depth: bool, reports: Any) -> None:
+    from lisa_core.tabletop.dataset import render_missing
+
+    try:
+        render_missing(out, scenes, seed, share, depth, reports.put)
+        reports.put(None)
+    except (LisaError, OSError) as error:
+        reports.put(error)

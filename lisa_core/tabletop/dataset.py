@@ -1,0 +1,108 @@
+"""Folders of rendered scenes: 000000.jpg is a picture, .png its labels, .json the scene, _depth.png its depth in mm.
+
+In the labels red is a pixel's owner, green its part, blue nothing; the depth has 16 bit.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from lisa_core.errors import DatasetError
+from lisa_core.files import png, write_whole
+from lisa_core.tabletop.render import Renderer
+from lisa_core.tabletop.sampling import sample_scene
+from lisa_core.tabletop.scene import Light, Scene, Surroundings, Thing, View, Viewpoint
+
+
+def count(folder: Path) -> int:
+    """How many scenes lie in a folder, from number 0 on."""
+    number = 0
+    while (folder / f"{number:06d}.json").is_file():
+        number += 1
+    return number
+
+
+def load_view(folder: Path, index: int) -> View:
+    """Scene number `index` of a folder; depth is zero where none was stored.
+
+    Raises:
+        DatasetError: a file of it is missing or damaged; names it.
+    """
+    stem = folder / f"{index:06d}"
+    try:
+        record = json.loads(stem.with_suffix(".json").read_text())
+        picture = np.array(Image.open(stem.with_suffix(".jpg")).convert("RGB"))
+        labels = np.array(Image.open(stem.with_suffix(".png")).convert("RGB"))
+        depth: NDArray[np.float32] = np.zeros(picture.shape[:2], np.float32)
+        millimetres = stem.with_name(f"{stem.name}_depth.png")
+        if millimetres.is_file():
+            depth = np.array(Image.open(millimetres)).astype(np.float32) / 1000
+        scene = scene_from(record["scene"])
+        camera, intrinsics = np.array(record["camera"]), np.array(record["intrinsics"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"Scene {stem} cannot be read ({error}); render it again: lisa tabletop render.") from error
+    return View(picture, depth, labels[..., 0], labels[..., 1], intrinsics, camera, scene.things)
+
+
+def load_scene(folder: Path, index: int) -> Scene:
+    """What scene number `index` of a folder was rendered from."""
+    return scene_from(json.loads((folder / f"{index:06d}.json").read_text())["scene"])
+
+
+def scene_from(record: dict[str, Any]) -> Scene:
+    """The scene that `dataclasses.asdict` has made into plain values, perhaps by way of JSON."""
+    plain = {name: _tuples(value) for name, value in record.items() if name != "things"}
+    return Scene(
+        seed=plain["seed"],
+        things=tuple(Thing(**_tuples(thing)) for thing in record["things"]),
+        surroundings=Surroundings(**plain["surroundings"]),
+        light=Light(**plain["light"]),
+        viewpoint=Viewpoint(**plain["viewpoint"]),
+    )
+
+
+def save(view: View, scene: Scene, folder: Path, index: int, *, with_depth: bool = False) -> None:
+    """Stores a view; its .json appears last, so that a scene that has one is whole."""
+    stem = folder / f"{index:06d}"
+    jpeg = io.BytesIO()
+    Image.fromarray(view.rgb).save(jpeg, "JPEG", quality=95, subsampling=0)
+    files = {
+        stem.with_suffix(".jpg"): jpeg.getvalue(),
+        stem.with_suffix(".png"): png(np.dstack([view.owner, view.part, np.zeros_like(view.owner)])),
+    }
+    if with_depth:
+        files[stem.with_name(f"{stem.name}_depth.png")] = _png16(np.round(view.depth * 1000).astype(np.uint16))
+    record = {"scene": asdict(scene), "camera": view.camera.tolist(), "intrinsics": view.intrinsics.tolist()}
+    files[stem.with_suffix(".json")] = json.dumps(record, indent=1).encode()
+    write_whole(files)
+
+
+def render_missing(
+    folder: Path, scenes: int, seed: int, share: tuple[int, int], with_depth: bool, done: Callable[[int], None]
+) -> None:
+    """Renders the scenes of a folder that are not there yet, of every `share[1]` numbers the one at `share[0]`."""
+    renderer = None
+    for index in range(share[0], scenes, share[1]):
+        if not (folder / f"{index:06d}.json").is_file():
+            renderer = renderer or Renderer()
+            scene = sample_scene(seed + index)
+            save(renderer.render(scene), scene, folder, index, with_depth=with_depth)
+            done(index)
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _tuples(each) for name, each in value.items()}
+    return tuple(_tuples(each) for each in value) if isinstance(value, (list, tuple)) else value
+
+
+def _png16(pixels: NDArray[np.uint16]) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
