@@ -41,10 +41,10 @@ def load_view(folder: Path, index: int) -> View:
         record = json.loads(stem.with_suffix(".json").read_text())
         picture = np.array(Image.open(stem.with_suffix(".jpg")).convert("RGB"))
         labels = np.array(Image.open(stem.with_suffix(".png")).convert("RGB"))
-        depth: NDArray[np.float32] = np.zeros(picture.shape[:2], np.float32)
+        depth = np.zeros(picture.shape[:2], np.float32)
         millimetres = stem.with_name(f"{stem.name}_depth.png")
         if millimetres.is_file():
-            depth = np.array(Image.open(millimetres)).astype(np.float32) / 1000
+            depth = (np.array(Image.open(millimetres)) / 1000).astype(np.float32)
         scene = scene_from(record["scene"])
         camera, intrinsics = np.array(record["camera"]), np.array(record["intrinsics"])
     except (OSError, ValueError, KeyError, TypeError) as error:

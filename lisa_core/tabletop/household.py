@@ -69,7 +69,7 @@ def plate() -> list[Piece]:
     """Flat, with a raised rim and a ring on it."""
     outside = [(0.058, 0), (0.064, 0.003), (0.094, 0.0135), (0.0955, 0.0155)]
     inside = [(0.093, 0.016), (0.066, 0.007), (0.06, 0.005), (0.0, 0.005)]
-    line = revolved([(0.0835, 0.0118), (0.0885, 0.0138), (0.0885, 0.0151), (0.0835, 0.0134)], 48)
+    line = revolved([(0.0835, 0.0118), (0.0885, 0.0138), (0.0885, 0.0156), (0.0835, 0.0138)], 48, hole=True)
     return [Piece(revolved(outside + inside, 48), shine=0.5), Piece(line, "pale")]
 
 
@@ -186,17 +186,14 @@ def lamp() -> list[Piece]:
     """A foot, a stem and a shade."""
     foot = revolved([(0.044, 0), (0.045, 0.006), (0.04, 0.011), (0.012, 0.017), (0.006, 0.024)])
     stem = revolved([(0.0055, 0.02), (0.0055, 0.15)], 14)
-    shade = [(0.062, 0.112), (0.0635, 0.1125), (0.032, 0.1945), (0.0305, 0.194)]
+    shade = [(0.0615, 0.112), (0.0635, 0.1125), (0.032, 0.1945), (0.03, 0.194)]
     bulb = revolved([(0.008, 0.13), (0.016, 0.145), (0.014, 0.16), (0.006, 0.17)], 16)
-    trim = [
-        revolved([(r, z), (r + 0.0015, z + 0.001), (r + 0.0008, z + 0.004), (r - 0.002, z + 0.004)])
-        for r, z in ((0.0633, 0.112),)
-    ]
+    trim = [(0.0625, 0.1115), (0.0645, 0.1115), (0.0635, 0.1155), (0.062, 0.1155)]
     return [
         Piece(merged(foot, stem), (0.16, 0.15, 0.14), shine=0.8),
         Piece(bulb, (1.0, 0.95, 0.75)),
-        Piece(revolved([*shade, shade[0]]), part="shade", shine=0.1),
-        Piece(merged(*trim), "pale", "shade", shine=0.1),
+        Piece(revolved(shade, hole=True), part="shade", shine=0.1),
+        Piece(revolved(trim, hole=True), "pale", "shade", shine=0.1),
     ]
 
 

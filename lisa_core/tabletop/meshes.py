@@ -115,9 +115,9 @@ def rectangle(width: float, depth: float, corner: float, z: float = 0) -> Floats
     return np.column_stack([np.concatenate(ring), np.full(20, z)])
 
 
-def revolved(profile: ArrayLike, points: int = 32) -> Mesh:
-    """A surface of revolution about z from (radius, z) pairs, from the bottom on the outside upward."""
-    return loft([circle(radius, z, points) for radius, z in np.asarray(profile, float)])
+def revolved(profile: ArrayLike, points: int = 32, *, hole: bool = False) -> Mesh:
+    """A surface of revolution about z from (radius, z) pairs: of an open line, or of an outline that leaves a hole."""
+    return loft([circle(radius, z, points) for radius, z in np.asarray(profile, float)], endless=hole)
 
 
 def block(width: float, depth: float, height: float, corner: float, bevel: float = 0.0015) -> Mesh:
