@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,6 +33,7 @@ PROMPT = "> "
 
 COMMANDS = {
     "/image PATH": "talk about another picture, from the start",
+    "/camera TOPIC": "talk about what a ROS camera sees now",
     "/reset": "forget what was said",
     "/save": "write the conversation as JSON, with its masks",
     "/help": "this list",
@@ -193,6 +195,11 @@ class Chat:
             case "/image":
                 path = Path(argument.strip().strip("'\"")).expanduser()
                 self.open(path, _read(path))
+            case "/camera":
+                topic = argument.strip()
+                with self._console.status(f"waiting for {topic}"):
+                    rgb = _snapshot(topic)
+                self.open(Path(topic.strip("/").replace("/", "_")), rgb)
             case "/reset":
                 self._turns = []
                 self._console.print(plain("(forgotten)", "dim"))
@@ -296,6 +303,19 @@ def _read(image: Path) -> "NDArray[np.uint8]":
     from lisa_core import files
 
     return files.read_rgb(image)
+
+
+def _snapshot(topic: str) -> "NDArray[np.uint8]":
+    """The next picture on a ROS topic; raises LisaError if there is no ROS, or no picture."""
+    try:
+        ros = import_module("lisa_ros.snapshot")  # by name, for lisa_core itself needs no ROS
+    except ImportError as error:
+        raise LisaError(f"/camera needs ROS and lisa_ros, which do not import here ({error}); source them.") from error
+    try:
+        rgb: NDArray[np.uint8] = ros.snapshot(topic)
+    except ValueError as error:  # of rclpy: no name of a topic
+        raise LisaError(f"{topic!r} is no name of a topic ({str(error).splitlines()[0]}).") from error
+    return rgb
 
 
 def _last_number(folder: Path, stem: str) -> int:

@@ -1,0 +1,60 @@
+"""One picture from a topic, as `/camera TOPIC` of `lisa chat` takes it."""
+
+import json
+
+import pytest
+from harness import camera
+from scenes import found
+from typer.testing import CliRunner
+
+from lisa_core.answer import Answer
+from lisa_core.cli import app
+from lisa_core.errors import ImageError
+from lisa_ros.snapshot import snapshot
+
+
+class Engine:
+    """Answers with what it sees in the middle."""
+
+    checkpoint, precision, device = "fake", "fp32", "cpu"
+
+    def encode(self, rgb):
+        self.image, self.size, self.timings = rgb, rgb.shape[:2], {}
+        return self
+
+    def ask(self, frame, question, history=(), *, on_token, **_):
+        on_token(f"red is on {found(frame.image, 'red').sum()} px of {frame.size}")
+        return Answer("red")
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module", params=[(), ("--reliable",)], ids=["sensor_data", "reliable"])
+def topic(request, tmp_path_factory):
+    name = f"/seen{len(request.param)}/image"
+    log = tmp_path_factory.mktemp("camera") / "log"
+    running = camera(log, "--topic", name, "--size", "240", "320", *request.param)
+    yield name
+    running.stop()
+
+
+def test_the_next_picture_is_taken(topic):
+    rgb = snapshot(topic, 60)
+    assert rgb.shape == (240, 320, 3)
+    assert found(rgb, "red").sum() > 1000
+
+
+def test_a_topic_without_pictures_is_told_with_those_that_have_some(topic):
+    with pytest.raises(ImageError, match=rf"No picture came on /nowhere; .*{topic}"):
+        snapshot("/nowhere", 5)
+
+
+def test_lisa_chat_talks_about_what_a_camera_sees(topic, tmp_path):
+    typed = f"/camera {topic}\nwhere is red\n/save\n/camera no topic\n"
+    words = ["chat", "--checkpoint", "fake", "--out", str(tmp_path)]
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, words, input=typed, obj=lambda **_: Engine())
+    assert "(240, 320)" in result.stdout
+    assert "'no topic' is no name of a topic" in result.stderr
+    saved = json.loads(next(tmp_path.glob("*_chat.json")).read_text())
+    assert saved["image"] == topic.strip("/").replace("/", "_")
