@@ -134,7 +134,8 @@ class Page:
         """The answer to what was heard: the conversation grows word by word, then the masks come."""
         session = self._session(request)
         question, words = session.answer()
-        said = _messages(session.turns)
+        turns = session.turns
+        said = _messages(turns)
         unchanged = [gr.skip()] * 5
         try:
             for text in words:
@@ -145,7 +146,9 @@ class Page:
             gr.Warning(str(error), duration=None)
             yield [_messages(session.turns), question, *unchanged[1:]]
         else:
-            yield [_messages(session.turns), gr.skip(), *self._masks(session, session.turns[-1])]
+            masks = self._masks(turns[-1])
+            if session.turns is turns:  # else the visitor has turned to another picture meanwhile
+                yield [_messages(turns), gr.skip(), *masks]
 
     def stop(self, request: gr.Request) -> list[dict[str, str]]:
         """The question that is asked, or waits, is no longer wanted."""
@@ -162,7 +165,7 @@ class Page:
     def show(self, shown: list[int], request: gr.Request) -> Any:
         """The last answer's picture with these segments."""
         session = self._session(request)
-        return session.picture(session.turns[-1], shown) if session.turns else gr.skip()
+        return session.turns[-1].picture(shown) if session.turns else gr.skip()
 
     def leave(self, request: gr.Request) -> None:
         """The visitor has closed the page."""
@@ -171,7 +174,7 @@ class Page:
     def _session(self, request: gr.Request) -> Session:
         return self._sessions.of(_visitor(request))
 
-    def _masks(self, session: Session, turn: Turn) -> list[Any]:
+    def _masks(self, turn: Turn) -> list[Any]:
         segments = turn.answer.segments
         layers = [
             (f"{index + 1}:  score {segment.score:.3f}, {segment.area} px", index)
@@ -180,9 +183,9 @@ class Page:
         shown = list(range(len(segments)))
         archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
         archive.parent.mkdir()
-        files.write_whole({archive: session.archive(turn)})
+        files.write_whole({archive: turn.archive()})
         return [
-            session.picture(turn, shown),
+            turn.picture(shown),
             gr.CheckboxGroup(layers, value=shown, visible=bool(layers)),
             _timings(turn),
             gr.DownloadButton(value=str(archive), visible=bool(layers)),

@@ -73,13 +73,41 @@ class Inference:
         self._thread.shutdown()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Turn:
-    """One question and its answer; `timings` in s, of the first question with those of encoding the picture."""
+    """One question and its answer.
 
+    Attributes:
+        image: (H, W, 3) uint8 RGB, what it was asked about.
+        timings: s by stage; those of the first question with those of encoding the picture.
+    """
+
+    image: NDArray[np.uint8]
     question: str
     answer: Answer
     timings: dict[str, float]
+
+    def picture(self, shown: Collection[int]) -> NDArray[np.uint8]:
+        """The picture with the segments of these indices, in the colours and with the numbers that all would have."""
+        segments = [
+            segment if index in shown else replace(segment, box=(0, 0, 0, 0))
+            for index, segment in enumerate(self.answer.segments)
+        ]
+        return overlay.draw(self.image, segments)
+
+    def archive(self) -> bytes:
+        """A zip file of what `lisa segment` writes: a PNG for each mask, the picture with all, the answer as JSON."""
+        names = results.Names(Path(), "answer")
+        contents = {
+            **results.masks(names, self.answer),
+            **results.picture(names, self.image, self.answer),
+            names.json: results.as_json(results.record(names, self.question, self.answer, self.timings)),
+        }
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            for path, content in contents.items():
+                archive.writestr(path.name, content)
+        return file.getvalue()
 
 
 class Session:
@@ -138,33 +166,9 @@ class Session:
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
             if isinstance(part, Answer):
-                turns.append(Turn(question, part, {**encoding, **part.timings}))
+                turns.append(Turn(image, question, part, {**encoding, **part.timings}))
             else:
                 yield part
-
-    def picture(self, turn: Turn, shown: Collection[int]) -> NDArray[np.uint8]:
-        """The picture with the segments of these indices, in the colours and with the numbers that all would have."""
-        assert self.image is not None
-        segments = [
-            segment if index in shown else replace(segment, box=(0, 0, 0, 0))
-            for index, segment in enumerate(turn.answer.segments)
-        ]
-        return overlay.draw(self.image, segments)
-
-    def archive(self, turn: Turn) -> bytes:
-        """A zip file of what `lisa segment` writes: a PNG for each mask, the picture with all, the answer as JSON."""
-        assert self.image is not None
-        names = results.Names(Path(), "answer")
-        contents = {
-            **results.masks(names, turn.answer),
-            **results.picture(names, self.image, turn.answer),
-            names.json: results.as_json(results.record(names, turn.question, turn.answer, turn.timings)),
-        }
-        file = io.BytesIO()
-        with zipfile.ZipFile(file, "w") as archive:
-            for path, content in contents.items():
-                archive.writestr(path.name, content)
-        return file.getvalue()
 
 
 class Sessions:

@@ -147,9 +147,9 @@ def test_layers_keep_their_colours_and_numbers(talk):
     turn, rgb = talk.turns[0], picture(TABLE)
     first, second = turn.answer.segments
     assert first.mask[:50].any()
-    assert np.array_equal(talk.picture(turn, []), rgb)
-    assert np.array_equal(talk.picture(turn, [0, 1]), overlay.draw(rgb, [first, second]))
-    only_second = talk.picture(turn, [1])
+    assert np.array_equal(turn.picture([]), rgb)
+    assert np.array_equal(turn.picture([0, 1]), overlay.draw(rgb, [first, second]))
+    only_second = turn.picture([1])
     assert np.array_equal(only_second[:50], rgb[:50])  # where the first alone is
     inside = tuple(np.argwhere(second.mask)[0] + 12)
     tint = (1 - overlay.OPACITY) * rgb[inside] + overlay.OPACITY * np.array(overlay.colour(1))
@@ -158,14 +158,14 @@ def test_layers_keep_their_colours_and_numbers(talk):
 
 def test_the_archive_has_what_lisa_segment_writes(talk):
     list(ask(talk, "where"))
-    with zipfile.ZipFile(io.BytesIO(talk.archive(talk.turns[0]))) as archive:
+    with zipfile.ZipFile(io.BytesIO(talk.turns[0].archive())) as archive:
         record = json.loads(archive.read("answer.json"))
         masks = [np.array(Image.open(archive.open(segment["mask"]))) for segment in record["segments"]]
         shown = np.array(Image.open(archive.open("answer_overlay.png")))
     assert record["question"] == "where"
     segments = talk.turns[0].answer.segments
     assert all(np.array_equal(mask, s.mask * 255) for mask, s in zip(masks, segments, strict=True))
-    assert np.array_equal(shown, talk.picture(talk.turns[0], [0, 1]))
+    assert np.array_equal(shown, talk.turns[0].picture([0, 1]))
 
 
 def test_visitors_do_not_hear_each_other_and_the_longest_away_is_forgotten(inference, monkeypatch):
