@@ -18,8 +18,9 @@ from lisa_core.options import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.reasonseg import Split
+    from lisa_core.evaluation.refcoco import References
     from lisa_core.evaluation.report import Failure
-    from lisa_core.evaluation.runner import Result
+    from lisa_core.evaluation.runner import Question, Result
 
 app = typer.Typer(help="Measure how good a model is on a data set.", no_args_is_help=True, rich_markup_mode="rich")
 app.command()(tabletop)
@@ -88,8 +89,72 @@ def reasonseg(
         context.obj,
         model,
         targets.journal,
-        partial(_evaluate_split, pictures, Asking(protocol, max_new_tokens), model, targets),
+        partial(
+            _evaluate_split,
+            pictures,
+            {"split": str(pictures.folder)},
+            Asking(protocol, max_new_tokens),
+            model,
+            targets,
+        ),
     )
+
+
+@app.command()
+def refcoco(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="instances.json, refs*.json and the folder images.")],
+    json_file: Annotated[
+        Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
+    ],
+    split: Annotated[str, typer.Option(metavar="NAME", help="val, testA, testB ...")] = "val",
+    refs: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="The references, if DIR has several refs*.json.")
+    ] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", file_okay=False, help="The pictures, if they are elsewhere.")
+    ] = None,
+    protocol: Annotated[Protocol, typer.Option(help="How the model is asked.")] = "teacher-forced",
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table of the questions, too.")
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the ground truth."),
+    ] = None,
+    checkpoint: options.Checkpoint = "",
+    precision: options.Precision = "auto",
+    device: options.Device = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+    memory_limit: options.MemoryLimit = 0.0,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
+) -> None:
+    """Measure gIoU and cIoU on refCOCO, refCOCO+, refCOCOg and the like.
+
+    DIR has COCO's instances.json, the references as JSON (the published
+    refs(unc).p is a pickle; the command says how to convert it) and the
+    pictures. Each sentence is asked, and each picture encoded once.
+
+    $ lisa evaluate refcoco refcoco --split testA --json testA.json
+        --checkpoint xinlai/LISA-7B-v1
+
+    [b]Exit codes[/b]: as of reasonseg.
+    """
+    from lisa_core.evaluation.refcoco import RefCoco
+
+    model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
+    targets = Targets(json_file, csv_file, sheet, None)
+    try:
+        references = RefCoco(folder, refs, images).split(split)
+        targets.prepare(images or folder / "images")
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename}")
+    source = {"set": str(folder), "split": split}
+    evaluation = partial(_evaluate_split, references, source, Asking(protocol, max_new_tokens), model, targets)
+    measure(context.obj, model, targets.journal, evaluation)
 
 
 @dataclass(frozen=True)
@@ -100,19 +165,26 @@ class Asking:
     max_new_tokens: int
 
 
-def _evaluate_split(split: "Split", asking: Asking, model: ModelOptions, targets: Targets, engine: Any) -> bool:
-    """Evaluates, writes and shows; whether anything failed."""
+def _evaluate_split(
+    split: "Split | References",
+    source: Mapping[str, str],
+    asking: Asking,
+    model: ModelOptions,
+    targets: Targets,
+    engine: Any,
+) -> bool:
+    """Evaluates, writes and shows; `source` is what JSON says of the data. Whether anything failed."""
     from lisa_core.evaluation.journal import Journal
-    from lisa_core.evaluation.runner import Result, evaluate, unpacked
+    from lisa_core.evaluation.runner import LastFrame, Result, evaluate, unpacked
 
-    settings = {"split": str(split.folder), "protocol": asking.protocol} | asked_of(
-        engine, model, asking.max_new_tokens
-    )
+    settings = {**source, "protocol": asking.protocol, **asked_of(engine, model, asking.max_new_tokens)}
+    frames = LastFrame(engine)
+    entries: Sequence[Question] = split.entries
     for fault in split.faults:
         terminal.complain(fault)
     with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
         results, failures = evaluate_all(
-            split.entries, journal, lambda entry: evaluate(engine, entry, asking.protocol, asking.max_new_tokens)
+            entries, journal, lambda entry: evaluate(frames, entry, asking.protocol, asking.max_new_tokens)
         )
         _write(targets, settings, split, results, failures)
         failed = bool(failures or split.faults)
@@ -125,7 +197,7 @@ def _evaluate_split(split: "Split", asking: Asking, model: ModelOptions, targets
 def _write(
     targets: Targets,
     settings: Mapping[str, Any],
-    split: "Split",
+    split: "Split | References",
     results: Sequence["Result"],
     failures: Sequence["Failure"],
 ) -> None:

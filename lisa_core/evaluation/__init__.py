@@ -3,8 +3,8 @@
     for entry in reasonseg.open_split(Path("ReasonSeg"), "val").entries:
         result = runner.evaluate(engine, entry)
 
-`reasonseg` reads the data, `metrics` counts pixels, `runner` asks the model, `journal` keeps what is finished,
-`report` makes files of it; `tabletop` and `tabletop_report` do the same for rendered tabletops and many questions.
+`reasonseg` and `refcoco` read the data, `metrics` counts pixels, `runner` asks the model, `journal` keeps what is
+finished, `report` makes files of it; `tabletop` and `tabletop_report` are for rendered tabletops and many questions.
 """
 
 from typing import Literal

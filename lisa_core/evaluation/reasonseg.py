@@ -178,7 +178,7 @@ def read_annotation(path: Path) -> Annotation:
     Raises:
         DatasetError: it is damaged or incomplete; says what and where.
     """
-    content = _json_of(path)
+    content = json_of(path)
     try:
         return _annotation(content)
     except DatasetError as error:
@@ -224,7 +224,7 @@ def read_explanations(path: Path) -> dict[tuple[str, str], str]:
         return {}
     explanations: dict[tuple[str, str], str] = {}
     try:
-        for number, item in enumerate(_json_of(path), 1):
+        for number, item in enumerate(json_of(path), 1):
             image, query, answer = (str(item[key]).strip() for key in ("image", "query", "outputs"))
             if explanations.setdefault((image, query), answer) != answer:
                 raise DatasetError(f"{path}: item {number} answers the query about {image} again; keep one answer.")
@@ -271,7 +271,8 @@ def _bytes_of(path: Path) -> bytes:
         raise DatasetError(f"{path} cannot be read ({error.strerror}).") from error
 
 
-def _json_of(path: Path) -> Any:
+def json_of(path: Path) -> Any:
+    """What is in a JSON file; raises DatasetError, naming it, if it cannot be read or is damaged."""
     content = _bytes_of(path)
     try:
         return json.loads(_text_of(content))

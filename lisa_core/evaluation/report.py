@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from lisa_core import files, overlay
 from lisa_core.answer import Box, tight_box
 from lisa_core.evaluation.metrics import IGNORED, TARGET, Score, score
-from lisa_core.evaluation.reasonseg import Entry, Length
-from lisa_core.evaluation.runner import Result
+from lisa_core.evaluation.reasonseg import Length
+from lisa_core.evaluation.runner import Question, Result
 
 WORST = 12
 """Images on the sheet of the worst."""
@@ -86,7 +86,7 @@ class _Region(NamedTuple):
     box: Box
 
 
-def sheet(entries: Sequence[Entry], results: Sequence[Result]) -> bytes:
+def sheet(entries: Sequence[Question], results: Sequence[Result]) -> bytes:
     """A PNG of the worst images, the worst first: the mask on the left, the ground truth on the right.
 
     Args:
@@ -100,7 +100,7 @@ def sheet(entries: Sequence[Entry], results: Sequence[Result]) -> bytes:
     return files.png(overlay.contact_sheet(panels, columns, _PANEL_WIDTH))
 
 
-def _panels(entry: Entry, result: Result) -> tuple[overlay.Panel, overlay.Panel]:
+def _panels(entry: Question, result: Result) -> tuple[overlay.Panel, overlay.Panel]:
     sample = entry.read()
     regions = {"target [SEG]": sample.truth == TARGET}
     if (ignored := sample.truth == IGNORED).any():

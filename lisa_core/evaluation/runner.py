@@ -5,6 +5,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,12 +14,20 @@ from PIL import Image
 from lisa_core import files
 from lisa_core.answer import Answer
 from lisa_core.evaluation import Protocol
+from lisa_core.evaluation.journal import Entry
 from lisa_core.evaluation.metrics import Overlap, overlap
-from lisa_core.evaluation.reasonseg import Entry, Length
+from lisa_core.evaluation.reasonseg import Length, Sample
 from lisa_core.options import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from lisa_core.engine import LisaEngine
+    from lisa_core.engine import Frame, LisaEngine
+
+
+class Question(Entry, Interface):
+    """A picture with one question, not read yet."""
+
+    def read(self) -> Sample:
+        """All of it; raises DatasetError or ImageError if a file is damaged."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +78,27 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
     )
 
 
+class LastFrame:
+    """An engine that does not encode a picture again for the next question about it."""
+
+    def __init__(self, engine: "LisaEngine") -> None:
+        self._engine = engine
+        self._last: tuple[NDArray[np.uint8], Frame] | None = None
+        self.ask = engine.ask
+
+    def encode(self, rgb: NDArray[np.uint8]) -> "Frame":
+        """As the engine does."""
+        if self._last is None or not np.array_equal(self._last[0], rgb):
+            self._last = None  # its memory may be needed for the next
+            self._last = rgb, self._engine.encode(rgb)
+        return self._last[1]
+
+
 def evaluate(
-    engine: "LisaEngine", entry: Entry, protocol: Protocol = "teacher-forced", max_new_tokens: int = MAX_NEW_TOKENS
+    engine: "LisaEngine | LastFrame",
+    entry: Question,
+    protocol: Protocol = "teacher-forced",
+    max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Result:
     """Asks the question of an entry, and compares the mask with the ground truth.
 

@@ -1,0 +1,191 @@
+"""RefCOCO-style sets: COCO's instances, and sentences that each mean one of them.
+
+    instances.json    refs(unc).json    images/COCO_train2014_....jpg
+
+The published sets (refCOCO, refCOCO+, refCOCOg) have their references as a pickle, which runs code when it is read;
+here they are JSON of the same content.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import files
+from lisa_core.errors import DatasetError
+from lisa_core.evaluation.metrics import TARGET
+from lisa_core.evaluation.reasonseg import Sample, digest_of, json_of, question
+
+_CONVERT = (
+    "convert it once, if you trust where it came from: python -c "
+    '"import json, pickle; json.dump(pickle.load(open({source!r}, {mode!r})), open({target!r}, {write!r}))"'
+)
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One sentence about one instance of a picture, the picture not read yet.
+
+    Attributes:
+        number: of the reference and of its sentence, unique in the set.
+        picture: its file.
+        annotation: the file of the references.
+        sentence: in the words of the set.
+        segmentation: of the instance, as COCO writes it: polygons or run lengths.
+    """
+
+    number: str
+    picture: Path
+    annotation: Path
+    sentence: str
+    segmentation: Any
+
+    @property
+    def name(self) -> str:
+        """The picture's file name and the number."""
+        return f"{self.picture.name} {self.number}"
+
+    def digest(self) -> str:
+        """Tells this picture, sentence and mask from any others; raises DatasetError if the picture cannot be read."""
+        return digest_of((self.picture,)) + json.dumps([self.sentence, self.segmentation])
+
+    def read(self) -> Sample:
+        """The picture with its question, asked as the authors' validation does.
+
+        Raises:
+            DatasetError, ImageError: the picture or the mask is damaged; names it.
+        """
+        image = files.read_rgb(self.picture)
+        try:
+            truth = rasterize(self.segmentation, image.shape[:2])
+        except (ValueError, TypeError, LookupError) as error:
+            raise DatasetError(
+                f"{self.annotation}: the mask of reference {self.number} is damaged ({error})."
+            ) from error
+        return Sample(image, truth, self.sentence, question(self.sentence, False), "short")
+
+
+def rasterize(segmentation: Any, size: tuple[int, ...]) -> NDArray[np.uint8]:
+    """The ground truth, (H, W) uint8 of `TARGET` and 0, exactly as COCO's own code draws it.
+
+    Raises:
+        DatasetError: COCO's code is not installed.
+        ValueError, TypeError, LookupError: it is no segmentation, or one of another size.
+    """
+    try:
+        from pycocotools import mask as coco
+    except ImportError as error:
+        raise DatasetError("RefCOCO's masks need COCO's own code; install it with: pip install pycocotools") from error
+    height, width = size
+    _check(segmentation, height, width)
+    plain = not isinstance(segmentation, dict) or isinstance(segmentation["counts"], list)
+    shapes = coco.frPyObjects(segmentation, height, width) if plain else segmentation
+    drawn = coco.decode(coco.merge(shapes) if isinstance(shapes, list) else shapes)
+    return np.multiply(drawn > 0, TARGET, dtype=np.uint8)
+
+
+def _check(segmentation: Any, height: int, width: int) -> None:
+    """Raises ValueError, TypeError or LookupError of what COCO's own code would not take, or take amiss."""
+    if isinstance(segmentation, dict):
+        there = tuple(segmentation["size"])
+        if there != (height, width):
+            raise ValueError(f"it is {there[1]}x{there[0]}, its picture {width}x{height}")
+        if isinstance(segmentation["counts"], list) and sum(segmentation["counts"]) != height * width:
+            raise ValueError("its run lengths do not fill the picture")
+    elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
+        raise ValueError("it has no polygon, or one with less than three points")
+
+
+@dataclass(frozen=True)
+class References:
+    """Of one split.
+
+    Attributes:
+        entries: those about the same picture one after another.
+        faults: what is wrong with those that therefore are no entries, a sentence each.
+        explanations: none in such sets.
+    """
+
+    folder: Path
+    entries: tuple[Reference, ...]
+    faults: tuple[str, ...]
+    explanations: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class RefCoco:
+    """A folder of such a set.
+
+    Attributes:
+        folder: with the JSON files.
+        refs: the references' file; None: the only refs*.json of the folder.
+        images: the folder of the pictures; None: `images` in the folder.
+    """
+
+    folder: Path
+    refs: Path | None = None
+    images: Path | None = None
+
+    def split(self, name: str) -> References:
+        """The references of a split.
+
+        Raises:
+            DatasetError: a file is missing or damaged, or there is no such split.
+        """
+        path = self.refs or _only_refs(self.folder)
+        references = json_of(path)
+        try:
+            splits = sorted({str(each["split"]) for each in references})
+            if name not in splits:
+                raise DatasetError(f"{path} has no split {name}; it has {', '.join(splits) or 'none'}.")
+            chosen = sorted((each for each in references if each["split"] == name), key=lambda each: each["image_id"])
+            entries = [entry for each in chosen for entry in self._entries(path, each)]
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is no list of references: {error!r} is missing or misplaced.") from error
+        known = [entry for entry in entries if isinstance(entry, Reference)]
+        return References(self.folder, tuple(known), tuple(fault for fault in entries if isinstance(fault, str)))
+
+    def _entries(self, path: Path, reference: Mapping[str, Any]) -> list[Reference | str]:
+        """An entry for each sentence, or a sentence about why there is none."""
+        number = reference["ref_id"]
+        picture = self._instances["images"].get(reference["image_id"])
+        instance = self._instances["annotations"].get(reference["ann_id"])
+        if picture is None or instance is None:
+            return [f"{path}: reference {number} is about a picture or an instance that instances.json has not."]
+        file = (self.images or self.folder / "images") / str(picture["file_name"])
+        return [
+            Reference(f"{number}.{place}", file, path, str(sentence["sent"]).strip(), instance.get("segmentation"))
+            for place, sentence in enumerate(reference["sentences"], 1)
+        ]
+
+    @cached_property
+    def _instances(self) -> dict[str, dict[Any, Any]]:
+        path = self.folder / "instances.json"
+        content = json_of(path)
+        try:
+            return {name: {each["id"]: each for each in content[name]} for name in ("images", "annotations")}
+        except (KeyError, TypeError) as error:
+            raise DatasetError(f"{path} is no COCO file of instances: {error!r} is missing or misplaced.") from error
+
+
+def _only_refs(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is {'a file' if folder.exists() else 'not there'}; give the folder of a data set."
+        )
+    found = sorted(folder.glob("refs*.json"))
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise DatasetError(f"{folder} has several files of references ({names}); choose one with --refs.")
+    if pickles := sorted(folder.glob("refs*.p")):
+        source, target = str(pickles[0]), str(pickles[0].with_suffix(".json"))
+        how = _CONVERT.format(source=source, mode="rb", target=target, write="w")
+        raise DatasetError(f"{pickles[0]} is a pickle, which runs code when it is read; {how}")
+    raise DatasetError(f"{folder} has no refs*.json.")

@@ -1,0 +1,165 @@
+"""RefCOCO-style sets: each sentence is asked, with the mask as COCO draws it; pickles are never read."""
+
+import json
+import pickle
+
+import cli
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools import mask as coco
+from test_cli_evaluate import FakeEngine
+
+from lisa_core.errors import DatasetError
+from lisa_core.evaluation.metrics import TARGET
+from lisa_core.evaluation.refcoco import RefCoco, rasterize
+
+WIDTH, HEIGHT = 64, 48
+
+
+def right_of(x):
+    return [[x, 0, WIDTH, 0, WIDTH, HEIGHT, x, HEIGHT]]
+
+
+def reference(number, image, instance, split, *sentences):
+    return {
+        "ref_id": number,
+        "image_id": image,
+        "ann_id": instance,
+        "split": split,
+        "sentences": [{"sent": each} for each in sentences],
+    }
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two pictures with an instance each: of the first the left half, of the second the right quarter."""
+    data = tmp_path / "refcoco"
+    (data / "images").mkdir(parents=True)
+    for number in (1, 2):
+        Image.new("RGB", (WIDTH, HEIGHT), (90 * number, 50, 20)).save(data / "images" / f"{number}.jpg")
+    left = [[0, 0, 32, 0, 32, HEIGHT, 0, HEIGHT]]
+    content = {
+        "images": [{"id": number, "file_name": f"{number}.jpg"} for number in (1, 2)],
+        "annotations": [
+            {"id": 11, "image_id": 1, "segmentation": left},
+            {"id": 12, "image_id": 2, "segmentation": right_of(48)},
+        ],
+    }
+    (data / "instances.json").write_text(json.dumps(content))
+    references = [
+        reference(7, 2, 12, "val", "the right part"),
+        reference(5, 1, 11, "val", "left half", "the half on the left"),
+        reference(6, 1, 11, "testA", "left"),
+    ]
+    (data / "refs(unc).json").write_text(json.dumps(references))
+    return data
+
+
+def run(folder, engine, *arguments):
+    out = folder.parent / "out.json"
+    result = cli.run("evaluate", "refcoco", folder, "--json", out, "--checkpoint", "some", *arguments, load=engine.load)
+    return result, json.loads(out.read_text()) if out.exists() else None
+
+
+class Counting(FakeEngine):
+    encoded = 0
+
+    def encode(self, rgb):
+        self.encoded += 1
+        return rgb
+
+
+def test_each_sentence_is_asked_and_each_picture_encoded_once(folder):
+    engine = Counting()
+    table, sheet = folder.parent / "out.csv", folder.parent / "worst.png"
+    result, written = run(folder, engine, "--csv", table, "--sheet", sheet)
+    assert result.code == 0, result.errors
+    asked = [
+        f" What is {words} in this image? Please output segmentation mask."
+        for words in ("left half", "the half on the left", "the right part")
+    ]
+    assert engine.asked == [(words, True) for words in asked]
+    assert engine.encoded == 2
+    assert written["giou"] == pytest.approx(2 / 3, abs=1e-4)
+    assert written["ciou"] == pytest.approx(2 * 32 / (3 * 32 + 16), abs=1e-4)
+    assert [each["query"] for each in written["images"]] == ["left half", "the half on the left", "the right part"]
+    assert len(table.read_text().splitlines()) == 4
+    assert Image.open(sheet).width > 1000
+
+
+def test_generated_and_another_split(folder):
+    engine = Counting()
+    _, written = run(folder, engine, "--split", "testA", "--protocol", "generated")
+    assert [mask_only for _, mask_only in engine.asked] == [False]
+    assert (written["split"], written["protocol"], len(written["images"])) == ("testA", "generated", 1)
+
+
+def test_masks_are_those_of_cocos_own_code():
+    circle = [[32 + 20 * np.cos(angle), 24 + 20 * np.sin(angle)] for angle in np.linspace(0, 6, 30)]
+    polygons = [np.ravel(circle).tolist(), [1, 1, 9, 1, 5, 9.5]]
+    shapes = coco.frPyObjects(polygons, HEIGHT, WIDTH)
+    expected = coco.decode(shapes).any(axis=2)
+    assert np.array_equal(rasterize(polygons, (HEIGHT, WIDTH)) == TARGET, expected)
+    counts = {"size": [HEIGHT, WIDTH], "counts": [0, 48, 48 * 63]}
+    packed = coco.frPyObjects(counts, HEIGHT, WIDTH)
+    assert np.array_equal(rasterize(packed, (HEIGHT, WIDTH)), rasterize(counts, (HEIGHT, WIDTH)))
+    assert np.array_equal(rasterize(counts, (HEIGHT, WIDTH))[0], [TARGET] + [0] * 63)
+
+
+def test_a_pickle_is_not_read_and_the_way_to_json_works(folder, tmp_path):
+    (folder / "refs(unc).json").rename(tmp_path / "kept.json")
+    references = json.loads((tmp_path / "kept.json").read_text())
+    (folder / "refs(unc).p").write_bytes(pickle.dumps(references))
+    with pytest.raises(DatasetError, match="is a pickle, which runs code") as told:
+        RefCoco(folder).split("val")
+    code = str(told.value).split('python -c "')[1].rstrip('"')
+    exec(code)
+    assert len(RefCoco(folder).split("val").entries) == 3
+
+
+def test_several_files_of_references(folder):
+    (folder / "refs(google).json").write_text("[]")
+    with pytest.raises(DatasetError, match=r"choose one with --refs"):
+        RefCoco(folder).split("val")
+    assert len(RefCoco(folder, folder / "refs(unc).json").split("val").entries) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("refs(unc).json", "[{]", "damaged, or no JSON"),
+        ("refs(unc).json", '[{"ref_id": 1}]', "is no list of references: KeyError"),
+        ("instances.json", '{"images": 3}', "is no COCO file of instances"),
+        ("refs(unc).json", "[]", "has no split val; it has none"),
+    ],
+)
+def test_damaged_files(folder, name, content, sentence):
+    (folder / name).write_text(content)
+    result, written = run(folder, Counting())
+    assert (result.code, written) == (1, None)
+    assert sentence in " ".join(result.errors.split())
+
+
+def test_what_is_missing_is_told_and_the_rest_goes_on(folder):
+    references = json.loads((folder / "refs(unc).json").read_text())
+    (folder / "refs(unc).json").write_text(json.dumps([*references, reference(9, 3, 11, "val", "nothing")]))
+    (folder / "images" / "1.jpg").write_bytes(b"no picture")
+    result, written = run(folder, Counting())
+    assert result.code == 1
+    assert "reference 9 is about a picture or an instance" in " ".join(result.errors.split())
+    assert [each["query"] for each in written["images"]] == ["the right part"]
+    assert len(written["failed"]) == 2
+
+
+@pytest.mark.parametrize(
+    "segmentation", [[], None, [[1, 2]], {"size": [9, 9], "counts": [81]}, {"size": [48, 64], "counts": [9]}]
+)
+def test_damaged_masks(folder, segmentation):
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][1]["segmentation"] = segmentation
+    (folder / "instances.json").write_text(json.dumps(content))
+    result, written = run(folder, Counting())
+    assert result.code == 1
+    assert "the mask of reference 7.1 is damaged" in " ".join(result.errors.split())
+    assert len(written["images"]) == 2
