@@ -1,5 +1,6 @@
 """An OpenGL context without a screen: EGL on a GPU, or else OSMesa on the CPU."""
 
+import atexit
 import importlib
 import os
 import sys
@@ -43,6 +44,7 @@ def _open(backend: str, width: int, height: int) -> Any:
     try:
         made = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         made.make_current()
+        atexit.register(made.free)  # later, the drivers are gone and its end would raise
     except BaseException:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

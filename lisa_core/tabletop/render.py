@@ -23,6 +23,7 @@ _NEAR, _FAR = 0.1, 6.0
 _TABLE = (1.7, 1.3, 0.04)
 _ROOM = ((0.0, 0.0, -0.75), (0.0, 2.2, 0.0))  # floor and wall, m
 _PARTS = 8  # more than any kind has, plus one for the rest
+_BACKGROUND = 1  # what MuJoCo draws for the table and the room; 0 is nothing
 _MATT, _GLOSS = 0.35, 0.75
 
 
@@ -65,7 +66,7 @@ class Renderer:
             rgb=rgb_picture[::-1].copy(),
             depth=_NEAR / (1 - depth_buffer[::-1] * np.float32(1 - _NEAR / _FAR)),
             owner=owner.astype(np.uint8),
-            part=part.astype(np.uint8),
+            part=np.where(owner > 0, part, 0).astype(np.uint8),
             intrinsics=scene.viewpoint.intrinsics(*self._size),
             camera=scene.viewpoint.pose(),
             things=scene.things,
@@ -114,8 +115,8 @@ class Renderer:
         self._scene.ngeom = 0
         for place, colour, axis in zip(_ROOM, (around.floor, around.wall), ("z", "x"), strict=True):
             turned = rotation("x", np.pi / 2) if axis == "x" else np.eye(3)
-            self._add(self._mujoco.mjtGeom.mjGEOM_PLANE, np.array(place), turned, colour, 0, (4.0, 4.0, 0.1))
-        top = self._add_piece(("", 0), np.zeros(3), rotation("z", around.yaw), around.tint, 0)
+            self._add(self._mujoco.mjtGeom.mjGEOM_PLANE, np.array(place), turned, colour, _BACKGROUND, (4.0, 4.0, 0.1))
+        top = self._add_piece(("", 0), np.zeros(3), rotation("z", around.yaw), around.tint, _BACKGROUND)
         top.matid, top.texcoord = TEXTURES.index(around.texture), 1
         top.specular = 0.15
         for number, thing in enumerate(scene.things, 1):

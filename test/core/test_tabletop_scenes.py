@@ -1,0 +1,96 @@
+"""Scenes by seed and the stored ones: nothing here draws."""
+
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lisa_core.errors import DatasetError
+from lisa_core.tabletop.dataset import count, load_scene, load_view
+from lisa_core.tabletop.kinds import KINDS, NEW_KINDS
+from lisa_core.tabletop.models import model
+from lisa_core.tabletop.sampling import HEIGHT, WIDTH, apart, footprint, sample_scene
+from lisa_core.tabletop.scene import HELD_OUT_SEED, View
+
+STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
+
+
+def projected(view: View, point: tuple[float, float, float]) -> np.ndarray:
+    inside = np.linalg.inv(view.camera) @ (*point, 1)
+    return (view.intrinsics @ inside[:3])[:2] / inside[2]
+
+
+def test_the_same_seed_gives_the_same_scene_and_another_one_another():
+    assert sample_scene(7) == sample_scene(7)
+    assert sample_scene(7) != sample_scene(8)
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_things_of_a_scene_do_not_touch(seed):
+    scene = sample_scene(seed)
+    assert 3 <= len(scene.things) <= 9
+    for first, second in combinations(scene.things, 2):
+        assert apart(footprint(first), footprint(second))
+
+
+def test_rectangles_that_cross_are_not_apart():
+    upright = np.array([(1, 5), (-1, 5), (-1, -5), (1, -5)], float)
+    assert not apart(upright, upright[:, ::-1])  # no corner of either lies in the other
+    assert apart(upright, upright + np.array([2.5, 0]))
+    assert not apart(upright, upright + np.array([2.5, 0]), gap=0.6)
+
+
+def test_every_kind_and_colour_comes_up():
+    seen = {(thing.kind, thing.colour) for seed in range(400) for thing in sample_scene(seed).things}
+    assert seen == {(kind.name, colour) for kind in KINDS for colour in kind.colours}
+
+
+def test_new_kinds_come_only_when_asked_for():
+    assert {thing.kind for thing in sample_scene(3, NEW_KINDS).things} == {"teapot"}
+
+
+@pytest.mark.parametrize("kind", [*KINDS, *NEW_KINDS], ids=lambda kind: kind.name)
+def test_models_stand_on_the_table_in_its_middle_and_have_their_parts(kind):
+    made = model(kind.name)
+    low, high = made.points.min(axis=0), made.points.max(axis=0)
+    np.testing.assert_allclose([*(low + high)[:2], low[2]], 0, atol=1e-9)
+    assert {piece.part for piece in made.pieces} - {""} == set(kind.parts)
+    for piece in made.pieces:
+        a, b, c = (piece.mesh.vertices[piece.mesh.faces[:, corner]] for corner in range(3))
+        assert np.einsum("ij,ij->", a, np.cross(b, c)) > 0, "its faces look inward"
+
+
+def test_stored_scenes_are_held_out_and_are_what_their_seeds_give():
+    assert count(STORED) == 50
+    for index in range(50):
+        scene = load_scene(STORED, index)
+        assert scene.seed == HELD_OUT_SEED + index
+        # Trigonometry may differ by a bit between processors.
+        again = sample_scene(scene.seed)
+        assert [(thing.kind, thing.colour) for thing in again.things] == [(t.kind, t.colour) for t in scene.things]
+        np.testing.assert_allclose(
+            [thing.position for thing in again.things], [thing.position for thing in scene.things], atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("index", range(50))
+def test_stored_masks_are_where_the_poses_say(index):
+    view = load_view(STORED, index)
+    assert view.rgb.shape == (HEIGHT, WIDTH, 3)
+    assert set(np.unique(view.owner)) == set(range(len(view.things) + 1)), "something is not in sight"
+    for number, thing in enumerate(view.things):
+        x, y, _ = thing.position
+        middle = projected(view, (x, y, model(thing.kind).size[2] * thing.scale * thing.stretch / 2))
+        assert 80 <= middle[0] < 560, "the language model does not see it"
+        rows, columns = np.nonzero(view.mask(number))
+        reach = np.linalg.norm(model(thing.kind).size) * thing.scale / 2
+        radius = reach * view.intrinsics[0, 0] / 0.45
+        assert np.hypot(columns - middle[0], rows - middle[1]).max() < radius
+        assert np.hypot(columns - middle[0], rows - middle[1]).min() < radius / 3
+
+
+def test_a_damaged_scene_is_named(tmp_path):
+    (tmp_path / "000000.json").write_text("{")
+    with pytest.raises(DatasetError, match=r"000000 cannot be read .* render it again"):
+        load_view(tmp_path, 0)
