@@ -49,6 +49,10 @@ def tabletop(
     time. The model answers freely, and its masks are compared with the things
     asked for in the order of its answer.
 
+    In the table, shares: [b]masks[/b]: as many as things asked for; [b]refused[/b]: no mask
+    for what is not there; [b]named[/b]: explanations of the right thing; [b]words[/b]: true
+    answers without a mask.
+
     Stopped, or killed: the same command goes on where it was. What is finished
     is in FILE.journal until all scenes are evaluated.
 
@@ -108,7 +112,7 @@ def _evaluate_scenes(
 def _show(results: "Sequence[Result]", targets: Targets) -> None:
     from lisa_core.evaluation.tabletop_report import scores
 
-    headings = ("kind", "questions", "gIoU", "cIoU", "masks right", "refused", "named", "words right")
+    headings = ("kind", "asked", "gIoU", "cIoU", "masks", "refused", "named", "words")
     rows = [
         (kind, each.questions, each.giou, each.ciou, each.counts, each.refusals, each.named, each.words)
         for kind, each in scores(results).items()

@@ -85,9 +85,13 @@ class Asker:
         held_out = (colour, kind) in knowledge.HELD_OUT_PAIRS
         return english.has_colours(kind) and not (held_out and self.split == "train")
 
+    def tells_colour(self, thing: Seen) -> bool:
+        """Whether the thing's colour can be seen, and may be said with its kind."""
+        return thing.coloured and self.may_name(thing.colour, thing.kind)
+
     def described(self, thing: Seen) -> str:
         """The thing as answers name it: `red mug`."""
-        return f"{thing.colour} {thing.kind}" if self.may_name(thing.colour, thing.kind) else thing.kind
+        return f"{thing.colour} {thing.kind}" if self.tells_colour(thing) else thing.kind
 
 
 def shown(asker: Asker, question: str, things: Sequence[Seen]) -> Turn | None:

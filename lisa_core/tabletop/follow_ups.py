@@ -38,7 +38,7 @@ def _pronouns(thing: Seen) -> dict[str, str]:
 
 
 def _colour(asker: Asker, it: Seen) -> Step | None:
-    if not asker.may_name(it.colour, it.kind):
+    if not asker.tells_colour(it):
         return None
     question = asker.ask(FOLLOW_UPS["colour"], **_pronouns(it))
     return Turn(question, f"The {it.kind} {english.be(it.kind)} {it.colour}.", says=(it.colour,)), it
@@ -103,7 +103,7 @@ def _same_kind(asker: Asker, it: Seen) -> Step | None:
     """`And the green one?`, where it is one of that colour, and of the things shown so far."""
     others = [thing for thing in asker.sight.of({it.kind}) if thing is not it and thing.colour != it.colour]
     other = asker.one(others)
-    if other is None or not asker.may_name(other.colour, other.kind):
+    if other is None or not asker.tells_colour(other):
         return None
     if only([thing for thing in others if thing.colour == other.colour]) is None:
         return None

@@ -380,3 +380,6 @@ PURPOSES: dict[str, str] = {
 
 GRIPS = frozenset({"handle", "handles"})
 """Parts that a hand holds."""
+
+HANDLED = frozenset({"knife", "fork", "spoon", "screwdriver", "hammer", "scissors"})
+"""Kinds of which only what a hand holds is coloured."""

@@ -73,7 +73,7 @@ def _name(asker: Asker) -> Turn | None:
 
 def _colour(asker: Asker) -> Turn | None:
     thing = asker.one(asker.sight.clear)
-    if thing is None or not asker.may_name(thing.colour, thing.kind):
+    if thing is None or not asker.tells_colour(thing):
         return None
     alike = [other for other in asker.sight.things if other.colour == thing.colour]
     if len(alike) == 1 and asker.rng.random() < 0.4:
@@ -123,7 +123,7 @@ def _definite(asker: Asker, thing: Seen) -> str | None:
     alike = asker.sight.of({thing.kind})
     noun = asker.name(thing.kind)
     same_colour = [other for other in alike if other.colour == thing.colour]
-    coloured = len(same_colour) == 1 and asker.may_name(thing.colour, thing.kind)
+    coloured = len(same_colour) == 1 and asker.tells_colour(thing)
     if len(alike) == 1:
         return f"the {thing.colour} {noun}" if coloured and asker.rng.random() < 0.3 else f"the {noun}"
     return f"the {thing.colour} {noun}" if coloured else None
@@ -276,7 +276,7 @@ def _count(asker: Asker) -> Turn | None:
 
 def _what_colour(asker: Asker) -> Turn | None:
     thing = asker.one(asker.sight.clear)
-    if thing is None or not asker.may_name(thing.colour, thing.kind) or only(asker.sight.of({thing.kind})) is None:
+    if thing is None or not asker.tells_colour(thing) or only(asker.sight.of({thing.kind})) is None:
         return None
     noun = asker.name(thing.kind)
     answer = f"The {noun} {english.be(noun)} {thing.colour}."

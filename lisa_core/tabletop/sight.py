@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lisa_core.tabletop.kinds import KIND_BY_NAME
+from lisa_core.tabletop.knowledge import GRIPS, HANDLED
 from lisa_core.tabletop.scene import View
 
 _CLEAR, _CLEAR_PART = 150 / (640 * 480), 100 / (640 * 480)
@@ -26,6 +27,7 @@ class Seen:
         index: among the scene's things.
         clear: whether enough of it is seen to ask about it, in the middle of the picture, where the language model
             looks.
+        coloured: whether its colour can be seen; of tools and cutlery only the handle has it.
         parts: those of its parts that are clearly seen.
         x, left, right: its middle and its ends, px.
         spot: on the table, to the right of the camera and away from it, m.
@@ -36,6 +38,7 @@ class Seen:
     kind: str
     colour: str
     clear: bool
+    coloured: bool
     parts: tuple[str, ...]
     x: float
     left: int
@@ -91,6 +94,7 @@ def look(view: View) -> Sight:
         x, y = float(columns.mean()), float(rows.mean())
         half = min(height, width) / 2
         central = abs(x - width / 2) < half and abs(y - height / 2) < half
+        parts = _clear_parts(view, index)
         offset = np.array(thing.position) - view.camera[:3, 3]
         seen.append(
             Seen(
@@ -98,7 +102,8 @@ def look(view: View) -> Sight:
                 kind=thing.kind,
                 colour=thing.colour,
                 clear=central and len(rows) >= _CLEAR * mask.size,
-                parts=_clear_parts(view, index),
+                coloured=thing.kind not in HANDLED or bool(GRIPS & set(parts)),
+                parts=parts,
                 x=x,
                 left=int(columns.min()),
                 right=int(columns.max()),

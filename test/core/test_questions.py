@@ -254,3 +254,12 @@ def test_all_that_is_known_is_about_kinds_that_exist():
     kinds = {kind.name for kind in KINDS}
     assert PURPOSES.keys() == kinds
     assert {kind for source in (*USES, *FACTS) for kind in (*source.kinds, *source.also)} == kinds
+
+
+def test_the_colour_of_a_tool_is_not_said_where_its_handle_is_hidden():
+    view = view_of(("hammer", "red", -0.15, 0), ("ball", "red", 0.1, 0))
+    view.part[view.mask(0)] = 0
+    for dialogue in asked(view, count=1000):
+        for turn in dialogue.turns:
+            assert not re.search(r"red hammer|hammer is red", f"{turn.question} {turn.answer}")
+            assert all(target.part is None for targets in turn.masks for target in targets if target.thing == 0)
