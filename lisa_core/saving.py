@@ -74,7 +74,8 @@ def whole_folder(out: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:
         yield partial
-        partial.chmod(0o755)
+        for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
+            path.chmod(0o755 if path.is_dir() else 0o644)
         partial.rename(out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,7 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import bench, chat, evaluate, finetune, info, label, quantize, segment, tabletop, web
+from lisa_core.cli import bench, chat, evaluate, finetune, info, label, quantize, segment, tabletop, train, web
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app.command(name="import-lora")(finetune.import_lora)
 app.command()(quantize.quantize)
 app.command()(bench.bench)
 app.add_typer(tabletop.app, name="tabletop")
+app.command()(train.train)
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:

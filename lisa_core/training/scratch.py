@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lisa_core import preprocess
-from lisa_core.model.lisa import Lisa
+from lisa_core.files import write_whole
+from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training import losses, vision
@@ -25,6 +26,7 @@ from lisa_core.training.trainer import Plan, Trainer
 
 _SPEAKING = ("mm_projector.", "language.", "text_hidden_fcs.", "sam.mask_decoder.", "sam.prompt_encoder.no_mask_embed.")
 _ENCODERS = ("clip.", "sam.image_encoder.")
+_PROGRESS = "looked.json"
 _AT_ONCE = 16
 """Scenes that are looked at together."""
 
@@ -78,48 +80,52 @@ class Looked:
     """What the encoders made of every scene, in files.
 
     Attributes:
+        folder: of the files.
         visual: (scenes, N, width) float16, of CLIP.
         embedding: (scenes, C, grid, grid) float16, of SAM.
     """
 
+    folder: Path
     visual: NDArray[np.float16]
     embedding: NDArray[np.float16]
 
+    @classmethod
+    def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
+        """Files for so many scenes, as an earlier call has left them, or new ones."""
 
-def look(
-    model: Lisa, read: Callable[[int], View], count: int, machine: Machine, folder: Path
-) -> Iterator[tuple[int, Looked]]:
-    """Encodes all scenes, after those that an earlier call has encoded; yields how many are done, and the files."""
-    shape = model.shape
-    sizes = {
-        "visual": (count, shape.clip.tokens, shape.clip.width),
-        "embedding": (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid),
-    }
-    progress = folder / "looked.json"
-    done = json.loads(progress.read_text())["done"] if progress.is_file() else 0
-    mode = "r+" if done else "w+"
-    files = {
-        name: np.lib.format.open_memmap(folder / f"{name}.npy", mode, np.float16, None if done else size)
-        for name, size in sizes.items()
-    }
-    looked = Looked(files["visual"], files["embedding"])
-    yield done, looked
-    while done < count:
-        chosen = range(done, min(count, done + _AT_ONCE))
-        rgbs = [read(index).rgb for index in chosen]
+        def file(name: str, *size: int) -> NDArray[np.float16]:
+            path = folder / f"{name}.npy"
+            if path.is_file():
+                return np.lib.format.open_memmap(path, "r+")
+            return np.lib.format.open_memmap(path, "w+", np.float16, (count, *size))
+
+        embedding = (shape.sam.embedding, shape.sam.grid, shape.sam.grid)
+        return cls(folder, file("visual", shape.clip.tokens, shape.clip.width), file("embedding", *embedding))
+
+    @property
+    def done(self) -> int:
+        """How many scenes have been looked at."""
+        progress = self.folder / _PROGRESS
+        return int(json.loads(progress.read_text())["done"]) if progress.is_file() else 0
+
+    def keep(self, first: int, visual: Tensor, embedding: Tensor) -> None:
+        """Stores what was made of the scenes from `first` on."""
+        stop = first + len(visual)
+        for file, features in ((self.visual, visual), (self.embedding, embedding)):
+            file[first:stop] = features.half().cpu().numpy()
+        write_whole({self.folder / _PROGRESS: json.dumps({"done": stop}).encode()})
+
+
+def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Machine) -> Iterator[int]:
+    """Encodes all scenes that have not been encoded yet; yields how many have."""
+    shape, count = model.shape, len(looked.visual)
+    for first in range(looked.done, count, _AT_ONCE):
+        rgbs = [read(index).rgb for index in range(first, min(count, first + _AT_ONCE))]
+        centres = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in rgbs])
+        wholes = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs])
         with torch.no_grad(), machine.products():
-            visual = model.clip(
-                torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in rgbs]).to(machine.device)
-            )
-            pixels = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs])
-            embedding = model.sam.encode(pixels.to(machine.device))
-        looked.visual[done : chosen.stop] = visual.half().cpu().numpy()
-        looked.embedding[done : chosen.stop] = embedding.half().cpu().numpy()
-        for file in files.values():
-            file.flush()
-        done = chosen.stop
-        progress.write_text(json.dumps({"done": done}))
-        yield done, looked
+            looked.keep(first, model.clip(centres.to(machine.device)), model.sam.encode(wholes.to(machine.device)))
+        yield first + len(rgbs)
 
 
 @dataclass(frozen=True)

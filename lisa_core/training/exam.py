@@ -1,0 +1,47 @@
+"""How good a model is while it learns: asked about other scenes, in wordings that it never learns."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lisa_core import files
+from lisa_core.engine import LisaEngine
+from lisa_core.evaluation import tabletop_report
+from lisa_core.evaluation.tabletop import evaluate, open_scenes
+from lisa_core.model.lisa import Lisa
+from lisa_core.tokenizer import Tokenizer
+from lisa_core.training.scratch import Machine
+
+_QUESTIONS = 6
+_LONGEST = 64
+"""Tokens of an answer; a model that cannot end one yet must not hold up the rest."""
+
+
+class Exam:
+    """Measurements at intervals.
+
+    Args:
+        scenes: folder of rendered scenes.
+        folder: where `exams.jsonl` and a picture of the worst answers of each go.
+        every: steps between two.
+    """
+
+    def __init__(self, scenes: Path, folder: Path, every: int) -> None:
+        self._scenes = open_scenes(scenes)
+        self._folder, self._every = folder, every
+
+    def is_due(self, step: int, last: int) -> bool:
+        """Whether to measure after this step."""
+        return step % self._every == 0 or step == last
+
+    def take(self, step: int, model: Lisa, tokenizer: Tokenizer, machine: Machine) -> Sequence[str]:
+        """Measures, and writes it down; the figures in words."""
+        engine = LisaEngine("in training", model, tokenizer, "v1", "llava_v1", "fp32", machine.device)
+        results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
+        overall = tabletop_report.scores(results)["all"]
+        figures = {name: value for name, value in vars(overall).items() if value is not None}
+        with (self._folder / "exams.jsonl").open("a", encoding="utf-8") as log:
+            log.write(json.dumps({"step": step, **figures}) + "\n")
+        picture = self._folder / f"worst_{step:06d}.png"
+        files.write_whole({picture: tabletop_report.sheet(self._scenes, results, _QUESTIONS)})
+        return [f"{name} {value:.3g}" for name, value in figures.items()]

@@ -1,0 +1,89 @@
+"""`lisa train`: from rendered scenes to a checkpoint, in small."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import cli
+import numpy as np
+import pytest
+
+from lisa_core import LisaEngine
+from lisa_core.tabletop import dataset
+
+STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
+FEW = ("--see-pictures", 2, "--speak-steps", 3, "--speak-pictures", 2, "--dialogues", 3)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two of the stored scenes, as if they were for training."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for index in range(2):
+        scene = replace(dataset.load_scene(STORED, index), seed=index)
+        dataset.save(dataset.load_view(STORED, index), scene, folder, index)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cli.Result]:
+    """A checkpoint that has hardly learnt, and what the command said."""
+    folder = tmp_path_factory.mktemp("trained")
+    held_out = folder / "held_out"
+    held_out.mkdir()
+    for file in STORED.glob("000002.*"):
+        shutil.copy(file, held_out)
+    out = folder / "lisa"
+    said = cli.run("train", scenes, "--out", out, "--see-steps", 20, *FEW, "--validation", held_out)
+    return out, said
+
+
+def _log(trained: Path, stage: str, name: str = "log.jsonl") -> list[dict[str, float]]:
+    lines = (trained.with_name(f"{trained.name}.run") / stage / name).read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.mark.slow
+def test_it_gives_a_checkpoint_that_answers(trained: tuple[Path, cli.Result]) -> None:
+    out, said = trained
+    assert said.code == 0, said.errors
+    engine = LisaEngine.from_pretrained(out, "fp32", "cpu")
+    view = dataset.load_view(STORED, 0)
+    answer = engine.ask(engine.encode(view.rgb), "Where is the mug?", mask_only=True)
+    assert [segment.mask.shape for segment in answer.segments] == [view.owner.shape]
+    assert sum(file.stat().st_size for file in out.rglob("*")) < 24_100_000
+
+
+@pytest.mark.slow
+def test_the_loss_falls_and_the_exam_is_written_down(trained: tuple[Path, cli.Result]) -> None:
+    out, said = trained
+    seeing = [line["loss"] for line in _log(out, "see")]
+    assert len(seeing) == 20
+    assert np.mean(seeing[-3:]) < 0.9 * np.mean(seeing[:3])
+    assert [line["step"] for line in _log(out, "speak")] == [1, 2, 3]
+    (exam,) = _log(out, "speak", "exams.jsonl")
+    assert exam["step"] == 3
+    assert exam["questions"] >= 6
+    assert "step 3: questions" in said.errors
+    assert list((out.with_name(f"{out.name}.run") / "speak").glob("worst_*.png"))
+
+
+@pytest.mark.slow
+def test_it_does_not_write_over_a_checkpoint(trained: tuple[Path, cli.Result], scenes: Path) -> None:
+    again = cli.run("train", scenes, "--out", trained[0])
+    assert again.code == 1
+    assert "is there already" in again.errors
+
+
+def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
+    said = cli.run("train", STORED, "--out", tmp_path / "lisa")
+    assert said.code == 1
+    assert "train on others" in said.errors
+    assert not (tmp_path / "lisa").exists()
+
+
+def test_a_folder_without_scenes_is_told(tmp_path: Path) -> None:
+    said = cli.run("train", tmp_path, "--out", tmp_path / "lisa")
+    assert said.code == 1
+    assert "lisa tabletop render" in said.errors
