@@ -24,6 +24,7 @@ from lisa_core.evaluation import QUESTIONS
 from lisa_core.evaluation.metrics import TARGET, Overlap, overlap
 from lisa_core.evaluation.reasonseg import digest_of
 from lisa_core.options import MAX_NEW_TOKENS
+from lisa_core.tabletop.dataset import load_view
 from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
 from lisa_core.tabletop.scene import View
 
@@ -59,8 +60,6 @@ class Tabletop:
 
     def read(self) -> View:
         """The picture with the truth about it; raises DatasetError or ImageError if a file is damaged."""
-        from lisa_core.tabletop.dataset import load_view
-
         return load_view(self.folder, self.index)
 
     def dialogues(self, view: View, count: int) -> list[Dialogue]:

@@ -2,6 +2,8 @@
 
 import csv
 import json
+from collections import Counter
+from pathlib import Path
 
 import cli
 import numpy as np
@@ -190,3 +192,19 @@ def test_no_scenes(tmp_path):
     result = cli.run("evaluate", "tabletop", tmp_path, "--json", tmp_path / "o" / "out.json", "--checkpoint", "some")
     assert result.code == 1
     assert "lisa tabletop render" in " ".join(result.errors.split())
+
+
+def test_the_stored_scenes_can_be_asked_about_and_their_truth_is_perfect():
+    stored = Path(__file__).parents[1] / "data" / "tabletop_scenes"
+    kinds, verdicts = Counter(), []
+    for scene in open_scenes(stored):
+        view = scene.read()
+        for dialogue in scene.dialogues(view, 8):
+            kinds[dialogue.kind] += 1
+            for number, turn in enumerate(dialogue.turns):
+                verdicts.append(judge(view, dialogue.kind, number, turn, answer(turn.answer, *targets_of(view, turn))))
+    assert len(kinds) == 11
+    assert min(kinds.values()) >= 5
+    whole = scores([Result("all", tuple(verdicts))])["all"]
+    assert (whole.counts, whole.refusals, whole.named, whole.words) == (1, 1, 1, 1)
+    assert whole.giou == pytest.approx(1, abs=1e-4)
