@@ -9,10 +9,10 @@ An engine is not thread-safe: one thread owns it.
 
 import gc
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,14 @@ from torch import Tensor
 from lisa_core import loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment, tight_box
 from lisa_core.checkpoint import Checkpoint, Layout
-from lisa_core.errors import CheckpointError, LisaError, OutOfMemoryError, PromptError
+from lisa_core.errors import LisaError, OutOfMemoryError, PromptError
 from lisa_core.generation import Generator, Visual, raise_if_cancelled
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
+from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, SEG, History, Special
 from lisa_core.tokenizer import IMAGE_ID, Tokenizer
-
-_GIB = 1 << 30
 
 
 @dataclass(eq=False)
@@ -118,7 +117,7 @@ class LisaEngine:
         target = loading.resolve_device(device)
         opened = Checkpoint.open(checkpoint, vision_tower, template)
         resolved = loading.resolve_precision(precision, target, opened.quantised)
-        _check_limit(opened, resolved, target, memory_limit)
+        loading.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
         return cls(str(checkpoint), model, opened.tokenizer, opened.layout, opened.template, resolved, target)
 
@@ -133,7 +132,7 @@ class LisaEngine:
         """
         model = self._ready()
         image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with self._guarded():
             pixels = preprocess.for_clip(image, model.shape.clip.image)
             watch.lap("preprocess")
@@ -175,11 +174,10 @@ class LisaEngine:
             PromptError, OutOfMemoryError, Cancelled
         """
         model = self._ready()
-        prompt = self._tokenizer.encode(template.BY_NAME[self.template].render(*_checked(instruction, history)))
-        if max_new_tokens < 1:
-            raise PromptError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed.")
+        prompt = self._prompt(instruction, history)
+        _check_most(max_new_tokens)
         notify = on_stage or _no_one_listens
-        watch = _Stopwatch()
+        watch = Stopwatch()
         with self._guarded():
             notify("answering")
             hidden = self._generator.read(frame._visual, self._expand(prompt), cancel)
@@ -195,13 +193,64 @@ class LisaEngine:
                 notify("masking")
                 raise_if_cancelled(cancel)
                 segments = self._segments(model, frame, states[:max_segments], watch)
-        return Answer(
-            text=self._tokenizer.decode(token_ids),
-            segments=segments,
-            prompt_ids=tuple(self._as_released(prompt)),
-            token_ids=tuple(token_ids),
-            timings=watch.laps,
-        )
+        return self._answer(prompt, token_ids, segments, watch)
+
+    def ask_many(
+        self,
+        frame: Frame | Sequence[Frame],
+        instructions: Sequence[str],
+        histories: Sequence[History] = (),
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        max_segments: int = MAX_SEGMENTS,
+        mask_only: bool = False,
+        cancel: threading.Event | None = None,
+    ) -> list[Answer]:
+        """Answers several questions at once, each as `ask` would: the weights are read once per token for all.
+
+        Args:
+            frame: from `encode` of this engine; one for all questions, or one for each.
+            instructions: the questions.
+            histories: earlier turns, one sequence for each question; empty: none has any.
+            max_new_tokens, max_segments, mask_only: as in `ask`, for each question.
+            cancel: set it from any thread to stop all of them within one token.
+
+        Returns:
+            An answer for each question; their `timings` are those of all together.
+
+        Raises:
+            PromptError, OutOfMemoryError, Cancelled
+        """
+        model = self._ready()
+        frames = [frame] * len(instructions) if isinstance(frame, Frame) else list(frame)
+        if len(frames) != len(instructions) or len(histories) not in (0, len(instructions)):
+            raise PromptError("Give as many frames and histories as questions, or one frame and no history.")
+        prompts = [
+            self._prompt(words, history)
+            for words, history in zip(instructions, histories or [()] * len(instructions), strict=True)
+        ]
+        _check_most(max_new_tokens)
+        watch = Stopwatch()
+        with self._guarded():
+            visuals = [frame._visual for frame in frames]
+            asked = zip(visuals, map(self._expand, prompts), strict=True)
+            texts = self._generator.read_together(list(asked), cancel) if prompts else []
+            watch.lap("prefill")
+            told: list[tuple[list[int], list[Tensor]]] = [([], []) for _ in texts]
+            if mask_only:
+                told = [(self._taken_answer(), [text.hidden]) for text in texts]
+            else:
+                for step in self._generator.decode_together(texts, max_new_tokens, cancel):
+                    for index, token, hidden in step:
+                        told[index][0].append(token)
+                        told[index][1].extend([hidden] if token == self._seg else [])
+            watch.lap("decode")
+            raise_if_cancelled(cancel)
+            segments = self._segments_of_all(model, frames, [states[:max_segments] for _, states in told], watch)
+        return [
+            self._answer(prompt, ids, found, watch)
+            for prompt, (ids, _), found in zip(prompts, told, segments, strict=True)
+        ]
 
     def memory(self) -> Mapping[str, int]:
         """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam` and `kv_cache`."""
@@ -224,6 +273,20 @@ class LisaEngine:
             raise LisaError("This engine was closed; load the checkpoint again.")
         return self._model
 
+    def _prompt(self, instruction: str, history: History) -> list[int]:
+        return self._tokenizer.encode(template.BY_NAME[self.template].render(*template.checked(instruction, history)))
+
+    def _answer(
+        self, prompt: list[int], token_ids: Sequence[int], segments: tuple[Segment, ...], watch: Stopwatch
+    ) -> Answer:
+        return Answer(
+            text=self._tokenizer.decode(token_ids),
+            segments=segments,
+            prompt_ids=tuple(self._as_released(prompt)),
+            token_ids=tuple(token_ids),
+            timings=watch.laps,
+        )
+
     def _stream(
         self, steps: Iterator[tuple[int, Tensor]], on_token: Callable[[str], None] | None
     ) -> tuple[list[int], list[Tensor]]:
@@ -244,9 +307,7 @@ class LisaEngine:
             on_token(rest)
         return ids, states
 
-    def _segments(
-        self, model: Lisa, frame: Frame, states: Sequence[Tensor], watch: "_Stopwatch"
-    ) -> tuple[Segment, ...]:
+    def _segments(self, model: Lisa, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
         if frame._sam is None:
             pixels, size = preprocess.for_sam(frame.image, model.shape.sam.image)
             frame._sam = model.sam.encode(self._on_device(pixels)[None])[0], size
@@ -269,6 +330,18 @@ class LisaEngine:
             )
         watch.lap("masks")
         return tuple(segments)
+
+    def _segments_of_all(
+        self, model: Lisa, frames: Sequence[Frame], states: Sequence[Sequence[Tensor]], watch: Stopwatch
+    ) -> list[tuple[Segment, ...]]:
+        """The segments of each question, decoded as one batch per frame."""
+        batches: dict[Frame, list[Tensor]] = {}
+        for frame, of_one in zip(frames, states, strict=True):
+            batches.setdefault(frame, []).extend(of_one)
+        found = {
+            frame: iter(self._segments(model, frame, batch, watch) if batch else ()) for frame, batch in batches.items()
+        }
+        return [tuple(islice(found[frame], len(of_one))) for frame, of_one in zip(frames, states, strict=True)]
 
     def _taken_answer(self) -> list[int]:
         """The ids of "[SEG]." and the end of sequence."""
@@ -297,7 +370,7 @@ class LisaEngine:
             with torch.inference_mode():
                 yield
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            if isinstance(error, RuntimeError) and not loading.is_out_of_memory(error):
                 raise
             message = f"{self.device} ran out of memory on this question ({_first_line(error)})."
         else:
@@ -313,53 +386,13 @@ class LisaEngine:
             torch.cuda.empty_cache()
 
 
-class _Stopwatch:
-    """Seconds by stage, on the host's clock."""
-
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.laps[stage], self._last = now - self._last, now
-
-
 def _no_one_listens(_stage: str) -> None:
     """Stands in for a caller's `on_stage`."""
 
 
-def _checked(instruction: str, history: History) -> tuple[str, History]:
-    if not isinstance(instruction, str) or not instruction.strip():
-        raise PromptError("The instruction is empty; say in words what to find or answer.")
-    if not isinstance(history, Sequence) or not all(_is_turn(turn) for turn in history):
-        raise PromptError("The history must be a sequence of (question, answer) pairs of texts.")
-    return instruction, history
-
-
-def _is_turn(turn: object) -> bool:
-    return isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(words, str) for words in turn)
-
-
-def _check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:
-    if limit <= 0:
-        return
-    weights = sum(loading.estimate_memory(opened.shape, precision, device).values())
-    language = opened.shape.language
-    values = 2 * language.layers * language.kv_heads * language.head_width * language.context
-    cache = values * loading.compute_dtype(precision, device).itemsize
-    if weights + cache > limit * _GIB:
-        raise CheckpointError(
-            f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights and up to {cache / _GIB:.2f} GiB"
-            f" of KV cache, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of {limit:.2f} GiB;"
-            " raise the limit, or choose a smaller precision or checkpoint."
-        )
-
-
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    )
+def _check_most(max_new_tokens: int) -> None:
+    if max_new_tokens < 1:
+        raise PromptError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -36,6 +36,20 @@ class Visual:
     _aside: tuple[list[int], Tensor, Tensor] | None = field(default=None, repr=False)
 
 
+@dataclass(eq=False)
+class Text:
+    """A prompt with a cache of its own, and its answer as far as it goes.
+
+    Attributes:
+        ids: the tokens that the cache holds.
+        hidden: (1, width) state of the last of them.
+    """
+
+    cache: KVCache
+    ids: list[int]
+    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
 class Generator:
     """The language model with its cache.
 
@@ -70,11 +84,7 @@ class Generator:
             PromptError: longer than the context.
             Cancelled: before anything was read.
         """
-        if len(ids) >= self.context:
-            raise PromptError(
-                f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
-                f" {self.context - 1}; ask with fewer words, or start a new conversation."
-            )
+        self._check_length(ids)
         raise_if_cancelled(cancel)
         self._take(visual)
         known = _common_length(self.ids, ids, at_most=len(ids) - 1)
@@ -109,6 +119,63 @@ class Generator:
             hidden = self._language(embedding, self._cache, position)
             self.ids.append(token)
 
+    def read_together(
+        self, asked: Sequence[tuple[Visual, Sequence[int]]], cancel: threading.Event | None = None
+    ) -> list["Text"]:
+        """Reads several prompts in one pass; what the frames' own cache holds of each is copied, not read again.
+
+        Raises:
+            PromptError: one is longer than the context.
+            Cancelled: before anything was read.
+        """
+        for _, ids in asked:
+            self._check_length(ids)
+        raise_if_cancelled(cancel)
+        texts, unread = [], []
+        for visual, ids in asked:
+            self._take(visual)
+            known = _common_length(self.ids, ids, at_most=len(ids) - 1)
+            texts.append(Text(self._cache.copy(self._room(len(ids)), known), list(ids[:known])))
+            unread.append(self._embed(visual, ids, known))
+        states = self._language.read_together(unread, [text.cache for text in texts], [len(text.ids) for text in texts])
+        for text, (_, ids), hidden in zip(texts, asked, states, strict=True):
+            text.ids, text.hidden = list(ids), hidden[-1:]
+        return texts
+
+    def decode_together(
+        self, texts: Sequence["Text"], max_new_tokens: int, cancel: threading.Event | None = None
+    ) -> Iterator[list[tuple[int, int, Tensor]]]:
+        """Decodes several texts at once, as `decode` does each.
+
+        Yields:
+            For each text that goes on its index, the new token, and the (1, width) hidden state that emitted it.
+
+        Raises:
+            Cancelled: between two tokens.
+        """
+        left = {index: min(max_new_tokens, self.context - len(text.ids)) for index, text in enumerate(texts)}
+        while left:
+            raise_if_cancelled(cancel)
+            going = [texts[index] for index in left]
+            tokens = self._language.lm_head(torch.cat([text.hidden for text in going])).argmax(-1).tolist()
+            step = [(index, token, texts[index].hidden) for index, token in zip(left, tokens, strict=True)]
+            yield step
+            left = {index: left[index] - 1 for index, token, _ in step if token != self._end_id and left[index] > 1}
+            if left:
+                self._append([(texts[index], token) for index, token, _ in step if index in left])
+
+    def _append(self, said: Sequence[tuple["Text", int]]) -> None:
+        for text, _ in said:
+            if len(text.ids) == text.cache.capacity:
+                text.cache = text.cache.copy(self._room(len(text.ids) + 1), len(text.ids))
+        embedded = [self._language.embed_tokens.weight[token][None] for _, token in said]
+        states = self._language.read_together(
+            embedded, [text.cache for text, _ in said], [len(text.ids) for text, _ in said]
+        )
+        for (text, token), hidden in zip(said, states, strict=True):
+            text.ids.append(token)
+            text.hidden = hidden
+
     def memory(self) -> int:
         """Bytes of keys and values, in the cache and set aside."""
         aside = [visual._aside for ref in self._set_aside.values() if (visual := ref()) and visual._aside]
@@ -123,6 +190,17 @@ class Generator:
         self._set_aside.clear()
         self._visual = None
         self.ids = []
+
+    def _check_length(self, ids: Sequence[int]) -> None:
+        if len(ids) >= self.context:
+            raise PromptError(
+                f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
+                f" {self.context - 1}; ask with fewer words, or start a new conversation."
+            )
+
+    def _room(self, length: int) -> int:
+        """Capacity of a cache for so many tokens."""
+        return min(self.context, -(-length // _GROWTH) * _GROWTH)
 
     def _take(self, visual: Visual) -> None:
         """Gives the cache to a frame, with what was read about it before."""
@@ -165,11 +243,7 @@ class Generator:
     def _reserve(self, length: int) -> None:
         if length <= self._cache.capacity:
             return
-        capacity = min(self.context, -(-length // _GROWTH) * _GROWTH)
-        old, keep = self._cache, len(self.ids)
-        self._cache = KVCache(self._language.shape, capacity, old.keys.dtype, old.keys.device)
-        self._cache.keys[:, :, :keep] = old.keys[:, :, :keep]
-        self._cache.values[:, :, :keep] = old.values[:, :, :keep]
+        self._cache = self._cache.copy(self._room(length), len(self.ids))
 
 
 def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> int:

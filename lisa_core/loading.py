@@ -16,6 +16,7 @@ Progress = Callable[[float, str], None]
 """(share done in [0, 1], what is being done)"""
 
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_GIB = 1 << 30
 _NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 """Per weight: 4 bit, one absmax byte per 64 of them, and one float per 256 of those (double quantisation)."""
 
@@ -117,3 +118,30 @@ def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torc
         part = name.split(".")[0]
         parts[part] = parts.get(part, 0.0) + parameter.numel() * (small if name in quantised else whole)
     return {part: round(size) for part, size in parts.items()}
+
+
+def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:
+    """Refuses, with the arithmetic, what would take more than `limit` GiB with a full KV cache; 0: no limit.
+
+    Raises:
+        CheckpointError
+    """
+    if limit <= 0:
+        return
+    weights = sum(estimate_memory(opened.shape, precision, device).values())
+    language = opened.shape.language
+    values = 2 * language.layers * language.kv_heads * language.head_width * language.context
+    cache = values * compute_dtype(precision, device).itemsize
+    if weights + cache > limit * _GIB:
+        raise CheckpointError(
+            f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights and up to {cache / _GIB:.2f} GiB"
+            f" of KV cache, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of {limit:.2f} GiB;"
+            " raise the limit, or choose a smaller precision or checkpoint."
+        )
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error of torch means that memory ran out; on the CPU only its words say so."""
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    )

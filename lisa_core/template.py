@@ -12,6 +12,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lisa_core.errors import PromptError
 from lisa_core.options import TemplateName
 
 SEG = "[SEG]"
@@ -120,3 +121,16 @@ BY_NAME: dict[TemplateName, Template] = {
         end_of_turn=(Special(EOS), Special(BOS)),
     ),
 }
+
+
+def checked(instruction: str, history: History) -> tuple[str, History]:
+    """A question with its earlier turns, as they are; `PromptError` if they are empty or no text."""
+    if not isinstance(instruction, str) or not instruction.strip():
+        raise PromptError("The instruction is empty; say in words what to find or answer.")
+    if not isinstance(history, Sequence) or not all(_is_turn(turn) for turn in history):
+        raise PromptError("The history must be a sequence of (question, answer) pairs of texts.")
+    return instruction, history
+
+
+def _is_turn(turn: object) -> bool:
+    return isinstance(turn, tuple | list) and len(turn) == 2 and all(isinstance(words, str) for words in turn)

@@ -3,6 +3,8 @@
 Modules carry the names of the released tensors (`model.layers.*`, `lm_head`). Source: Touvron et al. 2023.
 """
 
+from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
@@ -48,6 +50,15 @@ class KVCache:
         """Positions that fit."""
         return self.keys.shape[2]
 
+    def copy(self, capacity: int, length: int) -> "KVCache":
+        """A cache of another capacity with the first `length` tokens of this one."""
+        copied = copy(self)
+        size = (*self.keys.shape[:2], capacity, self.keys.shape[3])
+        copied.keys, copied.values = self.keys.new_empty(size), self.values.new_empty(size)
+        copied.keys[:, :, :length] = self.keys[:, :, :length]
+        copied.values[:, :, :length] = self.values[:, :, :length]
+        return copied
+
 
 class Language(nn.Module):
     """(T, width) input embeddings -> (T, width) hidden states after the last norm, which `lm_head` turns to logits."""
@@ -72,6 +83,27 @@ class Language(nn.Module):
         for index, layer in enumerate(self.layers):
             states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
         return self.norm(states)
+
+    def read_together(self, texts: Sequence[Tensor], caches: Sequence[KVCache], starts: Sequence[int]) -> list[Tensor]:
+        """`forward` of several texts in one pass over the weights; each attends to its own cache alone.
+
+        Args:
+            texts: (T, width) input embeddings each, of any lengths.
+            caches: one for each text.
+            starts: how many tokens each cache holds.
+        """
+        places = []
+        for text, start in zip(texts, starts, strict=True):
+            end = start + len(text)
+            rotation = self.rotation(torch.arange(start, end, device=text.device), text)
+            places.append(_Place(rotation, _causal_mask(start, end, text.device), start, end))
+        states = torch.cat(list(texts))
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
+            stores = [(cache.keys[index], cache.values[index]) for cache in caches]
+            states = states + layer.self_attn.together(layer.input_layernorm(states), places, stores)
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
+        return list(self.norm(states).split([len(text) for text in texts]))
 
     def uncached(self, embeddings: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Reads B rows of T tokens at once without a cache, for training.
@@ -150,6 +182,16 @@ class _Layer(nn.Module):
         return states + self.mlp(self.post_attention_layernorm(states))
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a text stands among several: its rotation and mask, its tokens' first and last position."""
+
+    rotation: tuple[Tensor, Tensor]
+    mask: Tensor | None
+    start: int
+    end: int
+
+
 class _Attention(nn.Module):
     def __init__(self, shape: LanguageShape) -> None:
         super().__init__()
@@ -172,17 +214,30 @@ class _Attention(nn.Module):
         end: int,
     ) -> Tensor:
         """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
-        query, key, value = self.project(states)
-        keys[:, start:end] = rotate(key, rotation)
-        values[:, start:end] = value
+        place = _Place(rotation, mask, start, end)
+        return self.o_proj(self._attend(*self.project(states), place, keys, values))
+
+    def together(self, states: Tensor, places: Sequence[_Place], stores: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """The same for several texts, one after the other in `states`, each over its own (keys, values)."""
+        lengths = [place.end - place.start for place in places]
+        parts = (heads.split(lengths, dim=1) for heads in self.project(states))
+        mixed = [
+            self._attend(query, key, value, place, keys, values)
+            for query, key, value, place, (keys, values) in zip(*parts, places, stores, strict=True)
+        ]
+        return self.o_proj(torch.cat(mixed))
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, at: _Place, keys: Tensor, values: Tensor) -> Tensor:
+        keys[:, at.start : at.end] = rotate(key, at.rotation)
+        values[:, at.start : at.end] = value
         mixed = functional.scaled_dot_product_attention(
-            rotate(query, rotation)[None],
-            keys[None, :, :end],
-            values[None, :, :end],
-            attn_mask=mask,
+            rotate(query, at.rotation)[None],
+            keys[None, :, : at.end],
+            values[None, :, : at.end],
+            attn_mask=at.mask,
             enable_gqa=self.grouped,
         )
-        return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
+        return mixed[0].transpose(0, 1).flatten(1)
 
     def uncached(self, states: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
         """Attends among the (B, T, width) states alone."""
