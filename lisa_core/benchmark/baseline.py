@@ -2,7 +2,8 @@
 
 For each generated token CLIP sees the frame again and the language model reads the whole prompt and all that was
 generated, with logits for every position; SAM encodes the frame again for every question, also for an answer without
-`[SEG]`. Only what runs when differs from the engine: the modules are the same ones, so the answers must be too.
+`[SEG]`. The modules are the engine's own, so the answers must be too; what differs is when they run, and that SAM's
+attention is written as the reference writes it (`reference_sam.py`).
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lisa_core import preprocess, template
+from lisa_core.benchmark import reference_sam
 from lisa_core.benchmark.subject import Subject
 from lisa_core.model.language import KVCache
 from lisa_core.model.sam import upsample
@@ -93,7 +95,7 @@ def _read(subject: Subject, pixels: Tensor, ids: Sequence[int]) -> tuple[Tensor,
 def _masks(subject: Subject, rgb: NDArray[np.uint8], states: Sequence[Tensor]) -> NDArray[np.float32]:
     sam = subject.model.sam
     pixels, size = preprocess.for_sam(rgb, sam.shape.image)
-    embedding = sam.encode(subject.on_device(pixels))[0]
+    embedding = reference_sam.encode(sam.image_encoder, subject.on_device(pixels))[0]
     if not states:
         return np.empty((0, 4 * sam.shape.grid, 4 * sam.shape.grid), np.float32)
     prompts = subject.model.text_hidden_fcs(torch.cat(list(states[:MAX_SEGMENTS])))
