@@ -1,0 +1,42 @@
+"""The bag that the demo plays: pictures, depth and the truth agree."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lisa_ros.bags import BagReader
+from lisa_ros.conversions import intrinsics, to_depth, to_rgb_compressed
+
+BAG = Path(__file__).parents[1] / "data" / "demo_bag"
+TRUTH = json.loads((BAG / "truth.json").read_text())
+
+
+def messages(topic: str) -> list:
+    with BagReader(BAG) as bag:
+        return [bag.decode(message) for message in bag.messages([topic])]
+
+
+def test_its_stamps_are_those_of_the_truth_on_all_topics():
+    stamps = [frame["stamp"] for frame in TRUTH["frames"]]
+    for topic, lag in (("image/compressed", 0), ("camera_info", 0), ("depth", 7_000_000)):
+        headers = [message.header for message in messages(f"/camera/{topic}")]
+        assert [header.stamp.sec * 1_000_000_000 + header.stamp.nanosec - lag for header in headers] == stamps
+
+
+@pytest.mark.parametrize("frame", range(len(TRUTH["frames"])))
+def test_positions_lie_on_what_the_depth_shows(frame):
+    depth = to_depth(messages("/camera/depth")[frame])
+    lens = intrinsics(messages("/camera/camera_info")[frame], depth.shape)
+    assert to_rgb_compressed(messages("/camera/image/compressed")[frame]).shape == (*depth.shape, 3)
+    assert [thing["kind"] for thing in TRUTH["things"]] == [
+        seen["name"].split()[-1] for seen in TRUTH["frames"][frame]["seen"]
+    ]
+    for seen in TRUTH["frames"][frame]["seen"]:
+        x, y, z = seen["position"]
+        column, row = round(lens.fx * x / z + lens.cx), round(lens.fy * y / z + lens.cy)
+        around = depth[row - 12 : row + 13, column - 12 : column + 13]
+        # Each axis has a median of its own, so that of something hollow need not lie on it.
+        assert np.abs(around - z).min() < 0.01, seen["name"]
+        assert seen["pixels"] > 600
