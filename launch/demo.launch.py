@@ -1,7 +1,7 @@
 """Shows the node at work: `ros2 launch lisa_ros demo.launch.py checkpoint:=xinlai/LISA-7B-v1`.
 
-A bag plays over and over, by default the small one of a table that comes with the package; the node answers on every
-frame, and RViz shows it where it is installed. Takes all arguments of `lisa.launch.py` too.
+A rendered tabletop is published live (needs MuJoCo), or a bag plays over and over if one is given; the node answers on
+every frame, and RViz shows it where it is installed. Takes all arguments of `lisa.launch.py` too.
 """
 
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
@@ -9,25 +9,25 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogI
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 from launch_ros.actions import Node
+from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = FindPackageShare("lisa_ros")
 TOPICS = {"image": "/camera/image", "depth": "/camera/depth", "camera_info": "/camera/camera_info"}
-"""Where the camera is in the bag, unless the arguments say otherwise."""
+"""Where the camera is, unless the arguments say otherwise."""
 
 
 def generate_launch_description() -> LaunchDescription:
     """The bag, the node and RViz."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument(
-                "bag", default_value=PathJoinSubstitution([SHARE, "tabletop_bag"]), description="the bag to play"
-            ),
+            DeclareLaunchArgument("bag", default_value="", description="the bag to play; empty: a live tabletop"),
+            DeclareLaunchArgument("seed", default_value="10000000", description="which scene the live tabletop shows"),
             DeclareLaunchArgument(
                 "standing_instruction",
-                default_value="Segment the green ball.",
+                default_value="Segment the mug.",
                 description="asked of every new frame; empty: nothing",
             ),
             DeclareLaunchArgument(
@@ -37,23 +37,28 @@ def generate_launch_description() -> LaunchDescription:
                 description="show it in RViz; auto: where RViz is installed",
             ),
             *(
-                DeclareLaunchArgument(name, default_value=topic, description=f"topic in the bag of the camera's {name}")
+                DeclareLaunchArgument(name, default_value=topic, description=f"topic of the camera's {name}")
                 for name, topic in TOPICS.items()
             ),
-            IncludeLaunchDescription(
-                PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "lisa.launch.py"])),
-                launch_arguments={"use_sim_time": "true"}.items(),
-            ),
-            # Waits for the node's subscriptions, so that the model is loaded when the bag begins.
-            Node(
-                package="lisa_ros",
-                executable="play",
-                arguments=[LaunchConfiguration("bag"), "--loop", "--wait"],
-                output="screen",
-            ),
+            OpaqueFunction(function=_world),
             OpaqueFunction(function=_rviz),
         ]
     )
+
+
+def _world(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    """The camera, and the node by the same clock."""
+    bag = context.launch_configurations["bag"]
+    lisa = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "lisa.launch.py"])),
+        launch_arguments={"use_sim_time": str(bool(bag)).lower()}.items(),
+    )
+    if not bag:
+        seed = ParameterValue(LaunchConfiguration("seed"), value_type=int)
+        return [lisa, Node(package="lisa_ros", executable="tabletop", parameters=[{"seed": seed}], output="screen")]
+    # Waits for the node's subscriptions, so that the model is loaded when the bag begins.
+    arguments = [bag, "--loop", "--wait"]
+    return [lisa, Node(package="lisa_ros", executable="play", arguments=arguments, output="screen")]
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -62,8 +67,10 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return []
     if wanted == "auto" and not _installed("rviz2"):
         return [LogInfo(msg="RViz is not installed: see /lisa/overlay and /lisa/text with other tools")]
-    config = PathJoinSubstitution([SHARE, "config", "lisa.rviz"])
-    return [Node(package="rviz2", executable="rviz2", arguments=["-d", config], parameters=[{"use_sim_time": True}])]
+    config, bag = PathJoinSubstitution([SHARE, "config", "lisa.rviz"]), context.launch_configurations["bag"]
+    return [
+        Node(package="rviz2", executable="rviz2", arguments=["-d", config], parameters=[{"use_sim_time": bool(bag)}])
+    ]
 
 
 def _installed(package: str) -> bool:

@@ -25,8 +25,9 @@ PATIENCE = 120.0
 
 
 def generate_test_description() -> LaunchDescription:
-    """The demo with the smallest model, without RViz."""
+    """The demo on a bag with the smallest model, without RViz."""
     arguments = {
+        "bag": f"{get_package_share_directory('lisa_ros')}/tabletop_bag",
         "checkpoint": str(GOLDENS / "lisa-tiny-v1-vicuna"),
         "vision_tower": str(GOLDENS / "clip-vit-tiny-patch14"),
         "device": "cpu",
