@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lisa_core import files
 from lisa_core.errors import DatasetError
+from lisa_core.evaluation.coco import mask_of
 from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.reasonseg import Sample, digest_of, json_of, question
 
@@ -62,43 +62,13 @@ class Reference:
         """
         image = files.read_rgb(self.picture)
         try:
-            truth = rasterize(self.segmentation, image.shape[:2])
+            mask = mask_of(self.segmentation, (image.shape[0], image.shape[1]))
         except (ValueError, TypeError, LookupError) as error:
             raise DatasetError(
                 f"{self.annotation}: the mask of reference {self.number} is damaged ({error})."
             ) from error
+        truth = np.multiply(mask, TARGET, dtype=np.uint8)
         return Sample(image, truth, self.sentence, question(self.sentence, False), "short")
-
-
-def rasterize(segmentation: Any, size: tuple[int, ...]) -> NDArray[np.uint8]:
-    """The ground truth, (H, W) uint8 of `TARGET` and 0, exactly as COCO's own code draws it.
-
-    Raises:
-        DatasetError: COCO's code is not installed.
-        ValueError, TypeError, LookupError: it is no segmentation, or one of another size.
-    """
-    try:
-        from pycocotools import mask as coco
-    except ImportError as error:
-        raise DatasetError("RefCOCO's masks need COCO's own code; install it with: pip install pycocotools") from error
-    height, width = size
-    _check(segmentation, height, width)
-    plain = not isinstance(segmentation, dict) or isinstance(segmentation["counts"], list)
-    shapes = coco.frPyObjects(segmentation, height, width) if plain else segmentation
-    drawn = coco.decode(coco.merge(shapes) if isinstance(shapes, list) else shapes)
-    return np.multiply(drawn > 0, TARGET, dtype=np.uint8)
-
-
-def _check(segmentation: Any, height: int, width: int) -> None:
-    """Raises ValueError, TypeError or LookupError of what COCO's own code would not take, or take amiss."""
-    if isinstance(segmentation, dict):
-        there = tuple(segmentation["size"])
-        if there != (height, width):
-            raise ValueError(f"it is {there[1]}x{there[0]}, its picture {width}x{height}")
-        if isinstance(segmentation["counts"], list) and sum(segmentation["counts"]) != height * width:
-            raise ValueError("its run lengths do not fill the picture")
-    elif not segmentation or any(len(polygon) < 6 or len(polygon) % 2 for polygon in segmentation):
-        raise ValueError("it has no polygon, or one with less than three points")
 
 
 @dataclass(frozen=True)

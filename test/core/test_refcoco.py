@@ -11,8 +11,8 @@ from pycocotools import mask as coco
 from test_cli_evaluate import FakeEngine
 
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.metrics import TARGET
-from lisa_core.evaluation.refcoco import RefCoco, rasterize
+from lisa_core.evaluation.coco import mask_of
+from lisa_core.evaluation.refcoco import RefCoco
 
 WIDTH, HEIGHT = 64, 48
 
@@ -95,16 +95,21 @@ def test_generated_and_another_split(folder):
     assert (written["split"], written["protocol"], len(written["images"])) == ("testA", "generated", 1)
 
 
-def test_masks_are_those_of_cocos_own_code():
-    circle = [[32 + 20 * np.cos(angle), 24 + 20 * np.sin(angle)] for angle in np.linspace(0, 6, 30)]
-    polygons = [np.ravel(circle).tolist(), [1, 1, 9, 1, 5, 9.5]]
+@pytest.mark.parametrize("seed", range(40))
+def test_polygons_are_filled_as_by_cocos_own_code(seed):
+    rng = np.random.default_rng(seed)
+    polygons = [rng.uniform(-15, 75, 2 * rng.integers(3, 30)).round(rng.integers(0, 3)).tolist() for _ in range(3)]
+    polygons[0] += polygons[0][-2:]  # a point twice
     shapes = coco.frPyObjects(polygons, HEIGHT, WIDTH)
-    expected = coco.decode(shapes).any(axis=2)
-    assert np.array_equal(rasterize(polygons, (HEIGHT, WIDTH)) == TARGET, expected)
-    counts = {"size": [HEIGHT, WIDTH], "counts": [0, 48, 48 * 63]}
-    packed = coco.frPyObjects(counts, HEIGHT, WIDTH)
-    assert np.array_equal(rasterize(packed, (HEIGHT, WIDTH)), rasterize(counts, (HEIGHT, WIDTH)))
-    assert np.array_equal(rasterize(counts, (HEIGHT, WIDTH))[0], [TARGET] + [0] * 63)
+    assert np.array_equal(mask_of(polygons, (HEIGHT, WIDTH)), coco.decode(shapes).any(axis=2))
+
+
+def test_run_lengths_are_read_plain_and_packed():
+    plain = {"size": [HEIGHT, WIDTH], "counts": [0, 48, 48 * 63]}
+    packed = coco.frPyObjects(plain, HEIGHT, WIDTH)
+    expected = np.arange(WIDTH) == np.zeros((HEIGHT, 1))
+    for counts in (plain, packed | {"counts": packed["counts"].decode()}):
+        assert np.array_equal(mask_of(counts, (HEIGHT, WIDTH)), expected)
 
 
 def test_a_pickle_is_not_read_and_the_way_to_json_works(folder, tmp_path):

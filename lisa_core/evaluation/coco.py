@@ -1,0 +1,60 @@
+"""COCO's masks, drawn to the pixel as COCO's own code draws them: its polygons cover other pixels than OpenCV's.
+
+Source: the COCO API, `maskApi.c`.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core.labelling import rle
+
+_SCALE = 5
+"""Of the finer grid on which outlines are drawn."""
+
+
+def mask_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """The (H, W) mask of polygons or run lengths.
+
+    Raises:
+        ValueError, TypeError, LookupError: it is no segmentation, or one of another size.
+    """
+    height, width = size
+    if isinstance(segmentation, dict):
+        if tuple(segmentation["size"]) != size:
+            raise ValueError(f"it is {segmentation['size'][1]}x{segmentation['size'][0]}, its picture {width}x{height}")
+        return rle.decode(segmentation)
+    if not segmentation:
+        raise ValueError("it has no polygon")
+    return np.logical_or.reduce([_filled(polygon, height, width) for polygon in segmentation])
+
+
+def _filled(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
+    """A polygon x, y, x, y ... in px: column by column, each crossing of its outline begins or ends a run."""
+    if len(polygon) < 6 or len(polygon) % 2 or not np.all(np.abs(np.array(polygon, float)) < 1e6):
+        raise ValueError("a polygon takes at least three points x, y")
+    corners = (np.array(polygon, float).reshape(-1, 2) * _SCALE + 0.5).astype(int)
+    outline = np.concatenate([_line(*pair) for pair in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
+    before, after = outline[:-1], outline[1:]
+    crossing = before[:, 0] != after[:, 0]
+    before, after = before[crossing], after[crossing]
+    x = (np.where(after[:, 0] < before[:, 0], after[:, 0], after[:, 0] - 1) + 0.5) / _SCALE - 0.5
+    y = (np.minimum(after[:, 1], before[:, 1]) + 0.5) / _SCALE - 0.5
+    inside = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
+    row = np.ceil(np.clip(y[inside], 0, height)).astype(int)
+    starts = np.bincount(x[inside].astype(int) * height + row, minlength=height * width)
+    return (np.cumsum(starts[: height * width]) % 2 == 1).reshape(width, height).T
+
+
+def _line(start: NDArray[np.int_], end: NDArray[np.int_]) -> NDArray[np.int_]:
+    """(n, 2) grid points from start to end, drawn from the lower end, which decides how the others are rounded."""
+    long = 0 if abs(end[0] - start[0]) >= abs(end[1] - start[1]) else 1
+    low, high = (end, start) if start[long] > end[long] else (start, end)
+    steps = np.arange(high[long] - low[long] + 1)
+    slope = (high[1 - long] - low[1 - long]) / max(high[long] - low[long], 1)
+    points = np.empty((len(steps), 2), int)
+    points[:, long] = low[long] + steps
+    points[:, 1 - long] = (low[1 - long] + slope * steps + 0.5).astype(int)
+    return points if low is start else points[::-1]
