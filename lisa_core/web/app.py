@@ -77,7 +77,7 @@ class Page:
         self._image.preprocess = _path_of  # type: ignore[method-assign, assignment] # files are read as lisa reads them elsewhere
         examples = sorted(map(str, EXAMPLES.glob("*.jpg")))
         if examples:
-            gr.Examples(examples, self._image, label="Examples")
+            gr.Examples(examples, self._image, label="Examples", elem_id="examples")
         self._chat = gr.Chatbot(
             label="Conversation", height=300, latex_delimiters=[], buttons=[], elem_id="conversation"
         )
@@ -102,14 +102,14 @@ class Page:
         masks: list[Any] = [self._view, self._layers, self._timings, self._download]
         in_turn: dict[str, Any] = {"concurrency_limit": 1, "show_progress_on": self._chat, "trigger_mode": "multiple"}
         at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple"}
-        self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **at_once)
-        self._question.submit(self.hear, self._question, [self._chat, self._question], api_name="hear", **at_once).then(
-            self.answer, None, [self._chat, self._question, *masks], api_name="answer", **in_turn
-        )
+        answering = self._question.submit(
+            self.hear, self._question, [self._chat, self._question], api_name="hear", **at_once
+        ).then(self.answer, None, [self._chat, self._question, *masks], api_name="answer", **in_turn)
+        # what is still on its way to the browser must not come after what takes its place
+        again: dict[str, Any] = {**at_once, "cancels": answering}
+        self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **again)
         self._question.stop(self.stop, None, self._chat, api_name="stop", **at_once)
-        gr.on(
-            [self._reset.click, self._chat.clear], self.reset, None, [self._chat, *masks], api_name="reset", **at_once
-        )
+        gr.on([self._reset.click, self._chat.clear], self.reset, None, [self._chat, *masks], api_name="reset", **again)
         self._layers.input(self.show, self._layers, self._view, api_name="show", **at_once)
         self.blocks.unload(self.leave)
 
@@ -133,11 +133,11 @@ class Page:
     def answer(self, request: gr.Request) -> Iterator[list[Any]]:
         """The answer to what was heard: the conversation grows word by word, then the masks come."""
         session = self._session(request)
-        question, words = session.answer()
         turns = session.turns
         said = _messages(turns)
         unchanged = [gr.skip()] * 5
         try:
+            question, words = session.answer()
             for text in words:
                 yield [[*said, *_exchange(question, text)], *unchanged]
         except Cancelled:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lisa_core import overlay
 from lisa_core.answer import Answer
 from lisa_core.cli import results
-from lisa_core.errors import ImageError
+from lisa_core.errors import Cancelled, ImageError
 from lisa_core.generation import raise_if_cancelled
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
 
@@ -132,8 +132,9 @@ class Session:
         self.image, self._frame = image, None
 
     def reset(self) -> None:
-        """Forgets what was said; an answer on its way is stopped."""
+        """Forgets what was said; an answer on its way is stopped, and what waits is not answered."""
         self.stop()
+        self._waiting.clear()
         self.turns = []
 
     def stop(self) -> None:
@@ -149,7 +150,12 @@ class Session:
         """What was heard first and is not answered yet, and the answer's words so far as they grow.
 
         Once they end, `turns` has the turn. They raise `LisaError`s: no picture yet, or the engine's.
+
+        Raises:
+            Cancelled: nothing waits any longer.
         """
+        if not self._waiting:
+            raise Cancelled("The question was withdrawn.")
         question, self._cancel = self._waiting.popleft()
         return question, self._words(question, self._cancel)
 

@@ -108,6 +108,14 @@ def test_a_question_that_was_stopped_before_its_turn_is_not_asked(talk):
         list(talk.answer()[1])
 
 
+def test_what_waits_about_a_picture_is_not_asked_about_another(talk):
+    talk.hear("where")
+    talk.open(picture(ODD))
+    with pytest.raises(Cancelled):
+        talk.answer()
+    assert list(ask(talk, "again"))[-1] == "turn 0"
+
+
 def test_who_no_longer_listens_keeps_nobody_waiting(talk, inference):
     gone = ask(talk, "for ever")
     next(gone)

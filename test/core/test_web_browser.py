@@ -169,3 +169,13 @@ def test_a_second_visitor_waits_for_the_first(visit):
         expect(bubbles(second, "bot")).to_have_text("turn 0")
         expect(bubbles(second, "user")).to_have_text("again")
         expect(bubbles(first, "bot")).to_have_count(0)
+
+
+def test_an_example_can_be_taken(visit):
+    with serving(FakeEngine()) as address:
+        page = visit(address)
+        page.locator("#examples button:has(img)").first.click()
+        page.wait_for_selector("#view img")
+        ask(page, "where")
+        expect(bubbles(page, "bot")).to_have_text("turn 0")
+        assert page.elsewhere == []
