@@ -51,7 +51,7 @@ class Tabletop(Node):
         self._poses = self.create_publisher(PoseArray, "~/poses", QoSProfile(depth=1))
         self._things = self.create_publisher(String, "~/things", latched)
         seeds = [IntegerRange(from_value=0, to_value=LAST_SEED, step=1)]
-        description = "which scene; no bundled model was trained on those from 10000000 on"
+        description = "which scene; training takes none from 10000000 on"
         self.declare_parameter("seed", HELD_OUT_SEED, ParameterDescriptor(description=description, integer_range=seeds))
         self._draw(self._seed())
         self.add_on_set_parameters_callback(self._on_parameters)

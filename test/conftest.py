@@ -1,9 +1,30 @@
 """What every test gets: the installed packages rather than the checkout's."""
 
 import sys
+from functools import cache
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # `python -m pytest` puts the checkout in front, whose lisa_ros has no messages.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Tests that draw need OpenGL, which wheels cannot bring; the stored scenes test the rest without it."""
+    if item.get_closest_marker("render") and (why_not := _cannot_draw()):
+        pytest.skip(why_not)
+
+
+@cache
+def _cannot_draw() -> str:
+    from lisa_core import LisaError
+    from lisa_core.tabletop import offscreen
+
+    try:
+        offscreen.context(640, 480)
+    except LisaError as error:
+        return str(error)
+    return ""

@@ -65,7 +65,7 @@ def build(workspace: Path, layout: str) -> Path:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layout(workspace: Path, layout: str) -> None:
     prefix = build(workspace, layout)
-    for name in ("lisa_node", "replay", "play", "demo"):
+    for name in ("lisa_node", "replay", "play", "tabletop", "demo"):
         assert os.access(prefix / "lib" / "lisa_ros" / name, os.X_OK)
     for folder in ("launch", "config"):
         expected = {file.name for file in (ROOT / folder).iterdir() if file.is_file()}

@@ -10,14 +10,14 @@ import pytest
 PREFIX = Path(sys.prefix)
 
 
-@pytest.mark.parametrize("name", ["lisa_node", "replay", "play", "demo"])
+@pytest.mark.parametrize("name", ["lisa_node", "replay", "play", "tabletop", "demo"])
 def test_executable_of_ros2_run(name: str) -> None:
     executable = PREFIX / "lib" / "lisa_ros" / name
     assert os.access(executable, os.X_OK)
     assert executable.read_text().startswith("#!/usr/bin/env python3\n")
 
 
-@pytest.mark.parametrize("name", ["lisa", "lisa_node", "lisa_replay", "lisa_play", "lisa_demo"])
+@pytest.mark.parametrize("name", ["lisa", "lisa_node", "lisa_replay", "lisa_play", "lisa_tabletop", "lisa_demo"])
 def test_command_without_sourcing(name: str) -> None:
     assert os.access(PREFIX / "bin" / name, os.X_OK)
 
