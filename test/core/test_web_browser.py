@@ -22,7 +22,7 @@ expect.set_options(timeout=PATIENCE)
 FIRST, SECOND = "Please segment the two cups on the table.", "What is in this image?"
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
 ]
 
