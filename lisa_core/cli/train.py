@@ -150,7 +150,8 @@ class _School:
         from lisa_core.training.export import export
 
         config, tower = fresh.config_of(self._shape), fresh.tower_config_of(self._shape.clip)
-        export(self._model, config, tower, self._run / "words", out)
+        state = self._model.state_dict()
+        export(state.items(), config, tower, self._run / "words", out, len(state))
 
 
 def _tokenizer(scenes: "Scenes", folder: Path) -> Any:

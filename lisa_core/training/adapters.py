@@ -5,7 +5,7 @@ Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from
 
 import json
 import pickle
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,24 +100,23 @@ def write_merged(
         CheckpointError: a tensor does not belong to this checkpoint, or there is something at `out`.
         OSError: it could not be written.
     """
-    model = loading.load(checkpoint, "fp16", torch.device("cpu"))
-    parameters = dict(model.named_parameters())
-    for name, tensor in taught.items():
-        if name.endswith(_UP):
-            continue
-        if name.endswith(_DOWN):
-            layer = name.removesuffix(_DOWN)
-            up = taught.get(layer + _UP)
-            if up is None:
-                raise CheckpointError(f"The adapter of {layer} is half there: lora_A without lora_B.")
-            weight = _fitting(parameters, f"{layer}.weight", (up.shape[0], tensor.shape[1]))
-            base = taught.get(f"{layer}.weight", weight)
-            weight.data = base.float() + scale * (up.float() @ tensor.float())
-        elif name.removesuffix(".weight") + _DOWN not in taught:
-            _fitting(parameters, name, tuple(tensor.shape)).data = tensor
+    _check_fits(checkpoint, taught)
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
-    export(model, {**config, LAYOUT_KEY: checkpoint.layout}, tower, checkpoint.folder, out, progress)
+    config |= {LAYOUT_KEY: checkpoint.layout}
+    weights = _merged(checkpoint, taught, scale)
+    export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)
+
+
+def _merged(checkpoint: Checkpoint, taught: Mapping[str, Tensor], scale: float) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter, as it was learnt or as the checkpoint has it; one at a time, so that none stands there twice."""
+    for name, stored, _ in checkpoint.tensors():
+        base = taught.get(name, stored)
+        layer = name.removesuffix(".weight")
+        if (down := taught.get(layer + _DOWN)) is None:
+            yield name, base
+        else:
+            yield name, base.float().cpu() + scale * (taught[layer + _UP].float() @ down.float()).cpu()
 
 
 def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[str, Tensor], int]:
@@ -164,16 +163,28 @@ def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> No
             model.get_parameter(parameter).data = tensor.to(device, torch.float32, copy=True)
 
 
-def _fitting(parameters: Mapping[str, nn.Parameter], name: str, shape: tuple[int, ...]) -> nn.Parameter:
-    parameter = parameters.get(name)
-    if parameter is None:
-        raise CheckpointError(f"What was learnt has {name}, which this checkpoint lacks; give the one that learnt it.")
-    if tuple(parameter.shape) != shape:
-        raise CheckpointError(
-            f"What was learnt of {name} has shape {shape}, but the checkpoint has {tuple(parameter.shape)}:"
-            " it was trained on another model, or for other tokens."
-        )
-    return parameter
+def _check_fits(checkpoint: Checkpoint, taught: Mapping[str, Tensor]) -> None:
+    """Raises CheckpointError for what was learnt of another model; names it."""
+    for name, tensor in taught.items():
+        if name.endswith(_UP):
+            continue
+        parameter, shape = name, tuple(tensor.shape)
+        if name.endswith(_DOWN):
+            layer = name.removesuffix(_DOWN)
+            up = taught.get(layer + _UP)
+            if up is None:
+                raise CheckpointError(f"The adapter of {layer} is half there: lora_A without lora_B.")
+            parameter, shape = f"{layer}.weight", (up.shape[0], tensor.shape[1])
+        stored = checkpoint.stored.get(parameter)
+        if stored is None:
+            raise CheckpointError(
+                f"What was learnt has {parameter}, which this checkpoint lacks; give the one that learnt it."
+            )
+        if stored.shape != shape:
+            raise CheckpointError(
+                f"What was learnt of {parameter} has shape {shape}, but the checkpoint has {stored.shape}:"
+                " it was trained on another model, or for other tokens."
+            )
 
 
 def _read(file: Path) -> dict[str, Tensor]:

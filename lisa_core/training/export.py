@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,43 +10,45 @@ import torch
 from torch import Tensor
 
 from lisa_core.checkpoint import OWN_TOWER
-from lisa_core.model.lisa import Lisa, released_name
+from lisa_core.model.lisa import released_name
 from lisa_core.saving import whole_folder, write_weights
 
 TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
 
 
 def export(
-    model: Lisa,
+    weights: Iterable[tuple[str, Tensor]],
     config: Mapping[str, Any],
     tower_config: Mapping[str, Any],
     tokenizer: Path,
     out: Path,
+    count: int,
     on_progress: Callable[[float, str], None] | None = None,
 ) -> None:
     """Writes a model in fp16; the folder appears under its name only once it is whole.
 
     Args:
-        model: in any floating dtype, without adapters.
+        weights: every parameter of `Lisa` with its tensor, in any floating dtype; each is written before the next
+            one is asked for, or soon after.
         config: `config.json` of the checkpoint.
         tower_config: `config.json` of its vision tower.
         tokenizer: folder with `tokenizer.model` and `added_tokens.json`.
         out: folder to make; must not exist.
+        count: how many parameters there are, for the progress.
         on_progress: called with (share done, parameter).
 
     Raises:
         CheckpointError: there is something at `out`.
         OSError: it could not be written; nothing is left of it.
     """
-    state = model.state_dict()
     with whole_folder(out) as partial:
-        write_weights(_halves(state), partial, len(state), on_progress)
+        write_weights(_halves(weights), partial, count, on_progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         (partial / OWN_TOWER / "config.json").write_text(json.dumps(tower_config, indent=2), encoding="utf-8")
         for name in TOKENIZER_FILES:
             shutil.copyfile(tokenizer / name, partial / name)
 
 
-def _halves(state: Mapping[str, Tensor]) -> Iterator[tuple[str, dict[str, Tensor]]]:
-    for name, tensor in state.items():
+def _halves(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    for name, tensor in weights:
         yield name, {released_name(name): tensor.detach().to("cpu", torch.float16).contiguous().clone()}

@@ -93,7 +93,7 @@ def test_an_exported_model_answers_as_before(tmp_path: Path) -> None:
     model = loading.load(opened, "fp32", torch.device("cpu"))
     config = json.loads((V1 / "config.json").read_text())
     tower = json.loads((opened.vision_tower / "config.json").read_text())
-    export(model, config, tower, V1, tmp_path / "out")
+    write(model, config, tower, V1, tmp_path / "out")
     before = LisaEngine.from_pretrained(V1, "fp32", "cpu", opened.vision_tower)
     after = LisaEngine.from_pretrained(tmp_path / "out", "fp32", "cpu")
     rgb = picture("table_640x480.png")
@@ -103,14 +103,19 @@ def test_an_exported_model_answers_as_before(tmp_path: Path) -> None:
     for one, other in zip(*(answer.segments for answer in answers), strict=True):
         np.testing.assert_array_equal(one.low_res_logits, other.low_res_logits)
     with pytest.raises(CheckpointError, match="there already"):
-        export(model, config, tower, V1, tmp_path / "out")
+        write(model, config, tower, V1, tmp_path / "out")
 
 
 def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
     model = fresh.new_model(_tiny(300), seed=0)
     with pytest.raises(OSError, match=r"tokenizer\.model"):
-        export(model, {}, {}, tmp_path / "nowhere", tmp_path / "out")
+        write(model, {}, {}, tmp_path / "nowhere", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def write(model: nn.Module, config: Any, tower: Any, tokenizer: Path, out: Path) -> None:
+    state = model.state_dict()
+    export(state.items(), config, tower, tokenizer, out, len(state))
 
 
 def _tiny(vocabulary: int) -> Any:
@@ -133,7 +138,7 @@ def scratch(tmp_path: Path) -> Path:
     vocabulary = fresh.write_tokenizer(["Where is the red cup?", "The cup is here."] * 20, 320, words)
     shape = _tiny(vocabulary)
     model = fresh.new_model(shape, seed=0)
-    export(model, fresh.config_of(shape), fresh.tower_config_of(shape.clip), words, tmp_path / "scratch")
+    write(model, fresh.config_of(shape), fresh.tower_config_of(shape.clip), words, tmp_path / "scratch")
     return tmp_path / "scratch"
 
 
