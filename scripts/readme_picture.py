@@ -1,42 +1,46 @@
-"""Draws the README's picture: questions about the bag in test/data, with the masks that are true there.
+"""Draws the README's picture: questions about rendered scenes of test/data, with the answers that are true there.
 
-`PYTHONPATH=. .venv/bin/python scripts/readme_picture.py docs/answers.png` (needs `lisa_ros`, for reading the bag).
+    .venv/bin/python scripts/readme_picture.py docs/answers.png
+
 The pictures are those that the node publishes on `~/overlay`; no model has been asked.
 """
 
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_core.answer import Segment, tight_box
 from lisa_core.overlay import Panel, contact_sheet, draw
-from lisa_ros.bags import BagReader
-from lisa_ros.conversions import to_rgb
+from lisa_core.tabletop.dataset import load_view
+from lisa_core.tabletop.scene import View
 
-BAG = Path(__file__).resolve().parents[1] / "test" / "data" / "tabletop_bag"
-QUESTIONS = (
-    ("What would roll off the table if I bumped into it?", "It is [SEG] and [SEG].", ("green ball", "orange")),
-    ("What can I drink from?", "You can drink from [SEG], and from [SEG] once it is open.", ("white cup", "blue can")),
+SCENES = Path(__file__).resolve().parents[1] / "test" / "data" / "tabletop_scenes"
+QUESTIONS: tuple[tuple[int, str, str, tuple[str, ...]], ...] = (
+    (14, "What could I drive a nail with?", "The yellow hammer is [SEG].", ("hammer",)),
+    (12, "What must a child not touch?", "The scissors are [SEG] and [SEG].", ("scissors",)),
+    (15, "What can I drink from?", "The white mug is [SEG] and the red mug is [SEG].", ("mug",)),
+    (7, "Which fruit is rich in potassium?", "The bananas are [SEG] and [SEG].", ("banana",)),
 )
 
 
 def main(out: Path) -> None:
-    names = [thing["name"] for thing in json.loads((BAG / "truth.json").read_text())["things"]]
-    labels = np.load(BAG / "labels.npz")["labels"]
-    with BagReader(BAG) as bag:
-        message = next(iter(bag.messages(["/camera/image"])))
-        rgb = to_rgb(bag.decode(message))
     panels = []
-    for question, text, targets in QUESTIONS:
-        masks = [labels[0] == names.index(target) + 1 for target in targets]
-        panels.append(Panel(question, draw(rgb, [_segment(mask) for mask in masks]), text))
-    Image.fromarray(contact_sheet(panels, columns=2)).save(out, optimize=True)
+    for index, question, text, kinds in QUESTIONS:
+        view = load_view(SCENES, index)
+        panels.append(Panel(question, draw(view.rgb, [_segment(mask) for mask in _masks(view, kinds)]), text))
+    Image.fromarray(contact_sheet(panels, columns=2)).quantize(256).save(out, optimize=True)
 
 
-def _segment(mask: np.ndarray) -> Segment:
+def _masks(view: View, kinds: tuple[str, ...]) -> list[NDArray[np.bool_]]:
+    """The things of these kinds, from left to right."""
+    masks = [view.mask(index) for index, thing in enumerate(view.things) if thing.kind in kinds]
+    return sorted(masks, key=lambda mask: tight_box(mask)[0])
+
+
+def _segment(mask: NDArray[np.bool_]) -> Segment:
     return Segment(mask, 1.0, tight_box(mask), np.zeros(256, np.float32), np.zeros((256, 256), np.float32))
 
 
