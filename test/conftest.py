@@ -1,5 +1,6 @@
 """What every test gets: the installed packages rather than the checkout's."""
 
+import signal
 import sys
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # `python -m pytest` puts the checkout in front, whose lisa_ros has no messages.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+# A shell's background jobs ignore Ctrl-C, and so would all that the tests start from there and mean to stop by it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
