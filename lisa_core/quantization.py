@@ -113,6 +113,8 @@ def stored_bytes(parameter: nn.Parameter) -> int:
 
 
 def _bitsandbytes() -> ModuleType:
+    # It advises to install a package that fetches code from a hub when it is imported; nobody shall.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.msg)
     try:
         import bitsandbytes
     except ImportError as error:

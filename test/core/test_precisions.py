@@ -1,6 +1,8 @@
 """Every precision runs on the CPU; 4 bit is real, and how far it moves the answers is stated."""
 
 import socket
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -105,3 +107,10 @@ def test_loading_a_folder_touches_no_network(small_checkpoint, precision, monkey
     monkeypatch.setattr(socket.socket, "connect", fail)
     engine = LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
     assert ask(engine, SHORT).text == "Sure, [SEG]."
+
+
+def test_4_bit_says_nothing_of_its_own_about_the_cpu():
+    code = "import torch; from lisa_core.quantization import check_works as works\n"
+    code += "works('nf4', torch.device('cpu'), torch.float32)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
