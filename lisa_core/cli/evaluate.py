@@ -10,9 +10,8 @@ import typer
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.evaluate_tabletop import tabletop
-from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, show_table, states
+from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
 from lisa_core.cli.loading import ModelOptions
-from lisa_core.errors import LisaError
 from lisa_core.evaluation import Protocol
 from lisa_core.options import MAX_NEW_TOKENS
 
@@ -78,13 +77,9 @@ def reasonseg(
 
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, out)
-    try:
+    with opening():
         pictures = open_split(folder, split)
         targets.prepare(pictures.folder)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
     measure(
         context.obj,
         model,
@@ -145,13 +140,9 @@ def refcoco(
 
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
-    try:
+    with opening():
         references = RefCoco(folder, refs, images).split(split)
         targets.prepare(images or folder / "images")
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
     source = {"set": str(folder), "split": split}
     evaluation = partial(_evaluate_split, references, source, Asking(protocol, max_new_tokens), model, targets)
     measure(context.obj, model, targets.journal, evaluation)

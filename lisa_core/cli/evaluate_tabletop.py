@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from lisa_core.cli import options, terminal
-from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, show_table, states
+from lisa_core.cli import options
+from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
 from lisa_core.cli.loading import ModelOptions
-from lisa_core.errors import LisaError
 from lisa_core.evaluation import QUESTIONS
 from lisa_core.options import MAX_NEW_TOKENS
 
@@ -65,13 +64,9 @@ def tabletop(
 
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
-    try:
+    with opening():
         chosen = open_scenes(folder, scenes)
         targets.prepare(folder)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
     evaluation = partial(_evaluate_scenes, chosen, questions, max_new_tokens, model, targets)
     measure(context.obj, model, targets.journal, evaluation)
 

@@ -1,6 +1,7 @@
 """What the commands of `lisa evaluate` have in common: a run that goes on after whatever stopped it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -47,6 +48,17 @@ class Targets:
             if folder.resolve() == data.resolve():
                 raise typer.BadParameter(f"{data} has the data that are evaluated; choose another folder for results")
             folder.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    """Around what reads the data and makes the folders for results: ends the command with a sentence if that fails."""
+    try:
+        yield
+    except LisaError as error:
+        terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename}")
 
 
 def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
