@@ -1,5 +1,6 @@
 """`lisa train`: a small LISA from scratch, on rendered tabletops."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from lisa_core.cli import options, terminal
 from lisa_core.errors import CheckpointError, DatasetError, LisaError
+from lisa_core.files import write_whole
 
 if TYPE_CHECKING:
     from lisa_core.training.exam import Exam
@@ -75,6 +77,9 @@ def train(
         target = loading.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
+        lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
+        _check(scenes)
+        _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), see_pictures)
         school.see(Plan(steps=see_steps, learning_rate=see_rate, seed=seed))
         plan = Plan(steps=speak_steps, learning_rate=speak_rate, seed=seed)
@@ -101,7 +106,6 @@ class _School:
 
         self._run, self._machine, self._see_pictures = run, machine, see_pictures
         self._count = count(folder)
-        _check(folder, self._count)
         self._read = lambda index: load_view(folder, index)
         self._scenes = Scenes(self._read, self._count, seed)
         self._words = _tokenizer(self._scenes, run / "words")
@@ -173,14 +177,27 @@ def _tokenizer(scenes: "Scenes", folder: Path) -> Any:
     return Tokenizer.from_folder(folder)
 
 
-def _check(folder: Path, count: int) -> None:
+def _keep(run: Path, settings: dict[str, Any]) -> None:
+    """Remembers what a training depends on besides its plans; one under way on something else is not gone on with."""
+    path = run / "settings.json"
+    if not path.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        write_whole({path: json.dumps(settings).encode()})
+    elif (before := json.loads(path.read_bytes())) != settings:
+        changed = ", ".join(name for name, value in settings.items() if before.get(name) != value)
+        raise CheckpointError(
+            f"{run} holds a training that differs in {changed}; give the same to finish it, or delete that folder."
+        )
+
+
+def _check(folder: Path) -> None:
     """Raises DatasetError for scenes that nothing may be learnt from."""
-    from lisa_core.tabletop.dataset import load_scene
+    from lisa_core.tabletop.dataset import count, load_scene
     from lisa_core.tabletop.scene import HELD_OUT_SEED
 
-    if not count:
+    if not (scenes := count(folder)):
         raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
-    if load_scene(folder, count - 1).seed >= HELD_OUT_SEED:
+    if load_scene(folder, scenes - 1).seed >= HELD_OUT_SEED:
         raise DatasetError(f"{folder} has scenes to measure with (seeds from {HELD_OUT_SEED}); train on others.")
 
 

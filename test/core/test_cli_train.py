@@ -76,11 +76,22 @@ def test_it_does_not_write_over_a_checkpoint(trained: tuple[Path, cli.Result], s
     assert "is there already" in again.errors
 
 
+def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lisa"
+    (tmp_path / "lisa.run").mkdir()
+    before = {"scenes": str(scenes.resolve()), "seed": 0, "mixed": False, "see_pictures": 2, "speak_pictures": 2}
+    (tmp_path / "lisa.run" / "settings.json").write_text(json.dumps(before | {"dialogues": 3}))
+    said = cli.run("train", scenes, "--out", out, *FEW, "--see-pictures", 4, "--seed", 1)
+    assert said.code == 1
+    assert "differs in seed, see_pictures;" in said.errors
+    assert not out.exists()
+
+
 def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
     said = cli.run("train", STORED, "--out", tmp_path / "lisa")
     assert said.code == 1
     assert "train on others" in said.errors
-    assert not (tmp_path / "lisa").exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_without_scenes_is_told(tmp_path: Path) -> None:
