@@ -39,6 +39,9 @@ def train(
     speak_rate: Annotated[
         float, typer.Option(metavar="X", min=0, help="Learning rate.", rich_help_panel=_SPEAK)
     ] = 1e-3,
+    speak_scenes: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Only about the first N scenes.", rich_help_panel=_SPEAK)
+    ] = None,
     validation: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Other scenes, to measure on while it learns to speak.")
     ] = None,
@@ -78,12 +81,13 @@ def train(
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
+        lessons |= {"speak_scenes": speak_scenes} if speak_scenes else {}
         _check(scenes)
         _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), see_pictures)
         school.see(Plan(steps=see_steps, learning_rate=see_rate, seed=seed))
         plan = Plan(steps=speak_steps, learning_rate=speak_rate, seed=seed)
-        school.speak(plan, Portion(speak_pictures, dialogues), exam)
+        school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
         school.export(out)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; the same command goes on from here, by {run}.", 130)
@@ -104,7 +108,7 @@ class _School:
         from lisa_core.training import fresh
         from lisa_core.training.scenes import Scenes
 
-        self._run, self._machine, self._see_pictures = run, machine, see_pictures
+        self._run, self._machine, self._see_pictures, self._seed = run, machine, see_pictures, seed
         self._count = count(folder)
         self._read = lambda index: load_view(folder, index)
         self._scenes = Scenes(self._read, self._count, seed)
@@ -121,19 +125,21 @@ class _School:
             for told in trainer.run():
                 show(trainer.step, f"learning to see: {100 * told['sam_knows']:.0f} % known")
 
-    def speak(self, plan: "Plan", portion: "Portion", exam: "Exam | None") -> None:
-        """The rest learns, on what the encoders have made of every scene."""
+    def speak(self, plan: "Plan", portion: "Portion", at_most: int | None, exam: "Exam | None") -> None:
+        """The rest learns, on what the encoders have made of every scene, or of the first ones only."""
         from lisa_core.training import losses, scratch
+        from lisa_core.training.scenes import Scenes
 
         self._model.eval()
-        looked = scratch.Looked.open(self._run, self._count, self._shape)
-        with _bar("looking at the scenes", self._count) as show:
+        count = min(self._count, at_most or self._count)
+        looked = scratch.Looked.open(self._run, count, self._shape)
+        with _bar("looking at the scenes", count) as show:
             for done in scratch.look(self._model, self._read, looked, self._machine):
                 show(done, "looking at the scenes")
         trainer = scratch.speaking(
             self._model,
             self._words,
-            self._scenes,
+            Scenes(self._read, count, self._seed),
             looked,
             portion,
             self._machine,

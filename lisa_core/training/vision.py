@@ -83,13 +83,19 @@ class Heads(nn.Module):
 
 
 def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
-    """Cross entropies of kind, colour and part, and the distance to the true middle."""
+    """Cross entropies of kind, colour and part, and the distance to the true middle.
+
+    The cells without a thing, nine of ten, count as much for the kind as those with one.
+    """
     answers = answers.float()
     kind, colour, part, middle = answers.split((senses.kinds + 1, senses.colours, 1 + MOST_PARTS, 2), dim=1)
     thing = truth.kind > 0
     off = (middle - truth.middle).abs().sum(1)[thing]
+    each = functional.cross_entropy(kind, truth.kind, reduction="none")
+    things = thing.sum().clamp(min=1)
     return (
-        functional.cross_entropy(kind, truth.kind)
+        (each * thing).sum() / things
+        + (each * ~thing).sum() / (thing.numel() - things)
         + 0.5 * functional.cross_entropy(colour, truth.colour, ignore_index=NOT_LEARNT)
         + 0.5 * functional.cross_entropy(part, truth.part, ignore_index=NOT_LEARNT)
         + 2.0 * (off.mean() if off.numel() else off.sum())
