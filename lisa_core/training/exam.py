@@ -40,8 +40,18 @@ class Exam:
         results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
         overall = tabletop_report.scores(results)["all"]
         figures = {name: value for name, value in vars(overall).items() if value is not None}
-        with (self._folder / "exams.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": step, **figures}) + "\n")
-        picture = self._folder / f"worst_{step:06d}.png"
-        files.write_whole({picture: tabletop_report.sheet(self._scenes, results, _QUESTIONS)})
+        log, picture = self._folder / "exams.jsonl", self._folder / f"worst_{step:06d}.png"
+        lines = [*_before(log, step), json.dumps({"step": step, **figures})]
+        files.write_whole(
+            {
+                picture: tabletop_report.sheet(self._scenes, results, _QUESTIONS),
+                log: "".join(f"{line}\n" for line in lines).encode(),
+            }
+        )
         return [f"{name} {value:.3g}" for name, value in figures.items()]
+
+
+def _before(log: Path, step: int) -> list[str]:
+    """The lines of earlier steps: what follows was measured before a kill, after which those steps are done again."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return [line for line in lines if json.loads(line)["step"] < step]
