@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lisa_core.errors import CheckpointError
+from lisa_core.options import CHECKPOINT
 
+_BUNDLED = Path(__file__).with_name("bundled")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _FILES = ("*.json", "*.bin", "*.safetensors", "tokenizer.model")
 
@@ -14,12 +16,18 @@ _FILES = ("*.json", "*.bin", "*.safetensors", "tokenizer.model")
 def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
     """The local folder of a checkpoint.
 
-    A folder is taken as it is, without any network. A hub id is looked up in the local hub cache, and downloaded
-    only if it is not there whole.
+    "bundled" is the one that comes with this package. A folder is taken as it is, without any network. A hub id is
+    looked up in the local hub cache, and downloaded only if it is not there whole.
 
     Raises:
         CheckpointError: neither; says where it looked.
     """
+    if name == CHECKPOINT:
+        return _BUNDLED
+    if not str(name):
+        raise CheckpointError(
+            f"No checkpoint is named; give a folder, a hub id such as xinlai/LISA-7B-v1, or {CHECKPOINT}."
+        )
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder

@@ -6,6 +6,9 @@ Precision = Literal["auto", "nf4", "int8", "bf16", "fp16", "fp32"]
 ResolvedPrecision = Literal["nf4", "int8", "bf16", "fp16", "fp32"]
 TemplateName = Literal["llava_v1", "llava_llama_2", "vicuna_v1_1"]
 
+CHECKPOINT = "bundled"
+"""The small LISA that lies in this package, for rendered tabletops; a folder or a hub id names another."""
+
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 TEMPLATES: tuple[str, ...] = get_args(TemplateName)
 

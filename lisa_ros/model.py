@@ -44,8 +44,6 @@ class Model:
 
     def load(self, parameters: Parameters) -> None:
         """Load the checkpoint that the parameters name; raises TransitionFailed with the reason."""
-        if not parameters.checkpoint:
-            raise TransitionFailed("no checkpoint: set the parameter checkpoint to a folder or hub id of a LISA model")
         self.progress = "starting"
         began = time.monotonic()
         try:

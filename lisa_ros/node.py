@@ -39,7 +39,7 @@ from lisa_ros.questions import Code, Outcome, Question, Refused, question_of
 from lisa_ros.requests import Requests
 from lisa_ros.standing import StandingInstruction
 
-USAGE = """usage: lisa_node --ros-args -p checkpoint:=FOLDER_OR_HUB_ID [-p NAME:=VALUE] [--params-file FILE]
+USAGE = """usage: lisa_node --ros-args [-p checkpoint:=FOLDER_OR_HUB_ID] [-p NAME:=VALUE] [--params-file FILE]
 
 Answers questions about what cameras see, with words and masks, by the LISA model.
 Parameters and their defaults:

@@ -16,7 +16,7 @@ from rclpy.expand_topic_name import expand_topic_name
 from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, PRECISIONS, TEMPLATES
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS, PRECISIONS, TEMPLATES
 
 CAMERA_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -75,7 +75,9 @@ class CameraParameters:
 class Parameters:
     """All parameters of the node, checked; `views` holds those of each camera, in the order of `cameras`."""
 
-    checkpoint: str = _parameter("", "the LISA model: a folder or a hub id")
+    checkpoint: str = _parameter(
+        CHECKPOINT, "the LISA model: bundled (knows rendered tables only), a folder or a hub id"
+    )
     precision: str = _parameter(
         "auto", "precision of the weights; auto: nf4 on a GPU, fp32 on the CPU", choices=PRECISIONS
     )

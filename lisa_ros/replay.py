@@ -22,7 +22,7 @@ from std_msgs.msg import Header
 from lisa_core.answer import Answer
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.geometry import Placement, locate
-from lisa_core.options import MAX_NEW_TOKENS, Precision, TemplateName
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, Precision, TemplateName
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
@@ -67,8 +67,11 @@ def replay(
         ),
     ],
     checkpoint: Annotated[
-        str, typer.Option(metavar="MODEL", help="The LISA model: a folder or a hub id.", show_default=False)
-    ],
+        str,
+        typer.Option(
+            metavar="MODEL", help="The LISA model: a folder, a hub id, or the bundled one for rendered tables."
+        ),
+    ] = CHECKPOINT,
     camera: Annotated[
         str, typer.Option(metavar="TOPIC", help="Topic of the colour images; not needed if the bag has only one.")
     ] = "",

@@ -20,7 +20,7 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.terminal import SEG, answer_text, plain, readable, segment_table
 from lisa_core.errors import Cancelled, ImageError, LisaError
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,7 +46,7 @@ def chat(
     image: Annotated[
         Path | None, typer.Argument(metavar="IMAGE", help="The picture to talk about; /image names another.")
     ] = None,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

@@ -13,7 +13,7 @@ from lisa_core.cli.evaluate_tabletop import tabletop
 from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
 from lisa_core.cli.loading import ModelOptions
 from lisa_core.evaluation import Protocol
-from lisa_core.options import MAX_NEW_TOKENS
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.reasonseg import Split
@@ -46,7 +46,7 @@ def reasonseg(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="Folder for the masks, <image>_mask.png.")
     ] = None,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",
@@ -117,7 +117,7 @@ def refcoco(
         Path | None,
         typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the ground truth."),
     ] = None,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

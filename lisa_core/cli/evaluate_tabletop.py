@@ -11,7 +11,7 @@ from lisa_core.cli import options
 from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
 from lisa_core.cli.loading import ModelOptions
 from lisa_core.evaluation import QUESTIONS
-from lisa_core.options import MAX_NEW_TOKENS
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.tabletop import Result, Tabletop
@@ -34,7 +34,7 @@ def tabletop(
         Path | None,
         typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the truth."),
     ] = None,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

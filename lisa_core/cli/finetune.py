@@ -11,6 +11,7 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, progress_bar
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
+from lisa_core.options import CHECKPOINT
 
 if TYPE_CHECKING:
     from lisa_core.training.finetune import Finetuning
@@ -26,7 +27,7 @@ def finetune(
         list[Path], typer.Argument(metavar="DIR...", help="Data in ReasonSeg's format, with train and val; see label.")
     ],
     out: OutModel,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = STEPS,
     learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of a step.")] = BATCH,
@@ -51,19 +52,20 @@ def finetune(
 
     $ lisa finetune my_pictures --checkpoint xinlai/LISA-7B-v1 --out my_lisa
 
-    Stopped, or killed: the same command goes on, by OUT.training.
+    Stopped, or killed: the same command goes on, by OUT.training, where the
+    curves of the losses are, too, and in the end in OUT: losses.png.
 
     [b]Exit codes[/b]: 0; 1 a file or the model will not do; 2 wrong usage; 130
     stopped.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, 0.0)
-    from lisa_core.checkpoint import Checkpoint
-    from lisa_core.training.finetune import Finetuning, Recipe
-    from lisa_core.training.trainer import Plan
-
-    plan = Plan(steps=steps, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed, save_every=30.0)
-    recipe = Recipe(plan, batch, validate_every)
     try:
+        from lisa_core.checkpoint import Checkpoint
+        from lisa_core.training.finetune import Finetuning, Recipe
+        from lisa_core.training.trainer import Plan
+
+        plan = Plan(steps=steps, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed, save_every=30.0)
+        recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
         with progress_bar(f"loading {checkpoint}") as on_progress:
             training = Finetuning(opened, folders, out, precision, device or None, recipe, on_progress)
@@ -73,7 +75,7 @@ def finetune(
         with progress_bar(f"writing {out}") as on_progress:
             step, giou = training.finish(on_progress)
     except KeyboardInterrupt:
-        terminal.fail(f"stopped; the same command goes on from here, by {out}.training.", 130)
+        terminal.fail(_stopped(out), 130)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
@@ -86,20 +88,20 @@ def finetune(
 def _learn(training: "Finetuning", steps: int) -> None:
     """Learns with a bar on a terminal, and a line for each validation."""
     console = terminal.stderr()
+    if training.step:
+        console.print(f"going on after step {training.step} of {steps}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("learning", total=steps, completed=training.step)
 
         def told(step: int, losses: Mapping[str, float], giou: float | None) -> None:
-            bar.update(task, completed=step, description=f"loss {losses['loss']:.3f}")
+            if losses:
+                bar.update(task, completed=step, description=f"loss {losses['loss']:.3f}")
             if giou is not None:
                 parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                console.print(f"step {step}: {parts}; gIoU {giou:.4f} in validation")
+                console.print(f"step {step}: {parts or 'nothing learnt yet'}; gIoU {giou:.4f} in validation")
 
         training.run(told)
-        start = training.scores.get(0)
-    if start is not None:
-        console.print(f"gIoU {start:.4f} before the first step")
 
 
 def import_lora(
@@ -107,7 +109,7 @@ def import_lora(
         list[Path], typer.Argument(metavar="BIN...", help="pytorch_model*.bin, as the authors' zero_to_fp32.py writes.")
     ],
     out: OutModel,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     vision_tower: options.VisionTower = "",
     template: options.Template = None,
     alpha: Annotated[float, typer.Option(metavar="X", min=0, help="lora_alpha of the training.")] = ALPHA,
@@ -136,6 +138,15 @@ def import_lora(
     except OSError as error:
         _disk(error, out)
     terminal.stdout().print(plain(f"{out}: {len(taught)} tensors of rank {rank} merged; give it as the checkpoint."))
+
+
+def _stopped(out: Path) -> str:
+    work = out.with_name(f"{out.name}.training")
+    if out.exists():
+        return f"stopped, when {out} was whole; {work} is of no more use."
+    if not work.exists():
+        return "stopped before anything was learnt."
+    return f"stopped; the same command goes on from here, by {work}."
 
 
 def _disk(error: OSError, out: Path) -> NoReturn:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from lisa_core.cli import terminal
@@ -34,17 +33,10 @@ class ModelOptions:
     template: str | None
     memory_limit: float
 
-    def __post_init__(self) -> None:
-        if not self.checkpoint:
-            raise typer.BadParameter(
-                "name a model with --checkpoint: a folder, or a hub id such as xinlai/LISA-7B-v1"
-                " (no model comes with this version)"
-            )
-
 
 def loaded(load: Load, model: ModelOptions) -> Any:
     """The engine, with a progress bar while it loads; ends the command with a sentence if it does not."""
-    arguments = {name: None if value == "" else value for name, value in asdict(model).items()}
+    arguments = {name: value if value != "" or name == "checkpoint" else None for name, value in asdict(model).items()}
     try:
         with progress_bar(f"loading {model.checkpoint}") as on_progress:
             return load(**arguments, on_progress=on_progress)

@@ -11,7 +11,11 @@ _MODEL = "Model"
 
 Checkpoint = Annotated[
     str,
-    typer.Option(metavar="MODEL", help="The LISA model: a folder or a hub id.", rich_help_panel=_MODEL),
+    typer.Option(
+        metavar="MODEL",
+        help="The LISA model: a folder, a hub id, or the bundled one for rendered tables.",
+        rich_help_panel=_MODEL,
+    ),
 ]
 Precision = Annotated[
     options.Precision,

@@ -14,7 +14,7 @@ from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_table
 from lisa_core.errors import ImageError, LisaError
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
 
 if TYPE_CHECKING:
     from lisa_core.cli.results import Names
@@ -28,7 +28,7 @@ def segment(
     question: Annotated[
         str, typer.Option("--question", "-q", metavar="TEXT", help="What to find or answer, in words.")
     ],
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

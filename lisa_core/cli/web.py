@@ -11,7 +11,7 @@ import typer
 from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.terminal import plain
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
 
 
 def web(
@@ -20,7 +20,7 @@ def web(
         str, typer.Option(metavar="ADDRESS", help="Where to listen; 0.0.0.0 lets everyone in the network in.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(metavar="N", min=1, max=65535, help="Port to listen on.")] = 7860,
-    checkpoint: options.Checkpoint = "",
+    checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

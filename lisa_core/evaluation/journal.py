@@ -8,6 +8,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
+from lisa_core import hub
+from lisa_core.options import CHECKPOINT
+
 R = TypeVar("R")
 
 
@@ -91,7 +94,7 @@ class Journal(Generic[R]):
 
 def state_of(model: str) -> list[Any]:
     """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files."""
-    folder = Path(model).expanduser()
+    folder = hub.folder_of(model) if model == CHECKPOINT else Path(model).expanduser()
     if not folder.is_dir():
         return [model]
     states = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())

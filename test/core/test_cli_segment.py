@@ -286,7 +286,6 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([PORTRAIT, "-q", "what"], "name a model with --checkpoint: a folder, or a hub id such as xinlai/LISA-7B-v1"),
         ([PORTRAIT, "--checkpoint", "x"], "Missing option '--question'"),
         (["-q", "what", "--checkpoint", "x"], "Missing argument 'IMAGE"),
         ([PORTRAIT, "-q", "what", "--checkpoint", "x", "--precision", "int4"], "'int4' is not one of 'auto', 'nf4'"),

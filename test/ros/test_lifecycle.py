@@ -88,7 +88,7 @@ def test_no_checkpoint(start: Start) -> None:
     robot, _ = start(checkpoint="")
     eventually(lambda: robot.state() == "unconfigured")
     response = eventually(lambda: (r := robot.ask("red")).code == Code.INACTIVE and r)
-    assert "no checkpoint: set the parameter checkpoint" in response.message
+    assert "No checkpoint is named" in response.message
 
 
 def test_up_and_down_by_hand_and_with_another_checkpoint(start: Start) -> None:
