@@ -85,8 +85,8 @@ def train(
         _check(scenes)
         _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), see_pictures)
-        school.see(Plan(steps=see_steps, learning_rate=see_rate, seed=seed))
-        plan = Plan(steps=speak_steps, learning_rate=speak_rate, seed=seed)
+        school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed))
+        plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=True, seed=seed)
         school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
         school.export(out)
     except KeyboardInterrupt:

@@ -47,14 +47,16 @@ class Line:
         return self.model.weight.flatten().tolist()
 
 
-def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path) -> None:
-    whole = Line(tmp_path / "whole")
+@pytest.mark.parametrize("muon", [False, True])
+def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path, muon: bool) -> None:
+    plan = replace(PLAN, muon=muon)
+    whole = Line(tmp_path / "whole", plan)
     told = list(whole.trainer.run())
-    killed = Line(tmp_path / "killed").trainer.run()
+    killed = Line(tmp_path / "killed", plan).trainer.run()
     for _ in range(5):
         next(killed)
     killed.close()
-    again = Line(tmp_path / "killed")
+    again = Line(tmp_path / "killed", plan)
     assert 0 < again.trainer.step < len(told)
     rest = list(again.trainer.run())
     assert rest == told[-len(rest) :]
@@ -64,8 +66,9 @@ def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path) -> None
     assert [json.loads(line)["step"] for line in logs[0].splitlines()] == list(range(1, PLAN.steps + 1))
 
 
-def test_training_learns(tmp_path: Path) -> None:
-    told = list(Line(tmp_path, replace(PLAN, steps=200)).trainer.run())
+@pytest.mark.parametrize("muon", [False, True])
+def test_training_learns(tmp_path: Path, muon: bool) -> None:
+    told = list(Line(tmp_path, replace(PLAN, steps=200, muon=muon)).trainer.run())
     assert told[-1]["loss"] < 0.5 * told[0]["loss"]
 
 
