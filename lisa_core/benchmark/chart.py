@@ -1,6 +1,8 @@
 """A measurement as a picture."""
 
 import io
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from lisa_core.errors import LisaError
@@ -57,8 +59,8 @@ def _cases(axes: Any, cases: list[dict[str, Any]]) -> None:
         axes.bar_label(bars, [f"{case['ratio']:.1f}x" for case in cases], padding=3, color=_INK, fontsize=9)
         axes.legend(frameon=False, labelcolor=_INK, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
     axes.set_yticks(rows, [case["about"] for case in cases])
-    axes.set_xscale("log")
     axes.margins(x=0.1)
+    _from_a_decade(axes, [case["seconds_p50"] for case in cases])
     axes.set_title("questions", color=_INK, loc="left")
 
 
@@ -67,9 +69,15 @@ def _stages(axes: Any, stages: list[dict[str, Any]]) -> None:
     bars = axes.barh(range(len(stages)), times, 0.7, color=_OURS)
     axes.bar_label(bars, [_short(seconds) for seconds in times], padding=3, color=_INK, fontsize=9)
     axes.set_yticks(range(len(stages)), [stage["name"].replace("_", " ") for stage in stages])
-    axes.set_xscale("log")
     axes.margins(x=0.2)
+    _from_a_decade(axes, times)
     axes.set_title("stages", color=_INK, loc="left")
+
+
+def _from_a_decade(axes: Any, times: Sequence[float]) -> None:
+    """Makes the axis logarithmic, from the power of ten below the shortest time on, so that charts compare."""
+    axes.set_xscale("log")
+    axes.set_xlim(left=10.0 ** math.floor(math.log10(min(times))))
 
 
 def _short(seconds: float) -> str:
