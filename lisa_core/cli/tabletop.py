@@ -11,8 +11,16 @@ import typer
 from lisa_core.cli import terminal
 from lisa_core.cli.progress import over_pictures
 from lisa_core.errors import LisaError
+from lisa_core.tabletop.kinds import KIND_BY_NAME, Kind
 
 app = typer.Typer(help="Rendered tabletops, with the truth about them.", no_args_is_help=True)
+
+
+def kind_named(name: str) -> Kind:
+    """The kind of that name; any other is wrong usage."""
+    if name not in KIND_BY_NAME:
+        raise typer.BadParameter(f"there is no kind {name!r}; there are {', '.join(KIND_BY_NAME)}.")
+    return KIND_BY_NAME[name]
 
 
 @app.callback()
@@ -25,6 +33,16 @@ def render(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the scenes; those in it stay.")],
     scenes: Annotated[int, typer.Option(min=1, help="How many the folder shall have.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the first scene; the next has the next.")] = 0,
+    guest: Annotated[
+        Kind | None,
+        typer.Option(
+            "--with",
+            metavar="KIND",
+            parser=kind_named,
+            help="Of which each scene has one among the rest; a teapot is on no other table.",
+            show_default="as it comes",
+        ),
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Processes that draw.")] = 1,
     depth: Annotated[bool, typer.Option("--depth", help="Store depth too, in millimetres.")] = False,
 ) -> None:
@@ -34,13 +52,14 @@ def render(
     takes seeds below 10,000,000, evaluation and tests those from there on.
 
     $ lisa tabletop render scenes --scenes 1000 --workers 2
+    $ lisa tabletop render teapots --scenes 40 --with teapot
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
-        _refuse_other_seeds(out, seed)
+        _refuse_others(out, seed, guest)
         finished = sum((out / f"{index:06d}.json").is_file() for index in range(scenes))
         with over_pictures(scenes, finished) as bar:
-            for index in _rendered(out, scenes, seed, workers, depth):
+            for index in _rendered(out, scenes, seed, guest, workers, depth):
                 bar.current(f"{index:06d}")
                 bar.advance()
     except LisaError as error:
@@ -50,20 +69,27 @@ def render(
     terminal.stdout().print(terminal.plain(f"{out}: {scenes} scenes, seeds {seed} to {seed + scenes - 1}"))
 
 
-def _refuse_other_seeds(out: Path, seed: int) -> None:
+def _refuse_others(out: Path, seed: int, guest: Kind | None) -> None:
     from lisa_core.tabletop.dataset import load_scene
+    from lisa_core.tabletop.sampling import sample_scene
 
     first = next(iter(sorted(out.glob("[0-9]*.json"))), None)
-    if first and load_scene(out, int(first.stem)).seed != seed + int(first.stem):
+    if first is None:
+        return
+    there = load_scene(out, int(first.stem))
+    if there.seed != seed + int(first.stem):
         raise LisaError(f"{out} has scenes of another seed; name another folder, or the same --seed.")
+    wanted = sample_scene(there.seed, guest=guest)
+    if [thing.kind for thing in there.things] != [thing.kind for thing in wanted.things]:
+        raise LisaError(f"{out} has scenes with other things; name another folder, or the same --with.")
 
 
-def _rendered(out: Path, scenes: int, seed: int, workers: int, depth: bool) -> Iterator[int]:
+def _rendered(out: Path, scenes: int, seed: int, guest: Kind | None, workers: int, depth: bool) -> Iterator[int]:
     """The numbers of the scenes as they get finished; each worker is a process, for OpenGL's sake."""
     spawn = multiprocessing.get_context("spawn")
     reports: Any = spawn.Queue()
     processes = [
-        spawn.Process(target=_work, args=(out, scenes, seed, (share, workers), depth, reports), daemon=True)
+        spawn.Process(target=_work, args=(out, scenes, seed, guest, (share, workers), depth, reports), daemon=True)
         for share in range(workers)
     ]
     for process in processes:
@@ -88,11 +114,13 @@ def _rendered(out: Path, scenes: int, seed: int, workers: int, depth: bool) -> I
             process.terminate()
 
 
-def _work(out: Path, scenes: int, seed: int, share: tuple[int, int], depth: bool, reports: Any) -> None:
+def _work(
+    out: Path, scenes: int, seed: int, guest: Kind | None, share: tuple[int, int], depth: bool, reports: Any
+) -> None:
     from lisa_core.tabletop.dataset import render_missing
 
     try:
-        render_missing(out, scenes, seed, share, depth, reports.put)
+        render_missing(out, scenes, seed, guest, share, depth, reports.put)
         reports.put(None)
     except (LisaError, OSError) as error:
         reports.put(error)

@@ -17,6 +17,7 @@ from PIL import Image
 
 from lisa_core.errors import DatasetError
 from lisa_core.files import png, write_whole
+from lisa_core.tabletop.kinds import Kind
 from lisa_core.tabletop.render import Renderer
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Light, Scene, Surroundings, Thing, View, Viewpoint
@@ -86,14 +87,20 @@ def save(view: View, scene: Scene, folder: Path, index: int, *, with_depth: bool
 
 
 def render_missing(
-    folder: Path, scenes: int, seed: int, share: tuple[int, int], with_depth: bool, done: Callable[[int], None]
+    folder: Path,
+    scenes: int,
+    seed: int,
+    guest: Kind | None,
+    share: tuple[int, int],
+    with_depth: bool,
+    done: Callable[[int], None],
 ) -> None:
     """Renders the scenes of a folder that are not there yet, of every `share[1]` numbers the one at `share[0]`."""
     renderer = None
     for index in range(share[0], scenes, share[1]):
         if not (folder / f"{index:06d}.json").is_file():
             renderer = renderer or Renderer()
-            scene = sample_scene(seed + index)
+            scene = sample_scene(seed + index, guest=guest)
             save(renderer.render(scene), scene, folder, index, with_depth=with_depth)
             done(index)
 

@@ -20,14 +20,23 @@ _SEEN = 0.5  # share of a thing's outline that must be in sight
 _STRETCH = {"box": (0.65, 1.3), "book": (0.7, 1.6), "bottle": (0.9, 1.12), "can": (0.85, 1.08), "mug": (0.88, 1.08)}
 
 
-def sample_scene(seed: int, kinds: Sequence[Kind] = KINDS, things: tuple[int, int] = (3, 9)) -> Scene:
-    """A scene of `things[0]` to `things[1]` things of these kinds, which do not touch and are all in sight."""
+def sample_scene(
+    seed: int, kinds: Sequence[Kind] = KINDS, things: tuple[int, int] = (3, 9), guest: Kind | None = None
+) -> Scene:
+    """A scene of `things[0]` to `things[1]` things of these kinds, which do not touch and are all in sight.
+
+    With a guest, the first of them is of that kind.
+    """
     rng = np.random.default_rng(seed)
+    guests = [] if guest is None else [guest]
     while True:
         empty = Scene(seed, (), _surroundings(rng), _light(rng), _viewpoint(rng))
-        scene = _furnish(empty, kinds, int(rng.integers(things[0], things[1] + 1)), rng)
-        if len(scene.things) >= things[0]:
-            return scene
+        count = int(rng.integers(things[0], things[1] + 1))
+        scene = _furnish(empty, guests, len(guests), rng)
+        if len(scene.things) == len(guests):
+            scene = _furnish(scene, kinds, count - len(guests), rng)
+            if len(scene.things) >= things[0]:
+                return scene
 
 
 def footprint(thing: Thing) -> NDArray[np.float64]:

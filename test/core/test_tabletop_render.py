@@ -96,6 +96,23 @@ def test_the_command_renders_what_is_missing_only(tmp_path):
     assert "another seed" in refused.stderr
 
 
+def test_the_command_renders_with_a_kind_that_is_on_no_other_table(tmp_path):
+    with_teapot = ("render", str(tmp_path), "--scenes", "2", "--with", "teapot")
+    assert lisa(*with_teapot).returncode == 0
+    for index in range(2):
+        view = load_view(tmp_path, index)
+        assert [thing.kind for thing in view.things].count("teapot") == 1
+        assert view.mask(0).sum() > 500
+    assert lisa(*with_teapot).returncode == 0
+    refused = lisa("render", str(tmp_path), "--scenes", "3")
+    assert refused.returncode == 1
+    assert "other things" in refused.stderr
+    assert count(tmp_path) == 2
+    unknown = lisa("render", str(tmp_path), "--with", "unicorn")
+    assert unknown.returncode == 2
+    assert "toy car, teapot" in " ".join(unknown.stderr.replace("│", " ").split())
+
+
 def test_where_nothing_can_draw_it_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setenv("MUJOCO_GL", "nonsense")
     refused = lisa("render", str(tmp_path), "--scenes", "1")

@@ -8,7 +8,7 @@ import pytest
 
 from lisa_core.errors import DatasetError
 from lisa_core.tabletop.dataset import count, load_scene, load_view
-from lisa_core.tabletop.kinds import KINDS, NEW_KINDS
+from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.models import model
 from lisa_core.tabletop.sampling import HEIGHT, WIDTH, apart, footprint, sample_scene
 from lisa_core.tabletop.scene import HELD_OUT_SEED, View
@@ -48,6 +48,16 @@ def test_every_kind_and_colour_comes_up():
 
 def test_new_kinds_come_only_when_asked_for():
     assert {thing.kind for thing in sample_scene(3, NEW_KINDS).things} == {"teapot"}
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_guest_is_on_every_table_among_the_usual_things(seed):
+    scene = sample_scene(seed, guest=KIND_BY_NAME["teapot"])
+    assert scene == sample_scene(seed, guest=KIND_BY_NAME["teapot"])
+    assert scene.things[0].kind == "teapot"
+    assert 2 <= len([thing for thing in scene.things if thing.kind != "teapot"]) == len(scene.things) - 1 <= 8
+    for first, second in combinations(scene.things, 2):
+        assert apart(footprint(first), footprint(second))
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *NEW_KINDS], ids=lambda kind: kind.name)
