@@ -55,9 +55,9 @@ def train(
 ) -> None:
     """Train a small LISA from scratch: first its eyes, then its words and masks.
 
-    The encoders learn what is where in the pictures. Then they are frozen, as in
-    the official recipe, and the language model and the mask decoder learn to
-    answer: cross entropy, and 2.0 BCE + 0.5 Dice for the masks.
+    The encoders learn what is where in the pictures. Then SAM's is frozen, as in
+    the official recipe, and the rest learns to answer: cross entropy, and
+    2.0 BCE + 0.5 Dice for the masks.
 
     Stopped, or killed: the same command goes on where it was, from OUT.run, which
     has the logs, the measurements and pictures of the worst answers, too.

@@ -43,9 +43,10 @@ class Sights:
 
 @dataclass(frozen=True, eq=False)
 class Talk:
-    """Dialogues about scenes: which scenes, what is said, and where that is."""
+    """Dialogues about scenes: which scenes, what CLIP sees of them, what is said, and where that is."""
 
     scenes: list[int]
+    for_clip: Tensor
     words: Packed
     sizes: list[SamSize]
     masks: list[Tensor]
@@ -79,17 +80,18 @@ class Scenes:
     def talk(self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer) -> Talk:
         """Dialogues about scenes, several to a scene."""
         chosen, random = self._choose(step, size)
-        lessons, masks, sizes, kept = [], [], [], []
+        lessons, masks, sizes, kept, pictures = [], [], [], [], []
         for index in chosen:
             view = self._read(index)
             said = dialogues(view, random, "train", dialogues_each)
             if not said:
                 continue
             kept.append(index)
+            pictures.append(preprocess.for_clip(_relit(view.rgb, random), shape.clip.image))
             lessons.append([lesson(_as_text(one), BY_NAME["llava_v1"], tokenizer) for one in said])
             masks.append(_masks(view, [turn for one in said for turn in one.turns]))
             sizes.append(_mask_size(view, shape.sam.image))
-        return Talk(kept, pack(lessons, shape.clip.tokens), sizes, masks)
+        return Talk(kept, torch.stack(pictures), pack(lessons, shape.clip.tokens), sizes, masks)
 
     def sentences(self, views: int) -> list[str]:
         """All that is said about some views, for a tokenizer."""

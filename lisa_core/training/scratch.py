@@ -1,7 +1,8 @@
 """A LISA from scratch, in three steps: it learns to see, looks at every scene once, and learns to speak about them.
 
-The encoders train first, on what is where in the pictures. Then they are frozen, as CLIP and SAM are in the official
-recipe, so what they make of a scene is computed once; on it the language model and the mask decoder train together.
+The encoders train first, on what is where in the pictures. Then SAM's is frozen, as in the official recipe, so what it
+makes of a scene is computed once; on it the mask decoder trains together with the language model and CLIP, which here
+has not seen millions of pictures before and goes on learning.
 """
 
 import json
@@ -24,7 +25,14 @@ from lisa_core.training.forward import Pictures, of_batch
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
 from lisa_core.training.trainer import Plan, Trainer
 
-_SPEAKING = ("mm_projector.", "language.", "text_hidden_fcs.", "sam.mask_decoder.", "sam.prompt_encoder.no_mask_embed.")
+_SPEAKING = (
+    "clip.",
+    "mm_projector.",
+    "language.",
+    "text_hidden_fcs.",
+    "sam.mask_decoder.",
+    "sam.prompt_encoder.no_mask_embed.",
+)
 _ENCODERS = ("clip.", "sam.image_encoder.")
 _PROGRESS = "looked.json"
 _AT_ONCE = 16
@@ -77,30 +85,24 @@ def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Pat
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What the encoders made of every scene, in files.
+    """What SAM's encoder made of every scene, in a file.
 
     Attributes:
-        folder: of the files.
-        visual: (scenes, N, width) float16, of CLIP.
-        embedding: (scenes, C, grid, grid) float16, of SAM.
+        folder: of the file.
+        embedding: (scenes, C, grid, grid) float16.
     """
 
     folder: Path
-    visual: NDArray[np.float16]
     embedding: NDArray[np.float16]
 
     @classmethod
     def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
-        """Files for so many scenes, as an earlier call has left them, or new ones."""
-
-        def file(name: str, *size: int) -> NDArray[np.float16]:
-            path = folder / f"{name}.npy"
-            if path.is_file():
-                return np.lib.format.open_memmap(path, "r+")
-            return np.lib.format.open_memmap(path, "w+", np.float16, (count, *size))
-
-        embedding = (shape.sam.embedding, shape.sam.grid, shape.sam.grid)
-        return cls(folder, file("visual", shape.clip.tokens, shape.clip.width), file("embedding", *embedding))
+        """A file for so many scenes, as an earlier call has left it, or a new one."""
+        path = folder / "embedding.npy"
+        if path.is_file():
+            return cls(folder, np.lib.format.open_memmap(path, "r+"))
+        size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
+        return cls(folder, np.lib.format.open_memmap(path, "w+", np.float16, size))
 
     @property
     def done(self) -> int:
@@ -108,23 +110,21 @@ class Looked:
         progress = self.folder / _PROGRESS
         return int(json.loads(progress.read_text())["done"]) if progress.is_file() else 0
 
-    def keep(self, first: int, visual: Tensor, embedding: Tensor) -> None:
+    def keep(self, first: int, embedding: Tensor) -> None:
         """Stores what was made of the scenes from `first` on."""
-        stop = first + len(visual)
-        for file, features in ((self.visual, visual), (self.embedding, embedding)):
-            file[first:stop] = features.half().cpu().numpy()
+        stop = first + len(embedding)
+        self.embedding[first:stop] = embedding.half().cpu().numpy()
         write_whole({self.folder / _PROGRESS: json.dumps({"done": stop}).encode()})
 
 
 def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Machine) -> Iterator[int]:
     """Encodes all scenes that have not been encoded yet; yields how many have."""
-    shape, count = model.shape, len(looked.visual)
+    shape, count = model.shape, len(looked.embedding)
     for first in range(looked.done, count, _AT_ONCE):
         rgbs = [read(index).rgb for index in range(first, min(count, first + _AT_ONCE))]
-        centres = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in rgbs])
         wholes = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs])
         with torch.no_grad(), machine.products():
-            looked.keep(first, model.clip(centres.to(machine.device)), model.sam.encode(wholes.to(machine.device)))
+            looked.keep(first, model.sam.encode(wholes.to(machine.device)))
         yield first + len(rgbs)
 
 
@@ -147,16 +147,14 @@ def speaking(
     plan: Plan,
     weights: losses.Weights,
 ) -> Trainer[Talk]:
-    """Training of everything but the encoders, by the official losses."""
+    """Training of everything but SAM's encoder, by the official losses."""
 
     def loss_of(talk: Talk) -> Mapping[str, Tensor]:
-        pictures = Pictures(
-            torch.from_numpy(looked.visual[talk.scenes]).float().to(machine.device),
-            torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device),
-            talk.sizes,
-            [masks.to(machine.device) for masks in talk.masks],
-        )
+        embedding = torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device)
+        masks = [of_one.to(machine.device) for of_one in talk.masks]
         with machine.products():
+            visual = model.clip(talk.for_clip.to(machine.device))
+            pictures = Pictures(visual, embedding, talk.sizes, masks)
             return of_batch(model, pictures, talk.words.to(machine.device), weights)
 
     learnt = {name: weight for name, weight in model.named_parameters() if name.startswith(_SPEAKING)}
