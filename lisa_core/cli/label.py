@@ -10,8 +10,10 @@ import typer
 
 from lisa_core.cli import terminal
 from lisa_core.cli.progress import over_pictures
+from lisa_core.cli.tabletop import kind_named
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import DatasetError, LisaError
+from lisa_core.tabletop.kinds import Kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,6 +115,37 @@ def answers(
 
     with _opened(frames, camera) as frame:
         _write(lambda: from_answers(answers_file, frame, min_score), out, val)
+
+
+@app.command()
+def tabletop(
+    scenes: Annotated[Path, typer.Argument(metavar="SCENES", help="As `lisa tabletop render` writes them.")],
+    kind: Annotated[Kind, typer.Option(metavar="KIND", parser=kind_named, help="Of what is to be found.")],
+    out: Out,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TEXT", help="That it is the answer to; may be given several times.", show_default="none"),
+    ] = None,
+    others: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Other things of each picture, too, which keep old words alive.")
+    ] = 0,
+    val: Val = _VAL,
+) -> None:
+    """Rendered tabletops, whose masks are known: as if somebody had labelled them.
+
+    Where one thing of the kind is clearly seen, it is a label by its name, and
+    another one by instructions with it (Where is the teapot?) and --question.
+
+    $ lisa tabletop render scenes --scenes 40 --with teapot
+    $ lisa label tabletop scenes --kind teapot --out teapots
+        --question "What can tea be poured from?" --others 3
+
+    [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
+    wrong usage.
+    """
+    from lisa_core.labelling.tabletop import from_scenes
+
+    _write(lambda: from_scenes(scenes, kind, question or (), others), out, val)
 
 
 def _write(read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Path, val: float) -> NoReturn:

@@ -50,7 +50,7 @@ def write(
             try:
                 contents = _files(label, name)
             except LisaError as error:
-                on_fault(f"{label.picture}, {label.query!r}: {error}")
+                on_fault(f"{label.picture}, {label.queries[0]!r}: {error}")
                 continue
             files.write_whole({train / file: content for file, content in contents.items()})
             written.setdefault(label.picture, []).extend(train / file for file in contents)
@@ -73,7 +73,7 @@ def _chosen(pictures: Iterable[str], share: float) -> set[str]:
 
 
 def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:
-    """Each label with a name of its own: the format has one query for a picture, so a picture may stand there twice."""
+    """Each label with a name of its own: the format has one mask for a picture, so a picture may stand there twice."""
     numbers: dict[str, int] = {}
     several = len({label.picture for label in labels}) < len(labels)
     for label in labels:
@@ -93,7 +93,7 @@ def _files(label: Label, name: str) -> dict[str, bytes]:
         picture, content = name + ".png", files.png(pixels)
     shapes = [_shape("target", points, picture) for points in polygons_of(target)]
     shapes += [_shape("ignore", points, picture) for points in polygons_of(unsure)]
-    annotation = {"text": [label.query], "is_sentence": label.is_sentence, "shapes": shapes}
+    annotation = {"text": label.queries, "is_sentence": label.is_sentence, "shapes": shapes}
     return {picture: content, f"{name}.json": json.dumps(annotation, ensure_ascii=False).encode()}
 
 

@@ -29,14 +29,14 @@ class Label:
 
     Attributes:
         picture: its name, the same for all labels of one picture.
-        query: in words.
-        is_sentence: a question or instruction rather than a name.
+        queries: in words, one or more for the same thing.
+        is_sentence: they are questions or instructions rather than names.
         image: (H, W, 3) uint8 RGB, or the file that has it.
         masks: (H, W) each: the target, and what shall count for nothing.
     """
 
     picture: str
-    query: str
+    queries: tuple[str, ...]
     is_sentence: bool
     image: Callable[[], Path | NDArray[np.uint8]]
     masks: Callable[[], tuple[Mask, Mask]]
@@ -59,7 +59,9 @@ def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
             faults.append(f"{path} has no picture of its name in {pictures}.")
             continue
         query = path.parent.name
-        labels.append(Label(path.stem, query, _is_sentence(query), partial(_itself, picture), partial(_read_png, path)))
+        labels.append(
+            Label(path.stem, (query,), _is_sentence(query), partial(_itself, picture), partial(_read_png, path))
+        )
     if not labels and not faults:
         raise DatasetError(f"{masks} has no masks; they are expected as {masks}/QUERY/PICTURE.png.")
     return labels, faults
@@ -98,7 +100,7 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
         labels.append(
             Label(
                 Path(name).stem,
-                names[category],
+                (names[category],),
                 False,
                 partial(_itself, pictures / name),
                 partial(_drawn, items, images[image]),
@@ -129,7 +131,7 @@ def from_answers(
                 labels.append(
                     Label(
                         f"frame_{number:06}",
-                        str(entry["question"]),
+                        (str(entry["question"]),),
                         True,
                         partial(frame, number),
                         partial(_united, masks),

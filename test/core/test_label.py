@@ -10,11 +10,15 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 from pycocotools import mask as coco_api
+from tabletops import view_of
 
 from lisa_core.evaluation.metrics import IGNORED, TARGET
-from lisa_core.evaluation.reasonseg import Polygon, open_split, rasterize
+from lisa_core.evaluation.reasonseg import Polygon, open_split, rasterize, read_annotation
 from lisa_core.labelling import rle
 from lisa_core.labelling.polygons import polygons_of
+from lisa_core.tabletop.dataset import load_view, save
+from lisa_core.tabletop.sampling import sample_scene
+from lisa_core.tabletop.scene import Scene
 
 
 def drawn(mask):
@@ -219,6 +223,77 @@ def test_accepted_answers_become_a_data_set(pictures, tmp_path):
     assert {sample.question for sample in found.values()} == {" segment the cup Please output segmentation mask."}
     (tmp_path / "cups.json").write_text('{"answers": [{"segments": [{}]}]}')
     assert "has no answers of a replay" in cli.run(*words, "--out", tmp_path / "other").errors
+
+
+def scenes_with_a_teapot(folder):
+    """Three of them: a teapot among other things, two teapots, and no teapot."""
+    mug, can, ball = ("mug", "red", -0.1, 0.0), ("can", "blue", 0.1, 0.02), ("ball", "green", 0.0, -0.1)
+    for index, things in enumerate(
+        [
+            (mug, ("teapot", "blue", 0.0, 0.05), can, ball, ("ball", "red", 0.1, -0.1)),
+            (("teapot", "blue", -0.1, 0.0), ("teapot", "red", 0.1, 0.0)),
+            (mug, can, ball),
+        ]
+    ):
+        view = view_of(*things)
+        save(view, Scene(index, view.things, *_SCENERY), folder, index)
+
+
+_SCENERY = (sample_scene(0).surroundings, sample_scene(0).light, sample_scene(0).viewpoint)
+
+
+def test_rendered_scenes_become_a_data_set(tmp_path):
+    scenes_with_a_teapot(tmp_path)
+    words = ("label", "tabletop", tmp_path, "--kind", "teapot", "--question", "What can tea be poured from?")
+    result = cli.run(*words, "--others", 1, "--out", tmp_path / "out", "--val", 0)
+    assert result.code == 0, result.errors
+    view = load_view(tmp_path, 0)
+    by_name: dict = {"teapot": [], "other": []}
+    for path in sorted((tmp_path / "out").glob("train/*.json")):
+        annotation = read_annotation(path)
+        truth = rasterize(annotation.polygons, view.owner.shape) == TARGET
+        teapot = "teapot" in annotation.texts[0] or "tea" in annotation.texts[0]
+        by_name["teapot" if teapot else "other"].append((annotation, truth))
+        assert path.with_suffix(".jpg").read_bytes() == (tmp_path / "000000.jpg").read_bytes()
+    for annotation, truth in by_name["teapot"]:
+        assert np.array_equal(truth, view.mask(1))
+        assert all("teapot" in text for text in annotation.texts if "poured" not in text)
+    (name, _), (sentences, _) = by_name["teapot"]
+    assert (name.texts, name.is_sentence) == (("teapot",), False)
+    assert sentences.is_sentence
+    assert sentences.texts[0] == "What can tea be poured from?"
+    assert 4 <= len(set(sentences.texts)) == len(sentences.texts) <= 7
+    assert all(text.endswith((".", "?")) and text[0].isupper() for text in sentences.texts)
+    (name, truth), (sentences, same) = by_name["other"]
+    assert name.texts[0] in ("mug", "can")  # of two balls none is the ball
+    assert np.array_equal(truth, view.mask(0 if name.texts[0] == "mug" else 2))
+    assert np.array_equal(truth, same)
+    assert not any("tea" in text for text in sentences.texts)
+
+
+def test_the_same_scenes_give_the_same_labels_and_none_of_others_unless_asked_for(tmp_path):
+    scenes_with_a_teapot(tmp_path)
+    contents = []
+    for out in (tmp_path / "one", tmp_path / "two"):
+        assert cli.run("label", "tabletop", tmp_path, "--kind", "teapot", "--out", out, "--val", 0).code == 0
+        contents.append({path.name: path.read_bytes() for path in out.glob("train/*")})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 4
+
+
+def test_scenes_that_will_not_do_are_told(tmp_path):
+    scenes_with_a_teapot(tmp_path)
+    (tmp_path / "000002.png").unlink()
+    words = ("label", "tabletop", tmp_path, "--out", tmp_path / "out")
+    damaged = cli.run(*words, "--kind", "teapot", "--val", 0)
+    assert (damaged.code, "000002 cannot be read" in damaged.errors) == (1, True)
+    assert len(list((tmp_path / "out").glob("train/*.json"))) == 2
+    for index in (0, 2):
+        (tmp_path / f"{index:06d}.json").unlink()
+    lacking = cli.run("label", "tabletop", tmp_path, "--kind", "toy car", "--out", tmp_path / "none")
+    assert (lacking.code, "render --with 'toy car'" in lacking.errors) == (1, True)
+    assert not (tmp_path / "none").exists()
+    assert cli.run(*words, "--kind", "unicorn").code == 2
 
 
 def test_help_teaches():
