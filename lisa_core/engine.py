@@ -11,46 +11,29 @@ import gc
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from lisa_core import loading, preprocess, quantization, template
-from lisa_core.answer import Answer, Segment, tight_box
+from lisa_core.answer import Answer, Segment
 from lisa_core.checkpoint import Checkpoint, Layout
-from lisa_core.errors import LisaError, OutOfMemoryError, PromptError
-from lisa_core.generation import Generator, Visual, raise_if_cancelled
+from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError
+from lisa_core.frame import Frame
+from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
+from lisa_core.masking import Masker
 from lisa_core.model.lisa import Lisa
-from lisa_core.model.sam import upsample
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
+from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
-from lisa_core.template import IM_PATCH, SEG, History, Special
+from lisa_core.template import IM_PATCH, History
+from lisa_core.together import Asked, Together
 from lisa_core.tokenizer import IMAGE_ID, Tokenizer
 
-
-@dataclass(eq=False)
-class Frame:
-    """An encoded image; hand it back with every question about it.
-
-    Attributes:
-        image: (H, W, 3) uint8 RGB, as it was given.
-        timings: seconds that encoding took, by stage.
-    """
-
-    image: NDArray[np.uint8]
-    timings: Mapping[str, float]
-    _visual: Visual = field(repr=False)
-    _sam: tuple[Tensor, preprocess.SamSize] | None = field(default=None, repr=False)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in px."""
-        return (self.image.shape[0], self.image.shape[1])
+__all__ = ["Frame", "LisaEngine"]
 
 
 class LisaEngine:
@@ -82,10 +65,10 @@ class LisaEngine:
         self._dtype = loading.compute_dtype(precision, device)
         self._torch_device = device
         self._tokenizer = tokenizer
-        self._seg = tokenizer.special_ids[SEG]
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
         self._generator = Generator(model.language, end, self._dtype, device)
+        self._masker = Masker(model, self._dtype, device)
 
     @classmethod
     def from_pretrained(
@@ -136,7 +119,7 @@ class LisaEngine:
         with self._guarded():
             pixels = preprocess.for_clip(image, model.shape.clip.image)
             watch.lap("preprocess")
-            features = model.clip(self._on_device(pixels)[None])[0]
+            features = model.clip(pixels.to(self._torch_device, self._dtype)[None])[0]
             visual = Visual(model.mm_projector(features))
             watch.lap("clip")
             prefix = self._tokenizer.encode(template.BY_NAME[self.template].prefix())
@@ -173,7 +156,7 @@ class LisaEngine:
         Raises:
             PromptError, OutOfMemoryError, Cancelled
         """
-        model = self._ready()
+        self._ready()
         prompt = self._prompt(instruction, history)
         _check_most(max_new_tokens)
         notify = on_stage or _no_one_listens
@@ -182,18 +165,20 @@ class LisaEngine:
             notify("answering")
             hidden = self._generator.read(frame._visual, self._expand(prompt), cancel)
             watch.lap("prefill")
+            reply = Reply(self._tokenizer, on_token)
             if mask_only:
-                token_ids, states = self._taken_answer(), [hidden]
+                reply.take(hidden)
             else:
-                steps = self._generator.decode(hidden, max_new_tokens, cancel)
-                token_ids, states = self._stream(steps, on_token)
+                for token, state in self._generator.decode(hidden, max_new_tokens, cancel):
+                    reply.add(token, state)
+                reply.end()
             watch.lap("decode")
             segments: tuple[Segment, ...] = ()
-            if states and max_segments > 0:
+            if states := reply.states[: max(max_segments, 0)]:
                 notify("masking")
                 raise_if_cancelled(cancel)
-                segments = self._segments(model, frame, states[:max_segments], watch)
-        return self._answer(prompt, token_ids, segments, watch)
+                segments = self._masker.segments(frame, states, watch)
+        return self._answer(prompt, reply, segments, watch)
 
     def ask_many(
         self,
@@ -204,8 +189,11 @@ class LisaEngine:
         max_new_tokens: int = MAX_NEW_TOKENS,
         max_segments: int = MAX_SEGMENTS,
         mask_only: bool = False,
-        cancel: threading.Event | None = None,
-    ) -> list[Answer]:
+        on_token: Callable[[int, str], None] | None = None,
+        on_stage: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Answer | Cancelled], None] | None = None,
+        cancels: Sequence[threading.Event] = (),
+    ) -> list[Answer | Cancelled]:
         """Answers several questions at once, each as `ask` would: the weights are read once per token for all.
 
         Args:
@@ -213,44 +201,50 @@ class LisaEngine:
             instructions: the questions.
             histories: earlier turns, one sequence for each question; empty: none has any.
             max_new_tokens, max_segments, mask_only: as in `ask`, for each question.
-            cancel: set it from any thread to stop all of them within one token.
+            on_token, on_stage: as in `ask`; called with the question's index first.
+            on_answer: called with a question's index and what the list will hold of it, as soon as it has ended.
+            cancels: one for each question, which leaves within one token while the others go on; empty: none has any.
 
         Returns:
-            An answer for each question; their `timings` are those of all together.
+            An answer for each question, `Cancelled` in place of one that was cancelled. The `timings` of an answer are
+            those of all together until it ended.
 
         Raises:
-            PromptError, OutOfMemoryError, Cancelled
+            PromptError, OutOfMemoryError: of any of them, for all.
         """
-        model = self._ready()
-        frames = [frame] * len(instructions) if isinstance(frame, Frame) else list(frame)
-        if len(frames) != len(instructions) or len(histories) not in (0, len(instructions)):
-            raise PromptError("Give as many frames and histories as questions, or one frame and no history.")
-        prompts = [
-            self._prompt(words, history)
-            for words, history in zip(instructions, histories or [()] * len(instructions), strict=True)
-        ]
+        self._ready()
+        count = len(instructions)
+        frames = [frame] * count if isinstance(frame, Frame) else list(frame)
+        if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
+            raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
+        prompts = list(map(self._prompt, instructions, histories or [()] * count))
         _check_most(max_new_tokens)
         watch = Stopwatch()
-        with self._guarded():
-            visuals = [frame._visual for frame in frames]
-            asked = zip(visuals, map(self._expand, prompts), strict=True)
-            texts = self._generator.read_together(list(asked), cancel) if prompts else []
-            watch.lap("prefill")
-            told: list[tuple[list[int], list[Tensor]]] = [([], []) for _ in texts]
-            if mask_only:
-                told = [(self._taken_answer(), [text.hidden]) for text in texts]
-            else:
-                for step in self._generator.decode_together(texts, max_new_tokens, cancel):
-                    for index, token, hidden in step:
-                        told[index][0].append(token)
-                        told[index][1].extend([hidden] if token == self._seg else [])
-            watch.lap("decode")
-            raise_if_cancelled(cancel)
-            segments = self._segments_of_all(model, frames, [states[:max_segments] for _, states in told], watch)
-        return [
-            self._answer(prompt, ids, found, watch)
-            for prompt, (ids, _), found in zip(prompts, told, segments, strict=True)
+        ends: dict[int, Answer | Cancelled] = {}
+
+        def end(asked: Asked, segments: tuple[Segment, ...] | None) -> None:
+            index = asked.index
+            ends[index] = (
+                cancelled() if segments is None else self._answer(prompts[index], asked.reply, segments, watch)
+            )
+            if on_answer is not None:
+                on_answer(index, ends[index])
+
+        questions = [
+            Asked(
+                index=index,
+                frame=frames[index],
+                prompt=self._expand(prompts[index]),
+                reply=Reply(self._tokenizer, on_token and partial(on_token, index)),
+                on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
+                cancel=cancels[index] if cancels else threading.Event(),
+            )
+            for index in range(count)
         ]
+        with self._guarded():
+            together = Together(self._generator, self._masker, max_new_tokens, max_segments, watch, end)
+            together.answer(questions, mask_only)
+        return [ends[index] for index in range(count)]
 
     def memory(self) -> Mapping[str, int]:
         """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam` and `kv_cache`."""
@@ -265,7 +259,7 @@ class LisaEngine:
         if self._model is None:
             return
         self._model = None
-        del self._generator
+        del self._generator, self._masker
         self._release()
 
     def _ready(self) -> Lisa:
@@ -276,76 +270,14 @@ class LisaEngine:
     def _prompt(self, instruction: str, history: History) -> list[int]:
         return self._tokenizer.encode(template.BY_NAME[self.template].render(*template.checked(instruction, history)))
 
-    def _answer(
-        self, prompt: list[int], token_ids: Sequence[int], segments: tuple[Segment, ...], watch: Stopwatch
-    ) -> Answer:
+    def _answer(self, prompt: list[int], reply: Reply, segments: tuple[Segment, ...], watch: Stopwatch) -> Answer:
         return Answer(
-            text=self._tokenizer.decode(token_ids),
+            text=reply.text,
             segments=segments,
             prompt_ids=tuple(self._as_released(prompt)),
-            token_ids=tuple(token_ids),
-            timings=watch.laps,
+            token_ids=tuple(reply.ids),
+            timings=dict(watch.laps),
         )
-
-    def _stream(
-        self, steps: Iterator[tuple[int, Tensor]], on_token: Callable[[str], None] | None
-    ) -> tuple[list[int], list[Tensor]]:
-        """Collects the answer's tokens and the states behind its `[SEG]`s, and tells the text as it grows."""
-        ids: list[int] = []
-        states: list[Tensor] = []
-        told = ""
-        for token, hidden in steps:
-            ids.append(token)
-            if token == self._seg:
-                states.append(hidden)
-            if on_token is not None:
-                text = self._tokenizer.decode(ids)
-                if text.startswith(told) and text != told and not text.endswith("\ufffd"):  # half a character
-                    on_token(text[len(told) :])
-                    told = text
-        if on_token is not None and (rest := self._tokenizer.decode(ids)[len(told) :]):
-            on_token(rest)
-        return ids, states
-
-    def _segments(self, model: Lisa, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
-        if frame._sam is None:
-            pixels, size = preprocess.for_sam(frame.image, model.shape.sam.image)
-            frame._sam = model.sam.encode(self._on_device(pixels)[None])[0], size
-            watch.lap("sam")
-        embedding, size = frame._sam
-        prompts = model.text_hidden_fcs(torch.cat(list(states)))
-        logits, scores = model.sam.decode(embedding, prompts)
-        segments = []
-        for prompt, low_res, score in zip(prompts, logits, scores, strict=True):
-            full = upsample(low_res[None], model.shape.sam.image, size.resized, size.source)[0]
-            mask = (full > 0).cpu().numpy()
-            segments.append(
-                Segment(
-                    mask=mask,
-                    score=float(score),
-                    box=tight_box(mask),
-                    embedding=prompt.float().cpu().numpy(),
-                    low_res_logits=low_res.float().cpu().numpy(),
-                )
-            )
-        watch.lap("masks")
-        return tuple(segments)
-
-    def _segments_of_all(
-        self, model: Lisa, frames: Sequence[Frame], states: Sequence[Sequence[Tensor]], watch: Stopwatch
-    ) -> list[tuple[Segment, ...]]:
-        """The segments of each question, decoded as one batch per frame."""
-        batches: dict[Frame, list[Tensor]] = {}
-        for frame, of_one in zip(frames, states, strict=True):
-            batches.setdefault(frame, []).extend(of_one)
-        found = {
-            frame: iter(self._segments(model, frame, batch, watch) if batch else ()) for frame, batch in batches.items()
-        }
-        return [tuple(islice(found[frame], len(of_one))) for frame, of_one in zip(frames, states, strict=True)]
-
-    def _taken_answer(self) -> list[int]:
-        """The ids of "[SEG]." and the end of sequence."""
-        return self._tokenizer.encode([Special(SEG), ".", Special(template.EOS)])[1:]
 
     def _expand(self, ids: Sequence[int]) -> list[int]:
         """The image's one id, once for each of its visual tokens."""
@@ -359,9 +291,6 @@ class LisaEngine:
             return ids
         patch = self._tokenizer.special_ids[IM_PATCH]
         return [patch if token == IMAGE_ID else token for token in self._expand(ids)]
-
-    def _on_device(self, pixels: Tensor) -> Tensor:
-        return pixels.to(self._torch_device, self._dtype)
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:

@@ -119,62 +119,51 @@ class Generator:
             hidden = self._language(embedding, self._cache, position)
             self.ids.append(token)
 
-    def read_together(
-        self, asked: Sequence[tuple[Visual, Sequence[int]]], cancel: threading.Event | None = None
-    ) -> list["Text"]:
+    def is_last(self, token: int) -> bool:
+        """Whether an answer ends with this token."""
+        return token == self._end_id
+
+    def read_together(self, asked: Sequence[tuple[Visual, Sequence[int]]]) -> list["Text"]:
         """Reads several prompts in one pass; what the frames' own cache holds of each is copied, not read again.
 
         Raises:
             PromptError: one is longer than the context.
-            Cancelled: before anything was read.
         """
         for _, ids in asked:
             self._check_length(ids)
-        raise_if_cancelled(cancel)
-        texts, unread = [], []
+        texts = []
         for visual, ids in asked:
             self._take(visual)
             known = _common_length(self.ids, ids, at_most=len(ids) - 1)
             texts.append(Text(self._cache.copy(self._room(len(ids)), known), list(ids[:known])))
-            unread.append(self._embed(visual, ids, known))
-        states = self._language.read_together(unread, [text.cache for text in texts], [len(text.ids) for text in texts])
-        for text, (_, ids), hidden in zip(texts, asked, states, strict=True):
-            text.ids, text.hidden = list(ids), hidden[-1:]
+        unread = [self._embed(visual, ids, len(text.ids)) for text, (visual, ids) in zip(texts, asked, strict=True)]
+        self._read_on(texts, unread, [ids[len(text.ids) :] for text, (_, ids) in zip(texts, asked, strict=True)])
         return texts
 
-    def decode_together(
-        self, texts: Sequence["Text"], max_new_tokens: int, cancel: threading.Event | None = None
-    ) -> Iterator[list[tuple[int, int, Tensor]]]:
-        """Decodes several texts at once, as `decode` does each.
+    def next_tokens(self, texts: Sequence["Text"]) -> list[int]:
+        """The token that each text goes on with, greedily."""
+        ids: list[int] = self._language.lm_head(torch.cat([text.hidden for text in texts])).argmax(-1).tolist()
+        return ids
 
-        Yields:
-            For each text that goes on its index, the new token, and the (1, width) hidden state that emitted it.
-
-        Raises:
-            Cancelled: between two tokens.
-        """
-        left = {index: min(max_new_tokens, self.context - len(text.ids)) for index, text in enumerate(texts)}
-        while left:
-            raise_if_cancelled(cancel)
-            going = [texts[index] for index in left]
-            tokens = self._language.lm_head(torch.cat([text.hidden for text in going])).argmax(-1).tolist()
-            step = [(index, token, texts[index].hidden) for index, token in zip(left, tokens, strict=True)]
-            yield step
-            left = {index: left[index] - 1 for index, token, _ in step if token != self._end_id and left[index] > 1}
-            if left:
-                self._append([(texts[index], token) for index, token, _ in step if index in left])
-
-    def _append(self, said: Sequence[tuple["Text", int]]) -> None:
-        for text, _ in said:
+    def append(self, texts: Sequence["Text"], tokens: Sequence[int]) -> None:
+        """Reads one token more of each text, in one pass; each has room for it in the context."""
+        for text in texts:
             if len(text.ids) == text.cache.capacity:
                 text.cache = text.cache.copy(self._room(len(text.ids) + 1), len(text.ids))
-        embedded = [self._language.embed_tokens.weight[token][None] for _, token in said]
-        states = self._language.read_together(
-            embedded, [text.cache for text, _ in said], [len(text.ids) for text, _ in said]
-        )
-        for (text, token), hidden in zip(said, states, strict=True):
-            text.ids.append(token)
-            text.hidden = hidden
+        embedded = [self._language.embed_tokens.weight[token][None] for token in tokens]
+        self._read_on(texts, embedded, [[token] for token in tokens])
+
+    def _read_on(self, texts: Sequence["Text"], embedded: Sequence[Tensor], ids: Sequence[Sequence[int]]) -> None:
+        caches, starts = [text.cache for text in texts], [len(text.ids) for text in texts]
+        states = self._language.read_together(embedded, caches, starts)
+        for text, read, hidden in zip(texts, ids, states, strict=True):
+            text.ids.extend(read)
+            text.hidden = hidden[-1:]
+
+    def keep(self, visual: Visual, text: "Text") -> None:
+        """What was read in this text is what is known of the frame from now on, as after `read` and `decode`."""
+        self._take(visual)
+        self._cache, self.ids = text.cache, text.ids
 
     def memory(self) -> int:
         """Bytes of keys and values, in the cache and set aside."""
@@ -255,4 +244,9 @@ def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> i
 def raise_if_cancelled(cancel: threading.Event | None) -> None:
     """Between two stages, or two tokens: `Cancelled` if the caller has set it."""
     if cancel is not None and cancel.is_set():
-        raise Cancelled("The question was cancelled.")
+        raise cancelled()
+
+
+def cancelled() -> Cancelled:
+    """What to say of a question that the caller gave up."""
+    return Cancelled("The question was cancelled.")

@@ -5,6 +5,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rclpy.node import Node
@@ -16,7 +17,7 @@ from lisa_ros import conversions
 from lisa_ros.cameras import Arrival, Camera, Picture
 from lisa_ros.conversations import Conversation, Conversations, Turn
 from lisa_ros.diagnostics import Statistics
-from lisa_ros.inference import Ticket
+from lisa_ros.inference import End, Ticket
 from lisa_ros.model import Model
 from lisa_ros.parameters import Parameters
 from lisa_ros.publishing import Publications
@@ -24,6 +25,18 @@ from lisa_ros.questions import Code, Outcome, Question, Refused
 
 NOT_OURS = ("waiting", "encoding", "answering")
 """Stages in which the model is at work, for this question or those before it."""
+
+
+@dataclass(eq=False)
+class _Asked:
+    """A question on the engine's desk: about which frame, after which turns, and the seconds it took by stage."""
+
+    ticket: Ticket
+    picture: Picture
+    frame: "lisa_core.Frame"
+    turns: Sequence[Turn]
+    stages: dict[str, float]
+    ended: bool = False
 
 
 class Answerer:
@@ -49,28 +62,89 @@ class Answerer:
         self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera: asked about again it is encoded already
         self.conversations = Conversations()
 
-    def answer(self, ticket: Ticket) -> Outcome:
-        """Answer the question; raises what the engine raises, and Refused."""
-        question, parameters = ticket.question, self._parameters()
+    def answer(self, tickets: Sequence[Ticket], end: End) -> None:
+        """Answer the questions, several of them together; each fails by itself."""
+        asked: list[_Asked] = []
+        for ticket in tickets:
+            with self._failing_alone(ticket, end):
+                asked.append(self._prepared(ticket))
+        if len(asked) > 1:
+            try:
+                self._ask_together(asked, end)
+            except BaseException as error:  # whatever it is: one by one it shows whose it is, or does not come again
+                self._logger.info(f"{len(asked)} questions together failed with {error!r}: asking one by one")
+        for one in asked:
+            if not one.ended:
+                with self._failing_alone(one.ticket, end):
+                    self._ask_alone(one, end)
+
+    @contextmanager
+    def _failing_alone(self, ticket: Ticket, end: End) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:  # whatever it is, it is told
+            end(ticket, self.failure(ticket, error))
+
+    def _prepared(self, ticket: Ticket) -> "_Asked":
+        """The question with its picture encoded; raises what the engine raises, and Refused."""
+        if ticket.cancel.is_set():
+            raise Cancelled("given up while those asked with it were encoded")
         stages = {"waiting": time.monotonic() - ticket.asked}
         with _timed(stages, "image"):
-            picture, turns = self._subject(question)
+            picture, turns = self._subject(ticket.question)
         with _timed(stages, "encoding"):
             ticket.enter("encoding")
             frame = self._encoded(picture)
-        with _timed(stages, "answering"):
-            ticket.enter("answering")
+        return _Asked(ticket, picture, frame, turns, stages)
+
+    def _ask_alone(self, one: "_Asked", end: End) -> None:
+        parameters, ticket = self._parameters(), one.ticket
+        ticket.enter("answering")
+        with _timed(one.stages, "answering"):
             answer = self._engine.ask(
-                frame,
-                question.instruction,
-                turns,
+                one.frame,
+                ticket.question.instruction,
+                one.turns,
                 max_new_tokens=parameters.max_new_tokens,
                 max_segments=parameters.max_segments,
-                mask_only=question.mask_only,
+                mask_only=ticket.question.mask_only,
                 on_token=ticket.add_text,
                 on_stage=ticket.enter,
                 cancel=ticket.cancel,
             )
+        end(ticket, self._answered(one, answer))
+
+    def _ask_together(self, asked: Sequence["_Asked"], end: End) -> None:
+        parameters, tickets = self._parameters(), [one.ticket for one in asked]
+        began = time.monotonic()
+
+        def on_answer(index: int, answer: "lisa_core.Answer | Cancelled") -> None:
+            one = asked[index]
+            one.ended = True
+            one.stages["answering"] = time.monotonic() - began
+            with self._failing_alone(one.ticket, end):
+                if isinstance(answer, Cancelled):
+                    raise answer
+                end(one.ticket, self._answered(one, answer))
+
+        for ticket in tickets:
+            ticket.enter("answering")
+        self._engine.ask_many(
+            [one.frame for one in asked],
+            [ticket.question.instruction for ticket in tickets],
+            [one.turns for one in asked],
+            max_new_tokens=parameters.max_new_tokens,
+            max_segments=parameters.max_segments,
+            mask_only=tickets[0].question.mask_only,
+            on_token=lambda index, text: tickets[index].add_text(text),
+            on_stage=lambda index, stage: tickets[index].enter(stage),
+            on_answer=on_answer,
+            cancels=[ticket.cancel for ticket in tickets],
+        )
+
+    def _answered(self, one: "_Asked", answer: lisa_core.Answer) -> Outcome:
+        """Where it is, who is told and what is remembered of it."""
+        ticket, picture, stages, question = one.ticket, one.picture, one.stages, one.ticket.question
         with _timed(stages, "position"):
             points = self._points(picture, answer)
         with _timed(stages, "messages"):
@@ -80,16 +154,15 @@ class Answerer:
             with _timed(stages, "publishing"):
                 bare = self._message(question, picture, answer, points, duration) if question.include_masks else message
                 self._publications.publish(picture, answer, bare, points)
-            self._remember(question, Conversation(picture, (*turns, (question.instruction, answer.text))))
+            self._remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
         self._model.measure()
         stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in NOT_OURS)
         stages["total"] = time.monotonic() - ticket.asked
-        stages |= {f"model: {stage}": seconds for stage, seconds in answer.timings.items()}
-        self._statistics.add_latencies(stages)
+        self._statistics.add_latencies(stages | {f"model: {stage}": took for stage, took in answer.timings.items()})
         return Outcome(Code.OK, answer=message)
 
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
-        """The code and the sentence for what `answer` raised."""
+        """The code and the sentence for what was raised on the way to its answer."""
         if isinstance(error, Refused):
             return error.outcome
         if isinstance(error, Cancelled):

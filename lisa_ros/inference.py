@@ -1,17 +1,20 @@
 """The one thread that owns the engine, and the queue before it.
 
 Questions wait in a bounded queue; the thread takes the first that can be answered now, those of people before the
-node's own. A second thread watches the clock, because the first may hang in the engine: whatever happens there,
-every question is answered once, and within its time.
+node's own, and with it those that can be answered together with it. A second thread watches the clock, because the
+first may hang in the engine: whatever happens there, every question is answered once, and within its time.
 """
 
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 from lisa_ros.questions import Code, Outcome, Question, Refused
+
+MOST_TOGETHER = 8
+"""Questions that are answered together at most: each takes device memory of its own while it is."""
 
 LONGEST_SLEEP = 60.0
 """Seconds after which the clock is looked at in any case; some timeouts are longer than a lock can wait."""
@@ -61,8 +64,10 @@ class Ticket:
         self._on_done(outcome)
 
     def enter(self, stage: str) -> None:
-        """Tell how far it is."""
+        """Tell how far it is; answering begins with no words, also when it begins again."""
         self.stage = stage
+        if stage == "answering":
+            self._text = ""
         self._tell()
 
     def add_text(self, text: str) -> None:
@@ -75,11 +80,15 @@ class Ticket:
             self._on_progress(self.stage, self._text)
 
 
+End = Callable[[Ticket, Outcome], None]
+"""Ends a question that is being answered."""
+
+
 class Answering(Protocol):
     """What the inference thread needs to know about questions."""
 
-    def answer(self, ticket: Ticket) -> Outcome:
-        """Answer it; called on the inference thread, and may raise."""
+    def answer(self, tickets: Sequence[Ticket], end: End) -> None:
+        """Answer them together, ending each as soon as it can; called on the inference thread, and may raise."""
 
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
         """What to say when `answer` raised."""
@@ -95,13 +104,13 @@ class Answering(Protocol):
 
 
 class InferenceThread:
-    """Answers the questions in its queue one by one until it is closed."""
+    """Answers the questions in its queue, those together that can be, until it is closed."""
 
     def __init__(self, answering: Answering) -> None:
         self._answering = answering
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []  # in order of arrival
-        self._current: Ticket | None = None
+        self._current: list[Ticket] = []  # being answered together
         self._open = True
         self._threads = [
             threading.Thread(target=self._serve, name="lisa_inference", daemon=True),
@@ -113,7 +122,7 @@ class InferenceThread:
     @property
     def ahead(self) -> int:
         """How many questions are waiting or being answered."""
-        return len(self._waiting) + (self._current is not None)
+        return len(self._waiting) + len(self._current)
 
     def submit(self, ticket: Ticket, queue_size: int) -> None:
         """Queue a question; raises Refused as BUSY if `queue_size` of them wait already, standing ones aside."""
@@ -143,12 +152,11 @@ class InferenceThread:
             ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
 
     def refuse_all(self, outcome: Outcome) -> None:
-        """End all questions with this outcome; the engine is told to stop with the one that it has."""
+        """End all questions with this outcome; the engine is told to stop with those that it has."""
         with self._changed:
-            tickets, self._waiting = self._waiting, []
-            if self._current is not None:
-                self._current.cancel.set()
-                tickets.append(self._current)
+            tickets, self._waiting = [*self._waiting, *self._current], []
+            for ticket in self._current:
+                ticket.cancel.set()
         for ticket in tickets:
             ticket.complete(outcome)
 
@@ -164,31 +172,34 @@ class InferenceThread:
         return not any(thread.is_alive() for thread in self._threads)
 
     def _serve(self) -> None:
-        for ticket in self._next():
+        for tickets in self._next():
             try:
-                outcome = self._answering.answer(ticket)
+                self._answering.answer(tickets, self._end)
             except BaseException as error:  # whatever it is, the thread lives on
-                outcome = self._answering.failure(ticket, error)
-            with self._changed:
-                self._current = None
-            ticket.complete(outcome)
+                for ticket in list(self._current):
+                    self._end(ticket, self._answering.failure(ticket, error))
 
-    def _next(self) -> Iterator[Ticket]:
+    def _end(self, ticket: Ticket, outcome: Outcome) -> None:
+        with self._changed:
+            self._current.remove(ticket)
+        ticket.complete(outcome)
+
+    def _next(self) -> Iterator[Sequence[Ticket]]:
         while True:
             with self._changed:
-                while self._open and (ticket := self._first_ready()) is None:
+                while self._open and not (tickets := self._ready()):
                     self._changed.wait()
                 if not self._open:
                     return
-                assert ticket is not None
-                self._waiting.remove(ticket)
-                self._current = ticket
+                self._waiting = [ticket for ticket in self._waiting if ticket not in tickets]
+                self._current = list(tickets)
                 self._changed.notify_all()
-            yield ticket
+            yield tickets
 
-    def _first_ready(self) -> Ticket | None:
-        ready = (ticket for ticket in self._waiting if self._answering.is_ready(ticket))
-        return min(ready, key=lambda ticket: ticket.question.standing, default=None)
+    def _ready(self) -> list[Ticket]:
+        """Those that are to be answered next, together."""
+        ready = filter(self._answering.is_ready, self._waiting)
+        return _together(sorted(ready, key=lambda ticket: ticket.question.standing))
 
     def _watch(self) -> None:
         while self._open:
@@ -213,12 +224,27 @@ class InferenceThread:
                 overdue[ticket] = self._answering.no_frame(ticket)
             else:
                 limits.append(min(patience, ticket.deadline))
-        if self._current is not None and not self._current.done:
-            if self._current.deadline <= now:
-                overdue[self._current] = _timeout(self._current)
-            else:
-                limits.append(self._current.deadline)
+        for ticket in self._current:
+            if not ticket.done and ticket.deadline <= now:
+                overdue[ticket] = _timeout(ticket)
+            elif not ticket.done:
+                limits.append(ticket.deadline)
         return overdue, min(limits, default=math.inf)
+
+
+def _together(tickets: Iterable[Ticket]) -> list[Ticket]:
+    """The first, and those that can be answered with it; the turns of a conversation come one after the other."""
+    chosen: list[Ticket] = []
+    conversations: set[str] = set()
+    for ticket in tickets:
+        conversation = ticket.question.conversation
+        if conversation in conversations or len(chosen) == MOST_TOGETHER:
+            continue
+        if conversation:
+            conversations.add(conversation)
+        if not chosen or ticket.question.goes_with(chosen[0].question):
+            chosen.append(ticket)
+    return chosen
 
 
 def _timeout(ticket: Ticket) -> Outcome:

@@ -76,6 +76,10 @@ class Question:
     image: Image | None = None
     standing: bool = False
 
+    def goes_with(self, other: "Question") -> bool:
+        """Whether the engine can answer both at once; the standing one keeps out of people's way."""
+        return self.mask_only == other.mask_only and not self.standing and not other.standing
+
 
 def question_of(request: Any, parameters: Parameters) -> Question:
     """The question in a service's request or an action's goal; raises Refused if it is none."""

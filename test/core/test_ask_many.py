@@ -5,9 +5,12 @@ import threading
 import pytest
 from goldens import CASES, V1, case, distance
 
-from lisa_core.errors import Cancelled, PromptError
+from lisa_core import Answer
+from lisa_core.errors import Cancelled, OutOfMemoryError, PromptError
 from lisa_core.model.language import Language
+from lisa_core.model.sam import Sam
 
+SHORT, LONG = case("v1-short"), case("v1-explain")
 ASKED = [asked for asked in CASES if asked.checkpoint == V1]
 CLOSE = 1e-4
 
@@ -24,6 +27,20 @@ def same(actual, expected):
     for ours, theirs in zip(actual.segments, expected.segments, strict=True):
         assert distance(ours.low_res_logits, theirs.low_res_logits) < CLOSE
         assert (ours.mask != theirs.mask).mean() < CLOSE
+
+
+@pytest.fixture
+def passes(monkeypatch):
+    """How many texts each pass over the weights has read; grows."""
+    counts = []
+    read = Language.read_together
+
+    def counted(self, texts, *others):
+        counts.append(len(texts))
+        return read(self, texts, *others)
+
+    monkeypatch.setattr(Language, "read_together", counted)
+    return counts
 
 
 @pytest.mark.parametrize("mask_only", [False, True])
@@ -44,15 +61,7 @@ def test_one_frame_for_all_and_the_same_question_twice(v1):
         same(answer, v1.ask(v1.encode(asked.rgb), question, max_new_tokens=12, max_segments=1))
 
 
-def test_a_token_of_all_is_one_pass(v1, monkeypatch):
-    passes = []
-    read = Language.read_together
-
-    def counted(self, texts, *others):
-        passes.append(len(texts))
-        return read(self, texts, *others)
-
-    monkeypatch.setattr(Language, "read_together", counted)
+def test_a_token_of_all_is_one_pass(v1, passes):
     answers = v1.ask_many(v1.encode(ASKED[0].rgb), ["What is it?", "Where?", "Why?"], max_new_tokens=5)
     longest = max(len(answer.token_ids) for answer in answers)
     assert len(passes) == longest
@@ -77,11 +86,145 @@ def test_nothing_asked(v1):
     assert v1.ask_many(v1.encode(ASKED[0].rgb), []) == []
 
 
-def test_cancelled(v1):
-    cancel = threading.Event()
-    cancel.set()
-    with pytest.raises(Cancelled):
-        v1.ask_many(v1.encode(ASKED[0].rgb), ["Where?"], cancel=cancel)
+class TestCancel:
+    WORDS = (LONG.instruction, LONG.instruction, LONG.instruction)
+
+    def ask(self, engine, cancels, **options):
+        return engine.ask_many(engine.encode(LONG.rgb), self.WORDS, cancels=cancels, **options)
+
+    def test_before_it_is_read_it_costs_nothing(self, small, passes):
+        cancels = [threading.Event() for _ in self.WORDS]
+        cancels[1].set()
+        answers = self.ask(small, cancels, max_new_tokens=2)
+        assert [type(answer) for answer in answers] == [Answer, Cancelled, Answer]
+        assert set(passes) == {2}
+
+    def test_all_of_them(self, small, passes):
+        cancels = [threading.Event() for _ in self.WORDS]
+        for cancel in cancels:
+            cancel.set()
+        assert [type(end) for end in self.ask(small, cancels)] == [Cancelled] * 3
+        assert not passes
+
+    def test_one_leaves_within_a_token_and_the_others_go_on(self, small, passes):
+        cancels = [threading.Event() for _ in self.WORDS]
+        ends, told = {}, {0: [], 1: [], 2: []}
+
+        def on_token(index, text):
+            told[index].append(text)
+            if len(told[1]) == 3:
+                cancels[1].set()
+                passes.clear()
+
+        def on_answer(index, answer):
+            ends[index] = (answer, len(passes))
+
+        answers = self.ask(small, cancels, on_token=on_token, on_answer=on_answer)
+        assert [ends[index][0] for index in range(3)] == answers
+        cancelled, after = ends[1]
+        assert isinstance(cancelled, Cancelled)
+        assert after <= 1
+        assert len(told[1]) == 3
+        assert passes[-1] == 2
+        for index in (0, 2):
+            same(answers[index], alone(small, LONG))
+            assert "".join(told[index]) == answers[index].text
+
+    def test_ahead_of_its_masks(self, small, monkeypatch):
+        cancels = [threading.Event() for _ in self.WORDS]
+        decoded = []
+        decode = Sam.decode
+        monkeypatch.setattr(
+            Sam, "decode", lambda self, image, prompts: decoded.append(len(prompts)) or decode(self, image, prompts)
+        )
+
+        def on_stage(index, stage):
+            if (index, stage) == (2, "masking"):
+                cancels[2].set()
+
+        answers = self.ask(small, cancels, on_stage=on_stage, mask_only=True)
+        assert [type(answer) for answer in answers] == [Answer, Answer, Cancelled]
+        assert decoded == [2]
+
+
+class TestAsItComes:
+    def test_the_short_answer_does_not_wait_for_the_long_one(self, small):
+        happened = []
+        small.ask_many(
+            [small.encode(LONG.rgb), small.encode(SHORT.rgb)],
+            [LONG.instruction, SHORT.instruction],
+            on_token=lambda index, _: happened.append(("token", index)),
+            on_stage=lambda index, stage: happened.append((stage, index)),
+            on_answer=lambda index, _: happened.append(("answer", index)),
+        )
+        assert happened[:2] == [("answering", 0), ("answering", 1)]
+        assert happened.index(("masking", 1)) < happened.index(("answer", 1))
+        assert ("token", 0) in happened[happened.index(("answer", 1)) :]
+        assert happened[-1] == ("answer", 0)
+
+    def test_words_are_told_as_they_are_alone(self, small):
+        asked = [SHORT, LONG, case("v1-two_masks")]
+        together, single = [[] for _ in asked], [[] for _ in asked]
+        small.ask_many(
+            [small.encode(one.rgb) for one in asked],
+            [one.instruction for one in asked],
+            on_token=lambda index, text: together[index].append(text),
+        )
+        for one, told in zip(asked, single, strict=True):
+            alone(small, one, on_token=told.append)
+        assert together == single
+
+
+class TestWhatIsKept:
+    def test_a_turn_answered_together_is_not_read_again(self, small, monkeypatch):
+        frames = [small.encode(one.rgb) for one in (SHORT, LONG)]
+        words = [SHORT.instruction, LONG.instruction]
+        answers = small.ask_many(frames, words)
+        read, forward = [], Language.forward
+        monkeypatch.setattr(
+            Language, "forward", lambda self, new, *others: read.append(len(new)) or forward(self, new, *others)
+        )
+        for frame, question, answer in zip(frames, words, answers, strict=True):
+            read.clear()
+            small.ask(frame, "Why?", [(question, answer.text)], max_new_tokens=1, max_segments=0)
+            assert read[0] < 15
+
+    def test_the_next_turn_is_the_same(self, small):
+        frames = [small.encode(one.rgb) for one in (SHORT, LONG)]
+        answers = small.ask_many(frames, [SHORT.instruction, LONG.instruction])
+        for frame, one, answer in zip(frames, (SHORT, LONG), answers, strict=True):
+            history = [(one.instruction, answer.text)]
+            same(small.ask(frame, "Where?", history), small.ask(small.encode(one.rgb), "Where?", history))
+
+    def test_out_of_memory_disturbs_nobody_after_it(self, small, monkeypatch):
+        frames = [small.encode(one.rgb) for one in (SHORT, LONG)]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Language, "read_together", raising(MemoryError()))
+            with pytest.raises(OutOfMemoryError):
+                small.ask_many(frames, [SHORT.instruction, LONG.instruction])
+        same(small.ask(frames[1], LONG.instruction), alone(small, LONG))
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("most", [0, 1])
+def test_at_most_so_many_masks_each(small, most):
+    asked = case("v1-two_masks")
+    for answer in small.ask_many(small.encode(asked.rgb), [asked.instruction] * 2, max_segments=most):
+        assert len(answer.segments) == most
+        assert answer.text == "Sure, it is [SEG] and [SEG]."
+
+
+@pytest.mark.parametrize("words", ["", "cup " * 10_000])
+def test_a_question_that_cannot_be_is_refused_before_any_is_read(small, passes, words):
+    with pytest.raises(PromptError):
+        small.ask_many(small.encode(SHORT.rgb), ["Where?", words])
+    assert not passes
 
 
 def test_unequal_numbers_are_refused(v1):
@@ -90,3 +233,5 @@ def test_unequal_numbers_are_refused(v1):
         v1.ask_many([frame], ["Where?", "What?"])
     with pytest.raises(PromptError, match="as many frames"):
         v1.ask_many(frame, ["Where?", "What?"], [()])
+    with pytest.raises(PromptError, match="as many frames"):
+        v1.ask_many(frame, ["Where?", "What?"], cancels=[threading.Event()])

@@ -2,14 +2,17 @@
 
 The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
 seconds and can be cancelled, `hang=S` takes S seconds and cannot, `tokens=N` says N words more, `pause=S` seconds
-apart, `fail=KIND` raises. The checkpoint's name gives orders too: `fails...` cannot be loaded, `breaks...` raises what
+apart, `fail=KIND` raises, `fail_together=KIND` does so unless it is asked alone, `company` tells how many are asked
+at once. The checkpoint's name gives orders too: `fails...` cannot be loaded, `breaks...` raises what
 nobody expects, `until PATH` takes until there is such a file, `heavy...` holds 100 MiB, and 50 more for each frame.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +104,42 @@ class FakeEngine:
     ) -> Answer:
         """Find the colours that the instruction names; obey its orders."""
         self._check_thread()
-        words = instruction.split()
-        orders = dict(word.split("=", 1) for word in words if "=" in word)
-        if on_stage is not None:
-            on_stage("answering")
-        _take_time(orders, cancel or threading.Event(), on_token)
-        if "fail" in orders:
-            raise FAILURES[orders["fail"]]()
-        if on_stage is not None:
-            on_stage("masking")
-        segments = tuple(_segment(found(frame.image, word)) for word in words if word in COLOURS)[:max_segments]
-        masks = ", ".join(["[SEG]"] * len(segments)) or "nothing"
-        text = "[SEG]." if mask_only else f"Turn {len(history) + 1}: {instruction} is {masks}."
-        return Answer(text=text, segments=segments, timings={"decode": 0.0})
+        listeners = on_token or _nobody, on_stage or _nobody
+        answering = _answering(
+            frame, instruction, history, max_segments, mask_only, *listeners, cancel or threading.Event(), 1
+        )
+        return deque(answering, maxlen=1).pop()  # type: ignore[return-value]  # alone it is raised, not returned
+
+    def ask_many(
+        self,
+        frames: Sequence[FakeFrame],
+        instructions: Sequence[str],
+        histories: Sequence[Sequence[tuple[str, str]]],
+        *,
+        max_new_tokens: int,
+        max_segments: int,
+        mask_only: bool,
+        on_token: Callable[[int, str], None],
+        on_stage: Callable[[int, str], None],
+        on_answer: Callable[[int, Answer | Cancelled], None],
+        cancels: Sequence[threading.Event],
+    ) -> None:
+        """As `ask`, a step of each in turns."""
+        self._check_thread()
+        count = len(instructions)
+        going = {}
+        for index, of_one in enumerate(zip(frames, instructions, histories, strict=True)):
+            listeners = partial(on_token, index), partial(on_stage, index)
+            going[index] = _answering(*of_one, max_segments, mask_only, *listeners, cancels[index], count)
+        while going:
+            for index, steps in list(going.items()):
+                try:
+                    answer = next(steps)
+                except Cancelled as cancelled:
+                    answer = cancelled
+                if answer is not None:
+                    del going[index]
+                    on_answer(index, answer)
 
     def memory(self) -> Mapping[str, int]:
         """Bytes by part."""
@@ -129,18 +155,55 @@ class FakeEngine:
             raise LisaError("the engine is used from two threads, or after it was closed")
 
 
-def _take_time(orders: Mapping[str, str], cancel: threading.Event, on_token: Callable[[str], None] | None) -> None:
+def _answering(
+    frame: FakeFrame,
+    instruction: str,
+    history: Sequence[tuple[str, str]],
+    max_segments: int,
+    mask_only: bool,
+    on_token: Callable[[str], object],
+    on_stage: Callable[[str], object],
+    cancel: threading.Event,
+    together: int,
+) -> Iterator[Answer | Cancelled | None]:
+    """The way to an answer in small steps: None for each but the last."""
+    words = instruction.split()
+    orders = dict(word.split("=", 1) for word in words if "=" in word)
+    on_stage("answering")
+    for _ in _taking_time(orders, cancel, on_token):
+        yield None
+    failure = orders.get("fail") or (orders.get("fail_together") if together > 1 else None)
+    if failure:
+        raise FAILURES[failure]()
+    on_stage("masking")
+    segments = tuple(_segment(found(frame.image, word)) for word in words if word in COLOURS)[:max_segments]
+    masks = ", ".join(["[SEG]"] * len(segments)) or "nothing"
+    company = f" ({together} at once)" if "company" in words else ""
+    text = "[SEG]." if mask_only else f"Turn {len(history) + 1}: {instruction} is {masks}{company}."
+    yield Answer(text=text, segments=segments, timings={"decode": 0.0})
+
+
+def _taking_time(
+    orders: Mapping[str, str], cancel: threading.Event, on_token: Callable[[str], object]
+) -> Iterator[None]:
     time.sleep(float(orders.get("hang", 0)))
     for _ in range(int(orders.get("tokens", 0))):
-        _wait(cancel, float(orders.get("pause", 0)))
-        if on_token is not None:
-            on_token("word ")
-    _wait(cancel, float(orders.get("delay", 0)))
+        yield from _waiting(cancel, float(orders.get("pause", 0)))
+        on_token("word ")
+    yield from _waiting(cancel, float(orders.get("delay", 0)))
 
 
-def _wait(cancel: threading.Event, seconds: float) -> None:
-    if cancel.wait(seconds):
-        raise Cancelled("the question was cancelled")
+def _waiting(cancel: threading.Event, seconds: float) -> Iterator[None]:
+    end = time.monotonic() + seconds
+    while not cancel.wait(min(0.01, max(0.0, end - time.monotonic()))):
+        if time.monotonic() >= end:
+            return
+        yield
+    raise Cancelled("the question was cancelled")
+
+
+def _nobody(*_: object) -> None:
+    """Stands in for a listener."""
 
 
 def _segment(mask: NDArray[np.bool_]) -> Segment:

@@ -1,12 +1,13 @@
 """The queue before the engine, without a node: what a question waits for, and until when."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 from harness import PATIENCE, eventually
 
-from lisa_ros.inference import InferenceThread, Ticket
+from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
 from lisa_ros.questions import Code, Outcome, Question
 
 
@@ -19,14 +20,26 @@ class Frames:
         self.engine = threading.Event()
         self.engine.set()
         self.taken = threading.Event()
+        self.together: list[list[str]] = []
 
-    def answer(self, ticket: Ticket) -> Outcome:
+    def let_one_group_pass(self) -> None:
+        """The engine comes back from what it does and takes the next group."""
+        before, self.engine = self.engine, threading.Event()
+        before.set()
+        eventually(lambda: len(self.together) == 2, "the next group")
+
+    def answer(self, tickets: Sequence[Ticket], end: End) -> None:
+        engine = self.engine
+        self.together.append([ticket.question.instruction for ticket in tickets])
         self.taken.set()
-        self.engine.wait()
-        return Outcome(Code.OK)
+        engine.wait()
+        for ticket in tickets:
+            if ticket.question.instruction == "broken":
+                raise RuntimeError("broken on purpose")
+            end(ticket, Outcome(Code.OK))
 
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
-        raise AssertionError("nothing fails here") from error
+        return Outcome(Code.INTERNAL, str(error))
 
     def is_ready(self, ticket: Ticket) -> bool:
         return self.young
@@ -51,10 +64,11 @@ def inference(frames: Frames) -> Iterator[InferenceThread]:
     assert thread.close(10.0)
 
 
-def ask(inference: InferenceThread) -> list[Outcome]:
+def ask(inference: InferenceThread, instruction: str = "red", **fields: Any) -> list[Outcome]:
     """How the question ends, once it has."""
     ends: list[Outcome] = []
-    inference.submit(Ticket(Question("red", "camera", timeout=1000.0), ends.append), queue_size=8)
+    question = Question(instruction, "camera", **{"timeout": 1000.0} | fields)
+    inference.submit(Ticket(question, ends.append), queue_size=99)
     return ends
 
 
@@ -90,3 +104,72 @@ def test_other_limits_hold_at_once(inference: InferenceThread, frames: Frames) -
     frames.patient_for = 0.0
     inference.look_again()
     assert code(ends) == Code.NO_FRAME
+
+
+class TestTogether:
+    @pytest.fixture
+    def busy(self, inference: InferenceThread, frames: Frames) -> InferenceThread:
+        """It is at a question of its own, so that the next ones wait."""
+        frames.young = True
+        frames.engine.clear()
+        ask(inference, "first")
+        assert frames.taken.wait(PATIENCE)
+        return inference
+
+    def go_on(self, frames: Frames, *ends: list[Outcome]) -> list[list[str]]:
+        """What was answered together, after the first, once all of these have ended."""
+        frames.engine.set()
+        for end in ends:
+            assert code(end) == Code.OK
+        assert frames.together[0] == ["first"]
+        return frames.together[1:]
+
+    def test_what_waits_is_answered_together(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy, words, conversation=words[:1]) for words in ("red", "green", "")]
+        assert busy.ahead == 4
+        assert self.go_on(frames, *ends) == [["red", "green", ""]]
+        assert busy.ahead == 0
+
+    def test_with_or_without_words_apart(self, busy: InferenceThread, frames: Frames) -> None:
+        asked = [("red", False), ("green", True), ("blue", False), ("grey", True)]
+        ends = [ask(busy, words, mask_only=mask_only) for words, mask_only in asked]
+        assert self.go_on(frames, *ends) == [["red", "blue"], ["green", "grey"]]
+
+    def test_turns_of_a_conversation_one_after_the_other(self, busy: InferenceThread, frames: Frames) -> None:
+        asked = [("red", "a"), ("then green", "a"), ("blue", "b"), ("then grey", "a"), ("single", ""), ("too", "")]
+        ends = [ask(busy, words, conversation=conversation) for words, conversation in asked]
+        assert self.go_on(frames, *ends) == [["red", "blue", "single", "too"], ["then green"], ["then grey"]]
+
+    def test_no_turn_overtakes_one_that_does_not_go_with_the_rest(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy), ask(busy, "one", conversation="a", mask_only=True), ask(busy, "two", conversation="a")]
+        assert self.go_on(frames, *ends) == [["red"], ["one"], ["two"]]
+
+    def test_the_standing_one_comes_last_and_alone(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy, "standing", standing=True), ask(busy, "red"), ask(busy, "green")]
+        assert self.go_on(frames, *ends) == [["red", "green"], ["standing"]]
+
+    def test_only_so_many(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy, str(number)) for number in range(MOST_TOGETHER + 3)]
+        self.go_on(frames, *ends)
+        assert [len(group) for group in frames.together] == [1, MOST_TOGETHER, 3]
+
+    def test_each_has_its_own_time(self, busy: InferenceThread, frames: Frames) -> None:
+        slow, quick = ask(busy, "slow"), ask(busy, "quick", timeout=1.0)
+        frames.let_one_group_pass()
+        assert code(quick) == Code.TIMEOUT
+        assert not slow
+        frames.engine.set()
+        assert code(slow) == Code.OK
+
+    def test_what_breaks_ends_those_that_are_left(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy, words) for words in ("red", "broken", "green")]
+        frames.engine.set()
+        assert [code(end) for end in ends] == [Code.OK, Code.INTERNAL, Code.INTERNAL]
+        assert code(ask(busy, "next")) == Code.OK
+
+    def test_all_of_them_are_refused_when_the_node_goes_down(self, busy: InferenceThread, frames: Frames) -> None:
+        ends = [ask(busy, words) for words in ("red", "green")]
+        frames.let_one_group_pass()
+        busy.refuse_all(Outcome(Code.INACTIVE))
+        assert [code(end) for end in ends] == [Code.INACTIVE] * 2
+        frames.engine.set()

@@ -1,7 +1,7 @@
 """The life of a question: its stages, its end by cancel, timeout, refusal or failure; service and action alike."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from action_msgs.msg import GoalStatus
@@ -118,8 +118,8 @@ def test_questions_are_answered_in_order(robot: Robot) -> None:
     first = robot.pursue("red delay=1")
     finished: list[str] = []
     futures = []
-    for colour in ("red", "green", "blue"):
-        future = robot.start(f"{colour} delay=0.3")  # far enough apart to be told apart
+    for colour, delay in (("red", 0.3), ("green", 0.6), ("blue", 0.9)):
+        future = robot.start(f"{colour} delay={delay}")  # far enough apart to be told apart, together or not
         future.add_done_callback(lambda _, colour=colour: finished.append(colour))
         futures.append(future)
     answers = [robot.wait(future).answer for future in futures]
@@ -127,6 +127,73 @@ def test_questions_are_answered_in_order(robot: Robot) -> None:
     assert [answer.instruction.split()[0] for answer in answers] == ["red", "green", "blue"]
     assert finished == ["red", "green", "blue"]
     assert robot.set("queue_size", 3).successful
+
+
+@pytest.fixture
+def crowd(robot: Robot) -> Iterator[Callable[..., list[Goal]]]:
+    """`crowd(instruction, ...)`: goals that waited until all of them were there, and then were taken together."""
+    assert robot.set("queue_size", 8).successful
+
+    def gathered(*instructions: str, **fields: object) -> list[Goal]:
+        first = robot.pursue("red delay=100")
+        eventually(lambda: ("answering", "") in first.feedback)
+        goals = [robot.pursue(instruction, **fields) for instruction in instructions]
+        for goal in goals:
+            eventually(lambda goal=goal: ("waiting", "") in goal.feedback)  # type: ignore[misc]
+        assert first.cancel()
+        assert first.result()[0] == GoalStatus.STATUS_CANCELED
+        return goals
+
+    yield gathered
+    assert robot.set("queue_size", 3).successful
+
+
+def test_what_waits_is_answered_together(robot: Robot, crowd: Callable[..., list[Goal]]) -> None:
+    goals = crowd("red company", "green company tokens=3", "blue company", include_masks=True)
+    for goal, colour, order in zip(goals, ("red", "green", "blue"), ("", " tokens=3", ""), strict=True):
+        status, result = goal.result()
+        assert status == GoalStatus.STATUS_SUCCEEDED
+        assert result.answer.text == f"Turn 1: {colour} company{order} is [SEG] (3 at once)."
+        assert len(result.answer.segments) == 1
+    assert robot.ask("red company").answer.text == "Turn 1: red company is [SEG] (1 at once)."
+
+
+def test_of_those_together_one_is_canceled_and_the_others_go_on(crowd: Callable[..., list[Goal]]) -> None:
+    quick, slow, long = crowd("red delay=0.5", "green delay=100", "blue tokens=1000 pause=0.05")
+    assert quick.result()[1].success, "it does not wait for the others"
+    eventually(lambda: any(text for _, text in long.feedback), "the words of one among several")
+    assert slow.cancel()
+    status, result = slow.result()
+    assert (status, result.message) == (GoalStatus.STATUS_CANCELED, "canceled while answering")
+    said = len(long.feedback)
+    eventually(lambda: len(long.feedback) > said + 3, "the others to go on")
+    assert long.cancel()
+    assert code(long.result()[1]) == Code.CANCELED
+
+
+def test_of_those_together_one_times_out(crowd: Callable[..., list[Goal]]) -> None:
+    slow, quick = crowd("red delay=100", "green delay=0.1", timeout=8.0)
+    assert quick.result()[1].success
+    assert code(slow.result()[1]) == Code.TIMEOUT
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("fail=prompt", Code.BAD_REQUEST),
+        ("fail=memory", Code.OUT_OF_MEMORY),
+        ("fail=python", Code.INTERNAL),
+        ("fail=exit", Code.INTERNAL),
+        ("fail_together=memory", Code.OK),
+    ],
+)
+def test_of_those_together_each_fails_by_itself(crowd: Callable[..., list[Goal]], order: str, expected: Code) -> None:
+    goals = crowd("red tokens=2 pause=0.15", f"green delay=0.2 {order}", "blue delay=0.3 company")
+    results = [goal.result()[1] for goal in goals]
+    assert [code(result) for result in results] == [Code.OK, expected, Code.OK]
+    assert results[2].answer.text.endswith("(1 at once).")
+    texts = {text for _, text in goals[0].feedback}
+    assert texts <= {"", "word ", "word word "}, "what is asked again begins with no words"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,31 @@
+"""An encoded image, which questions are asked about."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lisa_core.generation import Visual
+from lisa_core.preprocess import SamSize
+
+
+@dataclass(eq=False)
+class Frame:
+    """An encoded image; hand it back with every question about it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, as it was given.
+        timings: seconds that encoding took, by stage.
+    """
+
+    image: NDArray[np.uint8]
+    timings: Mapping[str, float]
+    _visual: Visual = field(repr=False)
+    _sam: tuple[Tensor, SamSize] | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px."""
+        return (self.image.shape[0], self.image.shape[1])

@@ -1,0 +1,51 @@
+"""An answer while it is being said: its tokens, its words as they grow, and the states that ask for masks."""
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from lisa_core.template import EOS, SEG, Special
+from lisa_core.tokenizer import Tokenizer
+
+
+class Reply:
+    """Collects the tokens of one answer and tells its text as it grows.
+
+    Attributes:
+        ids: the tokens so far.
+        states: (1, width) each, the hidden states that emitted the `[SEG]`s among them.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, on_token: Callable[[str], None] | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._seg = tokenizer.special_ids[SEG]
+        self._on_token = on_token
+        self._told = ""
+        self.ids: list[int] = []
+        self.states: list[Tensor] = []
+
+    @property
+    def text(self) -> str:
+        """The words so far."""
+        return self._tokenizer.decode(self.ids)
+
+    def add(self, token: int, hidden: Tensor) -> None:
+        """Adds the next token and the (1, width) hidden state that emitted it."""
+        self.ids.append(token)
+        if token == self._seg:
+            self.states.append(hidden)
+        if self._on_token is not None:
+            text = self.text
+            if text.startswith(self._told) and text != self._told and not text.endswith("\ufffd"):  # half a character
+                self._on_token(text[len(self._told) :])
+                self._told = text
+
+    def take(self, hidden: Tensor) -> None:
+        """Takes "[SEG]." and the end of sequence for the answer; the prompt's last hidden state emitted them."""
+        self.ids = self._tokenizer.encode([Special(SEG), ".", Special(EOS)])[1:]
+        self.states = [hidden]
+
+    def end(self) -> None:
+        """Tells what has not been told yet."""
+        if self._on_token is not None and (rest := self.text[len(self._told) :]):
+            self._on_token(rest)

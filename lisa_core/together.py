@@ -1,0 +1,128 @@
+"""Several questions at once: one pass over the weights for a token of each.
+
+A question that has said its last word gets its masks and ends, and one that was cancelled ends, while the others go
+on; what either held is free for them.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from torch import Tensor
+
+from lisa_core.answer import Segment
+from lisa_core.frame import Frame
+from lisa_core.generation import Generator, Text
+from lisa_core.masking import Masker
+from lisa_core.reply import Reply
+from lisa_core.stopwatch import Stopwatch
+
+
+@dataclass(eq=False)
+class Asked:
+    """One of several questions.
+
+    Attributes:
+        index: which.
+        prompt: its tokens, `IMAGE_ID` once for each visual token.
+        reply: the answer as it is said.
+        on_stage: called with "answering" and "masking" when each begins.
+        cancel: set from any thread to end it within one token.
+    """
+
+    index: int
+    frame: Frame
+    prompt: list[int]
+    reply: Reply
+    on_stage: Callable[[str], None]
+    cancel: threading.Event
+
+
+class Together:
+    """Answers questions together and ends each as soon as it can.
+
+    Args:
+        max_new_tokens, max_segments: for each question, as in `LisaEngine.ask`.
+        watch: told the stages of all together.
+        end: called once for each question, with its segments, or with None for one that was cancelled.
+    """
+
+    def __init__(
+        self,
+        generator: Generator,
+        masker: Masker,
+        max_new_tokens: int,
+        max_segments: int,
+        watch: Stopwatch,
+        end: Callable[[Asked, tuple[Segment, ...] | None], None],
+    ) -> None:
+        self._generator = generator
+        self._masker = masker
+        self._max_new_tokens = max_new_tokens
+        self._max_segments = max(max_segments, 0)
+        self._watch = watch
+        self._end = end
+
+    def answer(self, questions: Sequence[Asked], mask_only: bool) -> None:
+        """Answers them all; with `mask_only` without decoding."""
+        asked = self._still_asked(questions)
+        if not asked:
+            return
+        for one in asked:
+            one.on_stage("answering")
+        texts = self._generator.read_together([(one.frame._visual, one.prompt) for one in asked])
+        self._watch.lap("prefill")
+        if mask_only:
+            for one, text in zip(asked, texts, strict=True):
+                one.reply.take(text.hidden)
+            self._finish(asked)
+        else:
+            self._decode(dict(zip(asked, texts, strict=True)))
+
+    def _decode(self, going: dict[Asked, Text]) -> None:
+        while going := {one: going[one] for one in self._still_asked(going)}:
+            said = dict(zip(going, self._generator.next_tokens(list(going.values())), strict=True))
+            for one, token in said.items():
+                one.reply.add(token, going[one].hidden)
+            self._watch.lap("decode")
+            over = [one for one, token in said.items() if self._is_over(one, token)]
+            for one in over:
+                one.reply.end()
+                self._generator.keep(one.frame._visual, going.pop(one))
+            self._finish(over)
+            if going:
+                self._generator.append(list(going.values()), [said[one] for one in going])
+
+    def _is_over(self, one: Asked, token: int) -> bool:
+        said = len(one.reply.ids)
+        room = self._generator.context - len(one.prompt)
+        return self._generator.is_last(token) or said >= min(self._max_new_tokens, room)
+
+    def _still_asked(self, questions: Iterable[Asked]) -> list[Asked]:
+        """Those that were not cancelled; the others end."""
+        kept = []
+        for one in questions:
+            if one.cancel.is_set():
+                self._end(one, None)
+            else:
+                kept.append(one)
+        return kept
+
+    def _finish(self, over: Sequence[Asked]) -> None:
+        """Gives each the masks it asked for, those of a frame as one batch, and ends it."""
+        of_frame: dict[Frame, list[Asked]] = {}
+        for one in over:
+            of_frame.setdefault(one.frame, []).append(one)
+        for frame, questions in of_frame.items():
+            for one in questions:
+                if self._states(one):
+                    one.on_stage("masking")
+            kept = self._still_asked(questions)
+            states = [state for one in kept for state in self._states(one)]
+            segments = iter(self._masker.segments(frame, states, self._watch) if states else ())
+            for one in kept:
+                self._end(one, tuple(islice(segments, len(self._states(one)))))
+
+    def _states(self, one: Asked) -> list[Tensor]:
+        return one.reply.states[: self._max_segments]
