@@ -8,6 +8,7 @@ An engine is not thread-safe: one thread owns it.
 """
 
 import gc
+import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError
 from lisa_core.frame import Frame
 from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
 from lisa_core.masking import Masker
+from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
 from lisa_core.reply import Reply
@@ -56,6 +58,7 @@ class LisaEngine:
         template_name: TemplateName,
         precision: ResolvedPrecision,
         device: torch.device,
+        memory_limit: float = 0.0,
     ) -> None:
         self.checkpoint = checkpoint
         self.precision = precision
@@ -68,7 +71,9 @@ class LisaEngine:
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
         self._generator = Generator(model.language, end, self._dtype, device)
-        self._masker = Masker(model, self._dtype, device)
+        room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
+        self._memory = self._generator.room = FrameMemory(room, self._generator.memory)
+        self._masker = Masker(model, self._memory, self._dtype, device)
 
     @classmethod
     def from_pretrained(
@@ -90,7 +95,8 @@ class LisaEngine:
             device: "cuda", "cuda:1", "cpu"; None: the GPU if there is one.
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
             template: "llava_v1", "llava_llama_2" or "vicuna_v1_1"; None: what the checkpoint is.
-            memory_limit: GiB that weights and KV cache may take together; 0: no limit.
+            memory_limit: GiB that weights, KV caches and frames may take together, the least recently used frames
+                giving theirs back first; 0: no limit.
             on_progress: called with (share done, parameter) while the weights stream in.
 
         Raises:
@@ -102,7 +108,8 @@ class LisaEngine:
         resolved = loading.resolve_precision(precision, target, opened.quantised)
         loading.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
-        return cls(str(checkpoint), model, opened.tokenizer, opened.layout, opened.template, resolved, target)
+        of_checkpoint = (model, opened.tokenizer, opened.layout, opened.template)
+        return cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
         """Encodes an image for the language model; SAM encodes it when an answer first needs a mask.
@@ -113,19 +120,17 @@ class LisaEngine:
         Raises:
             ImageError, OutOfMemoryError
         """
-        model = self._ready()
+        self._ready()
         image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
         watch = Stopwatch()
+        frame = Frame(image, watch.laps)
         with self._guarded():
-            pixels = preprocess.for_clip(image, model.shape.clip.image)
-            watch.lap("preprocess")
-            features = model.clip(pixels.to(self._torch_device, self._dtype)[None])[0]
-            visual = Visual(model.mm_projector(features))
-            watch.lap("clip")
+            self._memory.use([frame])
+            visual = self._visual(frame, watch)
             prefix = self._tokenizer.encode(template.BY_NAME[self.template].prefix())
             self._generator.read(visual, self._expand(prefix))
             watch.lap("prefix")
-        return Frame(image, watch.laps, visual)
+        return frame
 
     def ask(
         self,
@@ -163,7 +168,8 @@ class LisaEngine:
         watch = Stopwatch()
         with self._guarded():
             notify("answering")
-            hidden = self._generator.read(frame._visual, self._expand(prompt), cancel)
+            self._memory.use([frame])
+            hidden = self._generator.read(self._visual(frame, watch), self._expand(prompt), cancel)
             watch.lap("prefill")
             reply = Reply(self._tokenizer, on_token)
             if mask_only:
@@ -230,42 +236,60 @@ class LisaEngine:
             if on_answer is not None:
                 on_answer(index, ends[index])
 
-        questions = [
-            Asked(
-                index=index,
-                frame=frames[index],
-                prompt=self._expand(prompts[index]),
-                reply=Reply(self._tokenizer, on_token and partial(on_token, index)),
-                on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
-                cancel=cancels[index] if cancels else threading.Event(),
-            )
-            for index in range(count)
-        ]
         with self._guarded():
+            self._memory.use(frames)
+            questions = [
+                Asked(
+                    index=index,
+                    frame=frames[index],
+                    visual=self._visual(frames[index], watch),
+                    prompt=self._expand(prompts[index]),
+                    reply=Reply(self._tokenizer, on_token and partial(on_token, index)),
+                    on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
+                    cancel=cancels[index] if cancels else threading.Event(),
+                )
+                for index in range(count)
+            ]
             together = Together(self._generator, self._masker, max_new_tokens, max_segments, watch, end)
             together.answer(questions, mask_only)
         return [ends[index] for index in range(count)]
 
     def memory(self) -> Mapping[str, int]:
-        """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam` and `kv_cache`."""
+        """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam`, `frames`, `kv_cache`."""
+        return {**self._weights(), "frames": self._memory.held(), "kv_cache": self._generator.memory()}
+
+    def _weights(self) -> dict[str, int]:
         parts: dict[str, int] = {}
         for name, parameter in self._ready().named_parameters():
             part = name.split(".")[0]
             parts[part] = parts.get(part, 0) + quantization.stored_bytes(parameter)
-        return {**parts, "kv_cache": self._generator.memory()}
+        return parts
 
     def close(self) -> None:
         """Releases the model's memory; later calls raise `LisaError`."""
         if self._model is None:
             return
         self._model = None
-        del self._generator, self._masker
+        del self._generator, self._masker, self._memory
         self._release()
 
     def _ready(self) -> Lisa:
         if self._model is None:
             raise LisaError("This engine was closed; load the checkpoint again.")
         return self._model
+
+    def _visual(self, frame: Frame, watch: Stopwatch) -> Visual:
+        """The frame to the language model; encoded now if it is new, or was emptied."""
+        if frame._visual is None:
+            model = self._ready()
+            pixels = preprocess.for_clip(frame.image, model.shape.clip.image)
+            watch.lap("preprocess")
+            features = model.clip(pixels.to(self._torch_device, self._dtype)[None])[0]
+            tokens = model.mm_projector(features)
+            self._memory.take(tokens.nbytes)
+            frame._visual = Visual(tokens)
+            watch.lap("clip")
+        return frame._visual
 
     def _prompt(self, instruction: str, history: History) -> list[int]:
         return self._tokenizer.encode(template.BY_NAME[self.template].render(*template.checked(instruction, history)))

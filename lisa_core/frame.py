@@ -22,10 +22,20 @@ class Frame:
 
     image: NDArray[np.uint8]
     timings: Mapping[str, float]
-    _visual: Visual = field(repr=False)
+    _visual: Visual | None = field(default=None, repr=False)
     _sam: tuple[Tensor, SamSize] | None = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) in px."""
         return (self.image.shape[0], self.image.shape[1])
+
+    @property
+    def held(self) -> int:
+        """Bytes of device memory that it holds, without the KV cache; 0 until somebody asks, once it was emptied."""
+        tokens = self._visual.tokens.nbytes if self._visual is not None else 0
+        return tokens + (self._sam[0].nbytes if self._sam is not None else 0)
+
+    def empty(self) -> None:
+        """Gives the device memory back, and what was read about the frame; the image is encoded again when needed."""
+        self._visual = self._sam = None

@@ -10,6 +10,7 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -50,12 +51,25 @@ class Text:
     hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
+class Room(Protocol):
+    """Whoever has an eye on the memory that caches may take."""
+
+    def has_room(self, size: int) -> bool:
+        """Whether so many bytes more fit."""
+
+    def take(self, size: int) -> None:
+        """Makes room for so many bytes; raises OutOfMemoryError if there is none."""
+
+
 class Generator:
     """The language model with its cache.
 
     Attributes:
         ids: the tokens that the cache holds, `IMAGE_ID` once for each visual token.
+        room: asked before a cache is made or grows; set by whoever counts what else takes memory.
     """
+
+    room: Room
 
     def __init__(self, language: Language, end_id: int, dtype: torch.dtype, device: torch.device) -> None:
         self._language = language
@@ -63,6 +77,7 @@ class Generator:
         self._cache = KVCache(language.shape, min(2 * _GROWTH, language.shape.context), dtype, device)
         self._visual: weakref.ref[Visual] | None = None
         self._set_aside: OrderedDict[int, weakref.ref[Visual]] = OrderedDict()
+        self._texts: weakref.WeakSet[Text] = weakref.WeakSet()
         self.ids: list[int] = []
 
     @property
@@ -135,7 +150,9 @@ class Generator:
         for visual, ids in asked:
             self._take(visual)
             known = _common_length(self.ids, ids, at_most=len(ids) - 1)
-            texts.append(Text(self._cache.copy(self._room(len(ids)), known), list(ids[:known])))
+            self.room.take(self._size(self._capacity(len(ids))))
+            texts.append(Text(self._cache.copy(self._capacity(len(ids)), known), list(ids[:known])))
+            self._texts.add(texts[-1])
         unread = [self._embed(visual, ids, len(text.ids)) for text, (visual, ids) in zip(texts, asked, strict=True)]
         self._read_on(texts, unread, [ids[len(text.ids) :] for text, (_, ids) in zip(texts, asked, strict=True)])
         return texts
@@ -148,8 +165,7 @@ class Generator:
     def append(self, texts: Sequence["Text"], tokens: Sequence[int]) -> None:
         """Reads one token more of each text, in one pass; each has room for it in the context."""
         for text in texts:
-            if len(text.ids) == text.cache.capacity:
-                text.cache = text.cache.copy(self._room(len(text.ids) + 1), len(text.ids))
+            text.cache = self._grown(text.cache, len(text.ids), len(text.ids) + 1)
         embedded = [self._language.embed_tokens.weight[token][None] for token in tokens]
         self._read_on(texts, embedded, [[token] for token in tokens])
 
@@ -162,14 +178,17 @@ class Generator:
 
     def keep(self, visual: Visual, text: "Text") -> None:
         """What was read in this text is what is known of the frame from now on, as after `read` and `decode`."""
+        visual._aside = None
         self._take(visual)
         self._cache, self.ids = text.cache, text.ids
 
     def memory(self) -> int:
-        """Bytes of keys and values, in the cache and set aside."""
+        """Bytes of keys and values: in the cache, set aside, and of the texts that are read together."""
         aside = [visual._aside for ref in self._set_aside.values() if (visual := ref()) and visual._aside]
-        tensors = [self._cache.keys, self._cache.values, *(tensor for _, *pair in aside for tensor in pair)]
-        return sum(tensor.nbytes for tensor in tensors)
+        caches = {self._cache, *(text.cache for text in self._texts)}  # a text that was kept has the cache itself
+        return sum(tensor.nbytes for _, *pair in aside for tensor in pair) + sum(
+            cache.keys.nbytes + cache.values.nbytes for cache in caches
+        )
 
     def forget(self) -> None:
         """Drops everything that was read; it will be read again when it is needed."""
@@ -187,9 +206,13 @@ class Generator:
                 f" {self.context - 1}; ask with fewer words, or start a new conversation."
             )
 
-    def _room(self, length: int) -> int:
-        """Capacity of a cache for so many tokens."""
+    def _capacity(self, length: int) -> int:
+        """Of a cache for so many tokens."""
         return min(self.context, -(-length // _GROWTH) * _GROWTH)
+
+    def _size(self, length: int) -> int:
+        """Bytes of the keys and values of so many tokens."""
+        return (self._cache.keys.nbytes + self._cache.values.nbytes) // self._cache.capacity * length
 
     def _take(self, visual: Visual) -> None:
         """Gives the cache to a frame, with what was read about it before."""
@@ -211,6 +234,8 @@ class Generator:
 
     def _put_aside(self, visual: Visual) -> None:
         length = len(self.ids)
+        if not self.room.has_room(self._size(length)):
+            return
         keys, values = self._cache.keys[:, :, :length].clone(), self._cache.values[:, :, :length].clone()
         visual._aside = (self.ids, keys, values)
         self._set_aside[id(visual)] = weakref.ref(visual)
@@ -230,9 +255,15 @@ class Generator:
         return embeddings
 
     def _reserve(self, length: int) -> None:
-        if length <= self._cache.capacity:
-            return
-        self._cache = self._cache.copy(self._room(length), len(self.ids))
+        self._cache = self._grown(self._cache, len(self.ids), length)
+
+    def _grown(self, cache: KVCache, held: int, length: int) -> KVCache:
+        """The cache, or its `held` tokens in a larger one, with room for `length` tokens."""
+        if length <= cache.capacity:
+            return cache
+        capacity = self._capacity(length)
+        self.room.take(self._size(capacity - cache.capacity))
+        return cache.copy(capacity, held)
 
 
 def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> int:

@@ -121,7 +121,7 @@ def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torc
 
 
 def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:
-    """Refuses, with the arithmetic, what would take more than `limit` GiB with a full KV cache; 0: no limit.
+    """Refuses, with the arithmetic, what takes more than `limit` GiB with a frame and a full KV cache; 0: no limit.
 
     Raises:
         CheckpointError
@@ -129,14 +129,15 @@ def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.
     if limit <= 0:
         return
     weights = sum(estimate_memory(opened.shape, precision, device).values())
-    language = opened.shape.language
+    language, sam = opened.shape.language, opened.shape.sam
     values = 2 * language.layers * language.kv_heads * language.head_width * language.context
+    values += opened.shape.clip.tokens * language.width + sam.embedding * sam.grid**2
     cache = values * compute_dtype(precision, device).itemsize
     if weights + cache > limit * _GIB:
         raise CheckpointError(
             f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights and up to {cache / _GIB:.2f} GiB"
-            f" of KV cache, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of {limit:.2f} GiB;"
-            " raise the limit, or choose a smaller precision or checkpoint."
+            f" of KV cache and a frame, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of"
+            f" {limit:.2f} GiB; raise the limit, or choose a smaller precision or checkpoint."
         )
 
 

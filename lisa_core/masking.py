@@ -8,27 +8,25 @@ from torch import Tensor
 from lisa_core import preprocess
 from lisa_core.answer import Segment, tight_box
 from lisa_core.frame import Frame
+from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
 from lisa_core.stopwatch import Stopwatch
 
 
 class Masker:
-    """SAM, which encodes a frame when its first mask is wanted."""
+    """SAM, which encodes a frame when its first mask is wanted, and again only where memory could not keep it."""
 
-    def __init__(self, model: Lisa, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, model: Lisa, memory: FrameMemory, dtype: torch.dtype, device: torch.device) -> None:
         self._model = model
+        self._memory = memory
         self._dtype = dtype
         self._device = device
 
     def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
         """One segment for each (1, width) hidden state, decoded as one batch."""
         model, side = self._model, self._model.shape.sam.image
-        if frame._sam is None:
-            pixels, size = preprocess.for_sam(frame.image, side)
-            frame._sam = model.sam.encode(pixels.to(self._device, self._dtype)[None])[0], size
-            watch.lap("sam")
-        embedding, size = frame._sam
+        embedding, size = frame._sam or self._encoded(frame, watch)
         prompts = model.text_hidden_fcs(torch.cat(list(states)))
         logits, scores = model.sam.decode(embedding, prompts)
         segments = []
@@ -46,3 +44,11 @@ class Masker:
             )
         watch.lap("masks")
         return tuple(segments)
+
+    def _encoded(self, frame: Frame, watch: Stopwatch) -> tuple[Tensor, preprocess.SamSize]:
+        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
+        encoded = self._model.sam.encode(pixels.to(self._device, self._dtype)[None])[0], size
+        if self._memory.has_room(encoded[0].nbytes):
+            frame._sam = encoded
+        watch.lap("sam")
+        return encoded

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lisa_core.answer import Segment
 from lisa_core.frame import Frame
-from lisa_core.generation import Generator, Text
+from lisa_core.generation import Generator, Text, Visual
 from lisa_core.masking import Masker
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
@@ -25,6 +25,7 @@ class Asked:
 
     Attributes:
         index: which.
+        visual: its frame to the language model.
         prompt: its tokens, `IMAGE_ID` once for each visual token.
         reply: the answer as it is said.
         on_stage: called with "answering" and "masking" when each begins.
@@ -33,6 +34,7 @@ class Asked:
 
     index: int
     frame: Frame
+    visual: Visual
     prompt: list[int]
     reply: Reply
     on_stage: Callable[[str], None]
@@ -71,7 +73,7 @@ class Together:
             return
         for one in asked:
             one.on_stage("answering")
-        texts = self._generator.read_together([(one.frame._visual, one.prompt) for one in asked])
+        texts = self._generator.read_together([(one.visual, one.prompt) for one in asked])
         self._watch.lap("prefill")
         if mask_only:
             for one, text in zip(asked, texts, strict=True):
@@ -89,7 +91,7 @@ class Together:
             over = [one for one, token in said.items() if self._is_over(one, token)]
             for one in over:
                 one.reply.end()
-                self._generator.keep(one.frame._visual, going.pop(one))
+                self._generator.keep(one.visual, going.pop(one))
             self._finish(over)
             if going:
                 self._generator.append(list(going.values()), [said[one] for one in going])

@@ -455,9 +455,9 @@ class TestWords:
 
 
 class TestMemory:
-    def test_of_what(self, small):
+    def test_of_what(self, small, frame):
         held = small.memory()
-        assert held.keys() == {"clip", "mm_projector", "language", "text_hidden_fcs", "sam", "kv_cache"}
+        assert held.keys() == {"clip", "mm_projector", "language", "text_hidden_fcs", "sam", "frames", "kv_cache"}
         assert held["mm_projector"] == (64 * 32 + 64) * 4
         assert all(size > 0 for size in held.values())
 

@@ -1,0 +1,144 @@
+"""Frames and conversations within a memory limit: the least recently used give way, and no answer changes."""
+
+import numpy as np
+import pytest
+from goldens import TOWER, case, picture, same_answer
+
+from lisa_core import LisaEngine, OutOfMemoryError
+from lisa_core.model.clip import VisionTower
+from lisa_core.model.sam import Sam
+
+SHORT = case("v1-short")
+WORDS = "segment the handle"
+TOKEN = 4 * 2 * 3 * 64
+"""Bytes of a token's key and value."""
+FRAME = 300 * TOKEN + 4 * 256 * 64 + 4 * 256 * 16 * 16
+"""Bytes of a frame, about: what was read of it, its visual tokens and SAM's embedding."""
+
+
+@pytest.fixture(scope="module")
+def bare(small_checkpoint):
+    """Bytes of the engine without a frame, with the cache that it begins with."""
+    return sum(LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER).memory().values())
+
+
+@pytest.fixture
+def limited(small_checkpoint, monkeypatch):
+    """`limited(bytes)`: an engine with that limit, whatever a full cache would take."""
+    monkeypatch.setattr("lisa_core.loading.check_limit", lambda *_: None)
+
+    def load(limit):
+        return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=limit / 2**30)
+
+    return load
+
+
+@pytest.fixture
+def encoded(monkeypatch):
+    """What was encoded, by whom: "clip" or "sam" for each time."""
+    calls = []
+    for name, owner, method in (("clip", VisionTower, "forward"), ("sam", Sam, "encode")):
+        original = getattr(owner, method)
+        monkeypatch.setattr(
+            owner, method, lambda *args, name=name, original=original: calls.append(name) or original(*args)
+        )
+    return calls
+
+
+def pictures(count):
+    return [np.roll(picture("square_300.png"), 31 * index, axis=1) for index in range(count)]
+
+
+def test_frames_are_counted_while_somebody_holds_them(small):
+    before = small.memory()["frames"]
+    frame = small.encode(SHORT.rgb)
+    tokens = small.memory()["frames"] - before
+    assert tokens == 256 * 64 * 4
+    small.ask(frame, WORDS, mask_only=True)
+    assert small.memory()["frames"] - before == tokens + frame._sam[0].nbytes
+    del frame
+    assert small.memory()["frames"] == before
+
+
+class TestLimit:
+    @pytest.fixture
+    def limit(self, bare):
+        """Room for about three frames."""
+        return bare + 3.5 * FRAME
+
+    @pytest.fixture
+    def engine(self, limited, limit):
+        return limited(limit)
+
+    def test_is_kept_and_answers_are_the_same(self, engine, limit, small):
+        rgbs = pictures(6)
+        frames = [engine.encode(rgb) for rgb in rgbs]
+        for index in [0, 5, 0, 1, 2, 3, 4, 5, 0]:
+            answer = engine.ask(frames[index], WORDS, max_new_tokens=6)
+            assert sum(engine.memory().values()) <= limit
+            assert same_answer(answer, small.ask(small.encode(rgbs[index]), WORDS, max_new_tokens=6))
+        assert 1 <= sum(frame.held > 0 for frame in frames) < 6
+
+    def test_the_least_recently_used_are_encoded_again_and_no_others(self, engine, encoded):
+        frames = [engine.encode(rgb) for rgb in pictures(6)]
+        for frame in frames[:2]:
+            engine.ask(frame, WORDS, mask_only=True)
+        encoded.clear()
+        engine.ask(frames[1], WORDS, mask_only=True)
+        engine.ask(frames[0], WORDS, mask_only=True)
+        assert not encoded
+        for frame in frames[2:]:
+            engine.ask(frame, WORDS, mask_only=True)
+        encoded.clear()
+        engine.ask(frames[0], WORDS, mask_only=True)
+        assert encoded == ["clip", "sam"]
+
+    def test_without_a_limit_nothing_gives_way(self, small, encoded):
+        frames = [small.encode(rgb) for rgb in pictures(6)]
+        for frame in frames * 2:
+            small.ask(frame, WORDS, mask_only=True)
+        assert encoded == ["clip"] * 6 + ["sam"] * 6
+
+    def test_a_conversation_goes_on_after_its_frame_gave_way(self, engine, small):
+        frame = engine.encode(SHORT.rgb)
+        history = [(SHORT.instruction, engine.ask(frame, SHORT.instruction).text)]
+        others = [engine.encode(rgb) for rgb in pictures(5)]
+        assert frame.held == 0
+        assert same_answer(
+            engine.ask(frame, "Why is it hot?", history), small.ask(small.encode(SHORT.rgb), "Why is it hot?", history)
+        )
+        assert len(others) == 5
+
+    def test_questions_together_keep_it_too(self, limited, bare, small):
+        engine = limited(limit := bare + 6 * FRAME)
+        rgbs = pictures(2)
+        frames = [engine.encode(rgb) for rgb in (*rgbs, *pictures(6))]
+        most = []
+        answers = engine.ask_many(
+            frames[:2],
+            [WORDS] * 2,
+            max_new_tokens=6,
+            on_token=lambda *_: most.append(sum(engine.memory().values())),
+        )
+        assert max(most) <= limit
+        for answer, rgb in zip(answers, rgbs, strict=True):
+            assert same_answer(answer, small.ask(small.encode(rgb), WORDS, max_new_tokens=6))
+
+    def test_too_many_together_are_refused_and_one_by_one_they_go(self, engine, limit, small):
+        frame = engine.encode(SHORT.rgb)
+        with pytest.raises(OutOfMemoryError, match=r"memory limit leaves no room for \d.* fewer questions at once"):
+            engine.ask_many(frame, [SHORT.instruction] * 12)
+        answer = engine.ask(frame, SHORT.instruction)
+        assert sum(engine.memory().values()) <= limit
+        assert same_answer(answer, small.ask(small.encode(SHORT.rgb), SHORT.instruction))
+
+
+def test_texts_together_are_counted_and_given_back(small):
+    frame = small.encode(SHORT.rgb)
+    before = small.memory()["kv_cache"]
+    during = []
+    small.ask_many(
+        frame, ["Where?", "Why?"], max_new_tokens=2, on_token=lambda *_: during.append(small.memory()["kv_cache"])
+    )
+    assert max(during) > before + 2 * 256 * TOKEN
+    assert small.memory()["kv_cache"] <= before
