@@ -3,6 +3,7 @@
 Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from LISA's published training code.
 """
 
+import contextlib
 import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lisa_core import loading
+from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, parameter_name
@@ -39,6 +40,8 @@ class Lora:
 
 def check_available() -> None:
     """Raises `LisaError` if there is no peft here; asked before minutes of loading."""
+    with contextlib.suppress(CheckpointError):
+        quantization._bitsandbytes()  # peft imports it, too, and would let it advise to install what fetches code
     try:
         import peft  # noqa: F401
     except ImportError as error:

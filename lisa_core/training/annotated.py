@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from lisa_core import files, preprocess
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, rasterize, read_annotation
 from lisa_core.model.lisa import Lisa
-from lisa_core.template import Template
+from lisa_core.template import BY_NAME, Template
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack
 from lisa_core.training.conversation import lesson
@@ -40,10 +42,25 @@ ANSWERS = (
     "[SEG].",
 )
 
+_RECIPE = 64
+"""Tokens that the recipe's words around a query take, at most."""
 _WORDINGS = 3
 """Of a picture's query in one step, at most."""
 _KEPT = 1000
 """Pictures whose features are kept on the host, 2.5 MB each of a LISA-7B: the encoders that made them never learn."""
+
+
+def check_length(split: Split, entry: Entry, checkpoint: Checkpoint) -> None:
+    """Raises DatasetError if a query of the picture, with its explanation, is longer than the model can read."""
+    template, context = BY_NAME[checkpoint.template], checkpoint.shape.language.context
+    for text in read_annotation(entry.annotation).texts:
+        turn = text, split.explanations.get((entry.name, text), "")
+        words = len(lesson([turn], template, checkpoint.tokenizer).ids) + _RECIPE
+        if words + checkpoint.shape.clip.tokens > context:
+            raise DatasetError(
+                f"{entry.annotation}: a query takes {words} tokens, which is more than this model reads beside the"
+                f" picture ({context - checkpoint.shape.clip.tokens}); use fewer words."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -17,11 +18,12 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import CheckpointError, DatasetError, LisaError
 from lisa_core.evaluation import metrics, reasonseg, runner
+from lisa_core.evaluation.journal import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.template import BY_NAME
-from lisa_core.training import adapters, forward, losses
-from lisa_core.training.annotated import Annotated, Batch
-from lisa_core.training.trainer import Plan, Trainer
+from lisa_core.training import adapters, curves, forward, losses, trouble
+from lisa_core.training.annotated import Annotated, Batch, check_length
+from lisa_core.training.trainer import LOG, Plan, Trainer
 
 _SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
 
@@ -71,10 +73,11 @@ class Finetuning:
         progress: Progress | None = None,
     ) -> None:
         adapters.check_available()
+        curves.check_available()
         if out.exists():
             raise CheckpointError(f"{out} is there already; name a folder that is not.")
-        train = [_usable(reasonseg.open_split(root, "train")) for root in folders]
-        self._val = _usable(reasonseg.open_split(folders[0], "val"))
+        train = [_usable(reasonseg.open_split(root, "train"), checkpoint) for root in folders]
+        self._val = _usable(reasonseg.open_split(folders[0], "val"), checkpoint)
         self.faults = tuple(fault for split in (*train, self._val) for fault in split.faults)
         self.work = out.with_name(f"{out.name}.training")
         self._checkpoint, self._out, self._recipe = checkpoint, out, recipe
@@ -101,6 +104,7 @@ class Finetuning:
         self.scores: dict[int, float] = {
             int(step): giou for step, giou in _read_json(self.work / _SCORES).items() if int(step) <= self.step
         }
+        self._best = _read_best(self.work / _BEST)["giou"] if self.scores else -1.0
 
     @property
     def step(self) -> int:
@@ -108,20 +112,39 @@ class Finetuning:
         return self._trainer.step
 
     def run(self, on_step: Callable[[int, Mapping[str, float], float | None], None]) -> None:
-        """Learns to the end of the plan, tells each step's number and losses, and gIoU where it was validated."""
-        if not self.scores:
-            self._validate()
-        for told in self._trainer.run():
-            due = self.step % self._recipe.validate_every == 0 or self.step == self._recipe.plan.steps
-            on_step(self.step, told, self._validate() if due else None)
+        """Learns to the end of the plan, and draws the losses with every validation.
+
+        Args:
+            on_step: called with the number of each step, its losses, and gIoU where it was validated; first with 0
+                and no losses, if this is the beginning.
+
+        Raises:
+            LisaError: the pictures have changed, or the memory is too small.
+            OSError: the state could not be written.
+        """
+        with trouble.told(self.work):
+            if not self.scores:
+                on_step(0, {}, self._validate())
+            for told in self._trainer.run():
+                due = self.step % self._recipe.validate_every == 0 or self.step == self._recipe.plan.steps
+                on_step(self.step, told, self._validate() if due else None)
 
     def finish(self, progress: Progress | None = None) -> tuple[int, float]:
-        """Writes the best state as a checkpoint, and clears away the rest; the step it is of, and its gIoU."""
-        best = torch.load(self.work / _BEST, map_location="cpu", weights_only=True)
-        lora = self._recipe.lora
-        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
+        """Writes the best state as a checkpoint, with the picture of the losses in it, and clears away the rest.
+
+        Returns:
+            The step that the state is of, and its gIoU.
+
+        Raises:
+            LisaError: what is under way was damaged.
+            OSError: it could not be written.
+        """
+        best, lora = _read_best(self.work / _BEST), self._recipe.lora
+        with trouble.told(self._out.parent):
+            adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
+        (self.work / curves.NAME).rename(self._out / curves.NAME)
         shutil.rmtree(self.work)
-        return best["step"], self.scores[best["step"]]
+        return best["step"], best["giou"]
 
     def _loss(self, batch: Batch) -> Mapping[str, Tensor]:
         self._model.language.train()
@@ -135,17 +158,24 @@ class Finetuning:
             overlaps = [runner.evaluate(self._engine, entry).overlap for entry in self._val.entries]
         giou = metrics.score(overlaps).giou
         assert giou is not None
-        if giou > max(self.scores.values(), default=-1.0):
-            self._keep()
+        if giou > self._best:
+            self._keep(giou)
         self.scores[self.step] = giou
         files.write_whole({self.work / _SCORES: json.dumps(self.scores).encode()})
+        if self.step:
+            curves.draw(self.work / LOG, self.work / curves.NAME, {"gIoU in validation": self.scores})
         return giou
 
-    def _keep(self) -> None:
+    def _keep(self, giou: float) -> None:
         weights = {name: weight.detach().cpu() for name, weight in adapters.learnt(self._model).items()}
         partial = self.work / f".{_BEST}.part"
-        torch.save({"step": self.step, "weights": weights}, partial)
-        partial.replace(self.work / _BEST)
+        try:
+            with partial.open("wb") as file:  # opened here, for torch would hide why it cannot be written
+                torch.save({"step": self.step, "giou": giou, "weights": weights}, file)
+            partial.replace(self.work / _BEST)
+        finally:
+            partial.unlink(missing_ok=True)
+        self._best = giou
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """On a GPU the fp32 weights that learn are multiplied in bf16, as the frozen ones are."""
@@ -154,7 +184,7 @@ class Finetuning:
     def _keep_settings(self, train: Sequence[reasonseg.Split], precision: str) -> None:
         """What the training depends on; one under way that depends on something else is not gone on with."""
         settings = {
-            "checkpoint": str(self._checkpoint.folder),
+            "checkpoint": state_of(str(self._checkpoint.folder)),
             "template": self._checkpoint.template,
             "precision": precision,
             "data": [_state(split) for split in (*train, self._val)],
@@ -175,12 +205,13 @@ class Finetuning:
         files.write_whole({path: json.dumps(settings, indent=1).encode()})
 
 
-def _usable(split: reasonseg.Split) -> reasonseg.Split:
-    """The split without what cannot be read, which is among its faults; raises DatasetError if nothing is left."""
+def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
+    """The split without what cannot be used, which is among its faults; raises DatasetError if nothing is left."""
     entries, faults = [], list(split.faults)
     for entry in split.entries:
         try:
             entry.read()
+            check_length(split, entry, checkpoint)
             entries.append(entry)
         except LisaError as error:
             faults.append(str(error))
@@ -192,6 +223,14 @@ def _usable(split: reasonseg.Split) -> reasonseg.Split:
 def _state(split: reasonseg.Split) -> list[str]:
     digest = hashlib.sha256("".join(entry.digest() for entry in split.entries).encode())
     return [str(split.folder), digest.hexdigest()]
+
+
+def _read_best(path: Path) -> dict[str, Any]:
+    try:
+        best: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"{path} is missing or damaged; delete {path.parent} to start again.") from error
+    return best
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from lisa_core import LisaEngine
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.evaluation import reasonseg
+from lisa_core.evaluation import reasonseg, runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated
@@ -138,6 +138,33 @@ def test_qlora_learns_on_the_same_parts(small_checkpoint, data):
     assert all(name.startswith("sam.mask_decoder.") for name in idle), idle  # its heads for several masks, and for IoU
 
 
+@pytest.mark.slow
+def test_qlora_from_the_first_step_to_a_checkpoint_for_every_precision(small_checkpoint, data, tmp_path):
+    out = tmp_path / "lisa"
+    arguments = words(data, small_checkpoint, out)
+    result = cli.run(*("nf4" if word == "fp32" else word for word in arguments))
+    assert result.code == 0, result.errors
+    falling = [float(part.split(",")[0]) for part in result.errors.split("loss ")[1:]]
+    assert falling[-1] < falling[0]
+    validated = [float(part.split()[0]) for part in result.errors.split("gIoU ")[1:]]
+    assert max(validated) > validated[0] + 0.3
+    opened = Checkpoint.open(out)
+    assert (opened.layout, opened.quantised) == ("v1", False)
+    entry = reasonseg.open_split(data, "val").entries[0]
+    for precision in ("fp32", "bf16", "fp16", "int8", "nf4"):
+        engine = LisaEngine.from_pretrained(out, precision, "cpu")
+        verdict = runner.evaluate(engine, entry)
+        assert verdict.overlap.iou == pytest.approx(max(validated), abs=0.25), precision
+        assert engine.ask(engine.encode(entry.read().image), "What is it?", max_new_tokens=3).token_ids
+
+
+@pytest.mark.slow
+def test_the_losses_are_drawn(taught):
+    picture = Image.open(taught[1] / "losses.png")
+    assert picture.width >= 1000
+    assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 20
+
+
 def test_adapters_are_merged_by_the_formula(tmp_path):
     """An official training's file: everything under peft's names, with LoRA on q_proj and v_proj."""
     tensors = tensors_of(V1)
@@ -228,4 +255,4 @@ def test_what_cannot_learn_is_told(data, small_checkpoint, tmp_path):
         assert "choose nf4, bf16 or fp32" in result.errors
     (tmp_path / "there").mkdir()
     assert "is there already" in cli.run(*words(data, small_checkpoint, tmp_path / "there")).errors
-    assert cli.run("finetune", data, "--out", tmp_path / "out").code == 2
+    assert cli.run("finetune", data).code == 2

@@ -1,0 +1,51 @@
+"""A full disk and too little memory, which torch and safetensors tell in words of their own, as errors of ours."""
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from lisa_core import loading
+from lisa_core.errors import OutOfMemoryError
+
+_WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream")
+"""In what torch's writer says when a file cannot be written, whatever the cause."""
+
+
+@contextmanager
+def told(folder: Path) -> Iterator[None]:
+    """Around what learns and writes into a folder.
+
+    Raises:
+        OSError: something could not be written, the disk being full or broken.
+        OutOfMemoryError: a step needs more memory than there is.
+    """
+    try:
+        yield
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        raise _unwritten(int(found[1]) if found else errno.EIO, folder) from error
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and _WRITER.search(str(error)):
+            raise _unwritten(_cause(error, folder), folder) from error
+        if isinstance(error, RuntimeError) and not loading.is_out_of_memory(error):
+            raise
+        raise OutOfMemoryError(
+            "A step needs more memory than there is; take fewer pictures a step, or a smaller precision (nf4)."
+        ) from error
+
+
+def _unwritten(number: int, folder: Path) -> OSError:
+    return OSError(number, os.strerror(number), str(folder))
+
+
+def _cause(error: RuntimeError, folder: Path) -> int:
+    """The number of the error that torch hides: of the write that failed, if Python did it, or by the room left."""
+    if isinstance(error.__context__, OSError) and error.__context__.errno:
+        return error.__context__.errno
+    return errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO

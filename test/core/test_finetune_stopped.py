@@ -1,0 +1,206 @@
+"""`lisa finetune`, stopped at any moment or on a full disk: a sentence, nothing half-written, and the rest later."""
+
+import contextlib
+import json
+import resource
+import shutil
+
+import cli
+import pytest
+import torch
+from goldens import V0
+from test_finetune import data, words  # noqa: F401 # a fixture
+
+from lisa_core import LisaEngine, OutOfMemoryError, files
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.training import adapters, export, finetune, trainer, trouble
+
+STEPS = 4
+MB = 1 << 20
+
+
+@pytest.fixture
+def learn(data, small_checkpoint, tmp_path):  # noqa: F811
+    """The command, a few steps long."""
+
+    def run(folder=data, checkpoint=small_checkpoint, **changes):
+        arguments = list(words(folder, checkpoint, tmp_path / "lisa", steps=STEPS))
+        for option, value in {"--validate-every": 2, **changes}.items():
+            arguments[arguments.index(option) + 1] = value
+        return cli.run(*arguments)
+
+    return run
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "lisa"
+
+
+def raising(error, after=0):
+    """What makes a function raise, from the call after so many on."""
+    calls = []
+
+    def wrap(called):
+        def wrapped(*arguments, **options):
+            calls.append(None)
+            if len(calls) > after:
+                raise error
+            return called(*arguments, **options)
+
+        return wrapped
+
+    return wrap
+
+
+MOMENTS = {
+    "loading": (finetune.adapters, "load_learner", 0, False),
+    "the first validation": (finetune.runner, "evaluate", 1, True),
+    "a step": (finetune.forward, "of_batch", 2, True),
+    "a validation": (finetune.runner, "evaluate", 3, True),
+    "drawing": (finetune.curves, "draw", 1, True),
+    "writing": (export, "released_name", 40, True),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_ctrl_c_and_on(learn, out, monkeypatch, moment):
+    module, name, after, begun = MOMENTS[moment]
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, raising(KeyboardInterrupt(), after)(getattr(module, name)))
+        stopped = learn()
+    assert stopped.code == 130
+    expected = "goes on from here, by" if begun else "stopped before anything was learnt"
+    assert expected in stopped.errors
+    assert sorted(path.name for path in out.parent.iterdir()) == (["lisa.training"] if begun else [])
+    whole = learn()
+    assert whole.code == 0, whole.errors
+    assert Checkpoint.open(out).layout == "v1"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["lisa"]
+
+
+@pytest.mark.slow
+def test_ctrl_c_when_all_is_written(learn, out, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune.shutil, "rmtree", raising(KeyboardInterrupt(), 1)(shutil.rmtree))
+        stopped = learn()
+    assert stopped.code == 130
+    assert f"{out} was whole" in stopped.errors
+    assert Checkpoint.open(out).layout == "v1"
+
+
+@contextlib.contextmanager
+def no_file_larger(size):
+    """What a full disk does to large files: a write beyond that size fails."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "written"), [(1 * MB, "best.pt"), (12 * MB, "state.pt")])
+def test_a_full_disk_while_it_learns(learn, out, size, written):
+    with no_file_larger(size):
+        stopped = learn()
+    assert stopped.code == 1
+    assert "The same command goes on once that is remedied" in stopped.errors
+    assert not out.exists()
+    assert not (out.with_name("lisa.training") / written).exists()
+    assert learn().code == 0
+    assert Checkpoint.open(out).layout == "v1"
+
+
+@pytest.mark.slow
+def test_a_full_disk_while_the_result_is_written(learn, out, monkeypatch):
+    def write(*arguments):
+        with no_file_larger(MB):
+            adapters_write(*arguments)
+
+    adapters_write = adapters.write_merged
+    with monkeypatch.context() as patched:
+        patched.setattr(adapters, "write_merged", write)
+        stopped = learn()
+    assert stopped.code == 1
+    assert "File too large" in stopped.errors
+    assert "The same command goes on once that is remedied" in stopped.errors
+    assert sorted(path.name for path in out.parent.iterdir()) == ["lisa.training"]
+    again = learn()
+    assert "going on after step 4 of 4" in again.errors
+    assert (again.code, out.is_dir()) == (0, True)
+
+
+@pytest.mark.slow
+def test_what_is_under_way_and_damaged_is_told(learn, out, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(adapters, "write_merged", raising(KeyboardInterrupt())(adapters.write_merged))
+        assert learn().code == 130
+    best = out.with_name("lisa.training") / "best.pt"
+    best.write_bytes(best.read_bytes()[:-1000])
+    told = learn()
+    assert told.code == 1
+    assert "best.pt is missing or damaged; delete" in told.errors
+
+
+def test_what_torch_hides_is_told(tmp_path, monkeypatch):
+    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.told(tmp_path):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    with pytest.raises(RuntimeError, match="shapes"), trouble.told(tmp_path):
+        raise RuntimeError("shapes cannot be multiplied")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(OSError, match="No space left") as told, trouble.told(tmp_path):
+        raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
+    assert told.value.filename == str(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_v0_checkpoint_learns_and_becomes_one_in_the_v1_layout(learn, data, out):  # noqa: F811
+    result = learn(checkpoint=V0)
+    assert result.code == 0, result.errors
+    assert {path.name for path in out.iterdir()} >= {"config.json", "tokenizer.model", "model-00001.safetensors"}
+    before, after = Checkpoint.open(V0, cli.TOWER), Checkpoint.open(out)
+    assert (after.template, after.stored.keys()) == (before.template, before.stored.keys())
+    engine = LisaEngine.from_pretrained(out, "fp32", "cpu")
+    rgb = files.read_rgb(data / "val" / "0.png")
+    answer = engine.ask(engine.encode(rgb), "What is lamp in this image?", mask_only=True)
+    assert [segment.mask.shape for segment in answer.segments] == [(96, 128)]
+    assert len(answer.prompt_ids) > 258  # the image stands there as its patches, as v0 has it
+
+
+def test_a_checkpoint_for_other_tokens_is_told(learn, small_checkpoint, tmp_path, out):
+    for tokens, sentence in (
+        ({"<im_start>": 701, "<im_end>": 702}, "has no [SEG]"),
+        ({"[SEG]": 5000, "<im_start>": 701, "<im_end>": 702}, "the files are of different checkpoints"),
+    ):
+        other = shutil.copytree(small_checkpoint, tmp_path / "other", dirs_exist_ok=True)
+        (other / "added_tokens.json").write_text(json.dumps(tokens))
+        told = learn(checkpoint=other)
+        assert told.code == 1
+        assert sentence in told.errors
+        assert not out.exists()
+
+
+@pytest.mark.slow
+def test_a_query_that_is_too_long_is_told_and_the_rest_is_learnt(learn, data, tmp_path):  # noqa: F811
+    changed = shutil.copytree(data, tmp_path / "data")
+    for split in ("train", "val"):
+        path = changed / split / "0.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"text": ["word " * 3000]}))
+    result = learn(changed)
+    assert result.code == 0, result.errors
+    assert result.errors.count("0.json: a query takes") == 2
+
+
+def test_a_state_of_a_lost_life_may_be_the_best(learn, out, monkeypatch):
+    """Steps that are done again may differ in the last digits; what was kept before the kill stays a good state."""
+    giou = iter([0.1, 0.5, 0.3, 0.2, 0.3])
+    monkeypatch.setattr(finetune.metrics, "score", lambda _: finetune.metrics.Score(2, next(giou), None))
+    monkeypatch.setattr(trainer.Trainer, "_do", raising(KeyboardInterrupt(), 3)(trainer.Trainer._do))
+    assert learn().code == 130
+    monkeypatch.undo()
+    monkeypatch.setattr(finetune.metrics, "score", lambda _: finetune.metrics.Score(2, next(giou), None))
+    result = learn()
+    assert "the state after step 2, gIoU 0.5000" in result.out
