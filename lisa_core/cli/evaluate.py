@@ -166,16 +166,17 @@ def _evaluate_split(
 ) -> bool:
     """Evaluates, writes and shows; `source` is what JSON says of the data. Whether anything failed."""
     from lisa_core.evaluation.journal import Journal
-    from lisa_core.evaluation.runner import LastFrame, Result, evaluate, unpacked
+    from lisa_core.evaluation.runner import Result, evaluate_together, unpacked
 
     settings = {**source, "protocol": asking.protocol, **asked_of(engine, model, asking.max_new_tokens)}
-    frames = LastFrame(engine)
     entries: Sequence[Question] = split.entries
     for fault in split.faults:
         terminal.complain(fault)
     with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
         results, failures = evaluate_all(
-            entries, journal, lambda entry: evaluate(frames, entry, asking.protocol, asking.max_new_tokens)
+            entries,
+            journal,
+            lambda together: evaluate_together(engine, together, asking.protocol, asking.max_new_tokens),
         )
         _write(targets, settings, split, results, failures)
         failed = bool(failures or split.faults)

@@ -89,7 +89,7 @@ def _evaluate_scenes(
     settings = {"scenes": str(scenes[0].folder), "questions": questions} | asked_of(engine, model, max_new_tokens)
     with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
         results, failures = evaluate_all(
-            scenes, journal, lambda scene: evaluate(engine, scene, questions, max_new_tokens)
+            scenes, journal, lambda each: [evaluate(engine, scene, questions, max_new_tokens) for scene in each]
         )
         contents: dict[Path, bytes] = {}
         if targets.csv:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     E = TypeVar("E", bound=Entry)
     R = TypeVar("R")
 
+_AT_ONCE = 16
+"""Questions that are asked about a picture at once, at most."""
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -63,18 +66,21 @@ def opening() -> Iterator[None]:
 
 def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
     """Loads the model, evaluates it and ends the command: with 0, or with 1 if the evaluation says that some failed."""
-    engine = loaded(app_state, model)
+    engine = None
     try:
+        engine = loaded(app_state, model)
         failed = evaluation(engine)
     except KeyboardInterrupt:
-        terminal.fail(f"stopped; the same command goes on from here, by {journal}.", 130)
+        goes_on = f"the same command goes on from here, by {journal}" if journal.exists() else "nothing is finished yet"
+        terminal.fail(f"stopped; {goes_on}.", 130)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
         path = error.filename or journal
         terminal.fail(f"{error.strerror}: {path}. The same command goes on once that is remedied.")
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
     raise typer.Exit(1 if failed else 0)
 
 
@@ -97,30 +103,55 @@ def states(model: ModelOptions) -> dict[str, Any]:
 
 
 def evaluate_all(
-    entries: "Sequence[E]", journal: "Journal[R]", evaluate: "Callable[[E], R]"
+    entries: "Sequence[E]", journal: "Journal[R]", evaluate: "Callable[[Sequence[E]], list[R]]"
 ) -> "tuple[list[R], list[Failure]]":
-    """What came of each entry, in their order; of those that an earlier run has finished, too."""
+    """What came of each entry, in their order; of those that an earlier run has finished, too.
+
+    Entries about the same picture that follow one another are evaluated together, and one by one if that fails.
+    """
     from lisa_core.evaluation.report import Failure
 
-    finished = {entry.name: result for entry in entries if (result := journal.find(entry))}
+    finished = {entry.name: result for entry in entries if (result := _found(entry, journal))}
     failures: list[Failure] = []
     if finished:
         terminal.stderr().print(f"going on after {len(finished)} of {len(entries)} images of an earlier run")
+    waiting = _batches([entry for entry in entries if entry.name not in finished])
     with over_pictures(len(entries), len(finished)) as progress:
-        for entry in entries:
-            if entry.name in finished:
-                continue
-            progress.current(entry.name)
+        while waiting:
+            batch = waiting.pop(0)
+            progress.current(batch[0].name)
             try:
-                result = evaluate(entry)
-                journal.add(entry, result)
-                finished[entry.name] = result
+                for entry, result in zip(batch, evaluate(batch), strict=True):
+                    journal.add(entry, result)
+                    finished[entry.name] = result
+                    progress.advance()
             except LisaError as error:
-                failures.append(Failure(entry.name, _sentence(entry, error)))
+                if len(batch) > 1:
+                    waiting = [[entry] for entry in batch] + waiting
+                    continue
+                failures.append(Failure(batch[0].name, _sentence(batch[0], error)))
                 with progress.paused():
                     terminal.complain(failures[-1].reason)
-            progress.advance()
+                progress.advance()
     return [finished[entry.name] for entry in entries if entry.name in finished], failures
+
+
+def _found(entry: "E", journal: "Journal[R]") -> "R | None":
+    """What an earlier run has found; None, too, if the files cannot be read, which is told when their turn comes."""
+    try:
+        return journal.find(entry)
+    except LisaError:
+        return None
+
+
+def _batches(entries: "Sequence[E]") -> "list[list[E]]":
+    batches: list[list[E]] = []
+    for entry in entries:
+        if batches and batches[-1][0].picture == entry.picture and len(batches[-1]) < _AT_ONCE:
+            batches[-1].append(entry)
+        else:
+            batches.append([entry])
+    return batches
 
 
 def _sentence(entry: "Entry", error: LisaError) -> str:

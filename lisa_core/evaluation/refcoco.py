@@ -117,8 +117,17 @@ class RefCoco:
             entries = [entry for each in chosen for entry in self._entries(path, each)]
         except (KeyError, TypeError) as error:
             raise DatasetError(f"{path} is no list of references: {error!r} is missing or misplaced.") from error
-        known = [entry for entry in entries if isinstance(entry, Reference)]
-        return References(self.folder, tuple(known), tuple(fault for fault in entries if isinstance(fault, str)))
+        found = [entry for entry in entries if isinstance(entry, Reference)]
+        first = {entry.number: entry for entry in reversed(found)}
+        known = tuple(entry for entry in found if first[entry.number] is entry)
+        faults = [entry for entry in entries if isinstance(entry, str)] + [
+            f"{path}: the reference {entry.number} is there twice; {entry.sentence!r} is left out."
+            for entry in found
+            if first[entry.number] is not entry
+        ]
+        if not known and not faults:
+            raise DatasetError(f"{path} has no sentences in its split {name}.")
+        return References(self.folder, known, tuple(faults))
 
     def _entries(self, path: Path, reference: Mapping[str, Any]) -> list[Reference | str]:
         """An entry for each sentence, or a sentence about why there is none."""

@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from typing import Protocol as Interface
@@ -13,6 +13,7 @@ from PIL import Image
 
 from lisa_core import files
 from lisa_core.answer import Answer
+from lisa_core.errors import Cancelled
 from lisa_core.evaluation import Protocol
 from lisa_core.evaluation.journal import Entry
 from lisa_core.evaluation.metrics import Overlap, overlap
@@ -20,7 +21,7 @@ from lisa_core.evaluation.reasonseg import Length, Sample
 from lisa_core.options import MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from lisa_core.engine import Frame, LisaEngine
+    from lisa_core.engine import LisaEngine
 
 
 class Question(Entry, Interface):
@@ -78,24 +79,8 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
     )
 
 
-class LastFrame:
-    """An engine that does not encode a picture again for the next question about it."""
-
-    def __init__(self, engine: "LisaEngine") -> None:
-        self._engine = engine
-        self._last: tuple[NDArray[np.uint8], Frame] | None = None
-        self.ask = engine.ask
-
-    def encode(self, rgb: NDArray[np.uint8]) -> "Frame":
-        """As the engine does."""
-        if self._last is None or not np.array_equal(self._last[0], rgb):
-            self._last = None  # its memory may be needed for the next
-            self._last = rgb, self._engine.encode(rgb)
-        return self._last[1]
-
-
 def evaluate(
-    engine: "LisaEngine | LastFrame",
+    engine: "LisaEngine",
     entry: Question,
     protocol: Protocol = "teacher-forced",
     max_new_tokens: int = MAX_NEW_TOKENS,
@@ -113,6 +98,34 @@ def evaluate(
         mask_only=protocol == "teacher-forced",
         max_new_tokens=max_new_tokens,
     )
+    return _compared(entry, sample, answer)
+
+
+def evaluate_together(
+    engine: "LisaEngine", entries: Sequence[Question], protocol: Protocol, max_new_tokens: int
+) -> list[Result]:
+    """As `evaluate` each, of entries about the same picture: it is encoded once, and asked all questions in a batch.
+
+    Raises:
+        DatasetError, ImageError, PromptError, OutOfMemoryError: as `evaluate`, for all if it is of any of them.
+    """
+    if len(entries) == 1:
+        return [evaluate(engine, entries[0], protocol, max_new_tokens)]
+    samples = [entry.read() for entry in entries]
+    answers = engine.ask_many(
+        engine.encode(samples[0].image),
+        [sample.question for sample in samples],
+        mask_only=protocol == "teacher-forced",
+        max_new_tokens=max_new_tokens,
+    )
+    return [
+        _compared(entry, sample, answer)
+        for entry, sample, answer in zip(entries, samples, answers, strict=True)
+        if not isinstance(answer, Cancelled)  # none is: nobody can
+    ]
+
+
+def _compared(entry: Question, sample: Sample, answer: Answer) -> Result:
     mask = _union(answer, sample.truth.shape)
     return Result(
         image=entry.name,

@@ -19,7 +19,7 @@ from PIL import Image
 
 from lisa_core import files
 from lisa_core.answer import Answer
-from lisa_core.errors import DatasetError
+from lisa_core.errors import Cancelled, DatasetError
 from lisa_core.evaluation import QUESTIONS
 from lisa_core.evaluation.metrics import TARGET, Overlap, overlap
 from lisa_core.evaluation.reasonseg import digest_of
@@ -60,7 +60,13 @@ class Tabletop:
 
     def read(self) -> View:
         """The picture with the truth about it; raises DatasetError or ImageError if a file is damaged."""
-        return load_view(self.folder, self.index)
+        try:
+            view = load_view(self.folder, self.index)
+        except (AttributeError, IndexError, RecursionError) as error:  # JSON of another shape
+            raise DatasetError(f"{self.annotation} is of no scene ({error}); render it again.") from error
+        if view.owner.shape != view.rgb.shape[:2] or view.owner.max() > len(view.things):
+            raise DatasetError(f"{self.picture} and its .png and .json are not of the same scene; render it again.")
+        return view
 
     def dialogues(self, view: View, count: int) -> list[Dialogue]:
         """The same questions each time, of the held-out split."""
@@ -144,7 +150,9 @@ def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
 def evaluate(
     engine: "LisaEngine", scene: Tabletop, count: int = QUESTIONS, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Result:
-    """Asks about a scene; in a dialogue, what the model itself has said before is the history.
+    """Asks about a scene, the first turns of all dialogues at once, then the second ones and so on.
+
+    In a dialogue, what the model itself has said before is the history.
 
     Raises:
         DatasetError, ImageError: the scene's files are damaged.
@@ -152,14 +160,29 @@ def evaluate(
     """
     view = scene.read()
     frame = engine.encode(view.rgb)
-    verdicts = []
-    for dialogue in scene.dialogues(view, count):
-        history: list[tuple[str, str]] = []
-        for number, turn in enumerate(dialogue.turns):
-            answer = engine.ask(frame, turn.question, tuple(history), max_new_tokens=max_new_tokens)
-            history.append((turn.question, answer.text))
-            verdicts.append(judge(view, dialogue.kind, number, turn, answer))
+    asked = scene.dialogues(view, count)
+    said: list[list[Answer]] = [[] for _ in asked]
+    for number in range(max(len(dialogue.turns) for dialogue in asked)):
+        going = [index for index, dialogue in enumerate(asked) if number < len(dialogue.turns)]
+        answers = engine.ask_many(
+            frame,
+            [asked[index].turns[number].question for index in going],
+            [_history(asked[index], said[index]) for index in going],
+            max_new_tokens=max_new_tokens,
+        )
+        for index, answer in zip(going, answers, strict=True):
+            if not isinstance(answer, Cancelled):  # none is: nobody can
+                said[index].append(answer)
+    verdicts = (
+        judge(view, dialogue.kind, number, turn, answer)
+        for dialogue, answers in zip(asked, said, strict=True)
+        for number, (turn, answer) in enumerate(zip(dialogue.turns, answers, strict=True))
+    )
     return Result(scene.name, tuple(verdicts))
+
+
+def _history(dialogue: Dialogue, said: Sequence[Answer]) -> tuple[tuple[str, str], ...]:
+    return tuple((turn.question, answer.text) for turn, answer in zip(dialogue.turns, said, strict=False))
 
 
 def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Verdict:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import resource
 import subprocess
 import sys
 
@@ -42,6 +43,9 @@ class FakeEngine:
         mask[:, : mask.shape[1] // 2] = True
         nothing = np.zeros(0, np.float32)
         return Answer("Sure, [SEG].", (Segment(mask, 0.5, tight_box(mask), nothing, nothing),))
+
+    def ask_many(self, frame, instructions, **options):
+        return [self.ask(frame, instruction, **options) for instruction in instructions]
 
     def close(self):
         self.closed = True
@@ -126,13 +130,23 @@ def test_ctrl_c_and_on(evaluate, tmp_path, stopped_at):
     evaluate(FakeEngine(), name="whole.json")
     stopped = evaluate(FakeEngine({stopped_at: KeyboardInterrupt()}))
     assert stopped.code == 130
-    assert "the same command goes on" in stopped.errors
+    assert ("nothing is finished yet" if stopped_at == 1 else "the same command goes on from here") in stopped.errors
     assert not (tmp_path / "out.json").exists()
     engine = FakeEngine()
     assert evaluate(engine).code == 0
     assert len(engine.asked) == 4 - (stopped_at - 1)
     assert (tmp_path / "out.json").read_bytes() == (tmp_path / "whole.json").read_bytes()
     assert not (tmp_path / "out.json.journal").exists()
+
+
+def test_ctrl_c_while_the_model_loads(data, tmp_path):
+    def load(**_):
+        raise KeyboardInterrupt
+
+    paths = (data, "--json", tmp_path / "out.json")
+    stopped = cli.run("evaluate", "reasonseg", *paths, "--checkpoint", "some", load=load)
+    assert (stopped.code, stopped.errors) == (130, "error: stopped; nothing is finished yet.")
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_killed_and_on(evaluate, data, tmp_path):
@@ -200,6 +214,29 @@ def test_what_fails_is_named_and_the_rest_goes_on(evaluate, data, tmp_path):
     assert [failure["image"] for failure in content["failed"]] == ["0.jpg", "1.jpg"]
     assert len(content["faults"]) == 1
     assert content["giou"] == content["images"][0]["iou"]
+
+
+def test_files_that_cannot_even_be_opened_are_named_and_the_rest_goes_on(evaluate, data, tmp_path):
+    (data / "val" / "0.jpg").unlink()
+    (data / "val" / "0.jpg").symlink_to("nowhere")
+    assert evaluate(engine := FakeEngine()).code == 1
+    assert len(engine.asked) == 3
+    assert [failure["image"] for failure in read(tmp_path / "out.json")["failed"]] == ["0.jpg"]
+
+
+def test_a_full_disk_in_the_middle_keeps_what_is_finished(evaluate, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (900, limits[1]))  # a line of the journal takes 400 bytes
+    try:
+        result = evaluate(FakeEngine())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert result.code == 1
+    assert "out.json.journal. The same command goes on once that is remedied" in result.errors
+    assert not (tmp_path / "out.json").exists()
+    assert evaluate(engine := FakeEngine()).code == 0
+    assert 0 < len(engine.asked) < 4
+    assert len(read(tmp_path / "out.json")["images"]) == 4
 
 
 def test_out_of_memory_fails_one_image_and_the_next_run_makes_up_for_it(evaluate, tmp_path):

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from lisa_core.tabletop.questions import Target, Turn
 VIEW = view_of(
     ("mug", "red", -0.15, 0), ("mug", "blue", 0.0, 0), ("knife", "black", 0.15, 0), ("apple", "red", 0, 0.15)
 )
+STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
 NOTHING = np.zeros(0, np.float32)
 
 
@@ -49,7 +51,10 @@ class Knowing:
     def encode(self, rgb):
         return rgb
 
-    def ask(self, frame, instruction, history, *, max_new_tokens):
+    def ask_many(self, frame, instructions, histories, *, max_new_tokens):
+        return [self._ask(*asked) for asked in zip(instructions, histories, strict=True)]
+
+    def _ask(self, instruction, history):
         self.asked.append((instruction, history))
         if (wrong := self._wrong.get(len(self.asked))) is not None:
             if isinstance(wrong, BaseException):
@@ -176,6 +181,50 @@ def test_stopped_and_on(folder):
     assert written == expected
 
 
+def test_a_real_engine_answers_as_it_would_one_by_one(small):
+    (scene,) = open_scenes(STORED, 1)
+    view = scene.read()
+    frame, expected = small.encode(view.rgb), []
+    for dialogue in scene.dialogues(view, 3):
+        history = []
+        for number, turn in enumerate(dialogue.turns):
+            given = small.ask(frame, turn.question, history, max_new_tokens=12)
+            history.append((turn.question, given.text))
+            expected.append(judge(view, dialogue.kind, number, turn, given))
+    found = evaluate(small, scene, 3, 12).verdicts
+    assert [(each.question, each.answer, each.masks) for each in found] == [
+        (each.question, each.answer, each.masks) for each in expected
+    ]
+
+
+def test_damaged_scenes_are_told_and_the_rest_goes_on(tmp_path):
+    scenes = tmp_path / "scenes"
+    scenes.mkdir()
+    for index in range(7):
+        for file in STORED.glob(f"{index:06d}.*"):
+            shutil.copy(file, scenes)
+    (scenes / "000000.json").write_text("{")
+    (scenes / "000001.json").write_text('{"scene": []}')
+    (scenes / "000002.png").unlink()
+    (scenes / "000003.jpg").write_bytes(b"no picture")
+    shutil.copy(STORED / "000010.json", scenes / "000004.json")
+    Image.new("RGB", (8, 8)).save(scenes / "000005.png")
+    result, written = run(scenes, Always())
+    assert result.code == 1
+    assert {each["image"] for each in written["failed"]} >= {f"{index:06d}.jpg" for index in (0, 1, 2, 3, 5)}
+    assert "000006.jpg" in {each["image"] for each in written["asked"]}
+
+
+class Always(Knowing):
+    """Says the same to everything."""
+
+    def __init__(self):
+        super().__init__(())
+
+    def _ask(self, instruction, history):
+        return answer("No.")
+
+
 def test_a_scene_that_fails_is_named_and_the_rest_goes_on(folder):
     result, written = run(folder, Knowing(open_scenes(folder), {1: OutOfMemoryError("No memory.")}))
     assert result.code == 1
@@ -195,9 +244,8 @@ def test_no_scenes(tmp_path):
 
 
 def test_the_stored_scenes_can_be_asked_about_and_their_truth_is_perfect():
-    stored = Path(__file__).parents[1] / "data" / "tabletop_scenes"
     kinds, verdicts = Counter(), []
-    for scene in open_scenes(stored):
+    for scene in open_scenes(STORED):
         view = scene.read()
         for dialogue in scene.dialogues(view, 8):
             kinds[dialogue.kind] += 1

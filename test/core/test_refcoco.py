@@ -10,9 +10,10 @@ from PIL import Image
 from pycocotools import mask as coco
 from test_cli_evaluate import FakeEngine
 
-from lisa_core.errors import DatasetError
+from lisa_core.errors import DatasetError, OutOfMemoryError
 from lisa_core.evaluation.coco import mask_of
 from lisa_core.evaluation.refcoco import RefCoco
+from lisa_core.evaluation.runner import evaluate
 
 WIDTH, HEIGHT = 64, 48
 
@@ -88,6 +89,35 @@ def test_each_sentence_is_asked_and_each_picture_encoded_once(folder):
     assert Image.open(sheet).width > 1000
 
 
+def test_questions_about_a_picture_are_asked_at_once_and_alone_if_that_fails(folder):
+    class Batches(Counting):
+        batches = ()
+
+        def ask_many(self, frame, instructions, **options):
+            self.batches += (len(instructions),)
+            if len(self.batches) == 1:
+                raise OutOfMemoryError("No memory for two.")
+            return super().ask_many(frame, instructions, **options)
+
+    result, written = run(folder, engine := Batches())
+    assert (result.code, result.errors) == (0, "")
+    assert [each["query"] for each in written["images"]] == ["left half", "the half on the left", "the right part"]
+    assert engine.batches == (2,)
+    assert len(engine.asked) == 3
+
+
+def test_a_real_engine_is_asked_as_it_would_be_one_by_one(folder, small, small_checkpoint):
+    out = folder.parent / "out.json"
+    for protocol in ("teacher-forced", "generated"):
+        arguments = ("--protocol", protocol, "--max-new-tokens", 12, *cli.model(small_checkpoint))
+        assert cli.run("evaluate", "refcoco", folder, "--json", out, *arguments).code == 0
+        entries = RefCoco(folder).split("val").entries
+        alone = [evaluate(small, entry, protocol, 12) for entry in entries]
+        written = json.loads(out.read_text())["images"]
+        assert [each["answer"] for each in written] == [each.answer for each in alone]
+        assert [each["iou"] for each in written] == pytest.approx([each.overlap.iou for each in alone], abs=1e-3)
+
+
 def test_generated_and_another_split(folder):
     engine = Counting()
     _, written = run(folder, engine, "--split", "testA", "--protocol", "generated")
@@ -155,6 +185,24 @@ def test_what_is_missing_is_told_and_the_rest_goes_on(folder):
     assert "reference 9 is about a picture or an instance" in " ".join(result.errors.split())
     assert [each["query"] for each in written["images"]] == ["the right part"]
     assert len(written["failed"]) == 2
+
+
+def test_a_picture_that_is_not_there_and_a_number_twice(folder):
+    references = json.loads((folder / "refs(unc).json").read_text())
+    (folder / "refs(unc).json").write_text(json.dumps([*references, reference(7, 2, 12, "val", "the right again")]))
+    (folder / "images" / "1.jpg").unlink()
+    result, written = run(folder, Counting())
+    assert result.code == 1
+    assert "the reference 7.1 is there twice; 'the right again' is left out" in result.errors
+    assert [each["query"] for each in written["images"]] == ["the right part"]
+    assert [each["image"] for each in written["failed"]] == ["1.jpg 5.1", "1.jpg 5.2"]
+
+
+def test_a_split_without_sentences(folder):
+    (folder / "refs(unc).json").write_text(json.dumps([reference(5, 1, 11, "val")]))
+    result, written = run(folder, Counting())
+    assert (result.code, written) == (1, None)
+    assert "has no sentences in its split val" in result.errors
 
 
 @pytest.mark.parametrize(
