@@ -1,4 +1,4 @@
-"""`make demo`: a picture goes in through a camera's topic, a question through the service, words and masks come out.
+"""`make demo`: a recorded camera plays, questions go in through the service, and words, masks and positions come out.
 
 The node runs in a process of its own, in a ROS domain and namespace of its own, so that no robot's graph is disturbed.
 """
@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,37 +21,41 @@ from typing import Annotated, NoReturn
 import numpy as np
 import rclpy
 import typer
-from ament_index_python.packages import get_package_prefix
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
 from numpy.typing import NDArray
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rich.table import Table
-from sensor_msgs.msg import Image
-from std_msgs.msg import Header
+from rich.text import Text
 
-from lisa_core import files, overlay
-from lisa_core.answer import Answer, Segment
+from lisa_core import files
 from lisa_core.cli import terminal
-from lisa_core.cli.terminal import answer_text, plain, segment_table
+from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
 from lisa_core.errors import ImageError
-from lisa_core.options import Precision
+from lisa_core.options import CHECKPOINT, Precision
+from lisa_ros import recording
+from lisa_ros.bags import BagError
 from lisa_ros.client import AskError, Reply, ask
-from lisa_ros.conversions import image_message
+from lisa_ros.contact_sheet import Shown, box, contact_sheet, position
+from lisa_ros.msg import Answer
 from lisa_ros.questions import Code
+from lisa_ros.recording import Recording
 
-GOLDENS = Path(__file__).resolve().parent.parent / "test" / "data" / "goldens"
-CHECKPOINT = GOLDENS / "lisa-tiny-v1-vicuna"
-VISION_TOWER = GOLDENS / "clip-vit-tiny-patch14"
-IMAGE = GOLDENS / "images" / "portrait_360x640.png"
-QUESTION = "Please segment the two cups on the table."
+QUESTIONS = (
+    "Segment the red apple.",
+    "What could I hammer a nail with?",
+    "Where is the handle of the mug?",
+    "Please find the scissors.",
+    "Which fruit is rich in potassium? Explain why.",
+)
+"""About the recording: by name and colour, by use, for a part, for what is not there, and for a reason."""
 
 PATIENCE = 20.0
 """Seconds without a node that loads its model, after which no answer is waited for any longer."""
+ARRIVAL = 10.0
+"""Seconds in which a question is asked again if its frame had no depth, which a loaded machine may lose."""
 CLOSING = 5.0
 """Seconds that the node has to end."""
-RATE = 10.0
-"""Hz of the camera."""
 PR_SET_PDEATHSIG = 1
 """Of Linux's prctl(2)."""
 LAST_LINES = 20
@@ -73,52 +77,92 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 @app.command()
 def demo(
     checkpoint: Annotated[
-        str,
-        typer.Option(metavar="MODEL", help="The LISA model: a folder or a hub id; default: a tiny one of the tests."),
-    ] = "",
+        str, typer.Option(metavar="MODEL", help="The LISA model: a folder, a hub id, or the small one in the package.")
+    ] = CHECKPOINT,
     vision_tower: Annotated[
-        str, typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint names.")
+        str,
+        typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
     ] = "",
-    precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "nf4",
-    image: Annotated[Path, typer.Option(metavar="FILE", help="The picture that the camera sees.")] = IMAGE,
-    question: Annotated[str, typer.Option("--question", "-q", metavar="TEXT", help="What to ask.")] = QUESTION,
+    precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "auto",
+    image: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A picture to ask about instead of the recording.", show_default=False),
+    ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--question",
+            "-q",
+            metavar="TEXT",
+            help="What to ask instead; may be given several times.",
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the overlay picture and the node's log.")
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the contact sheet and the node's log.")
     ] = Path("demo_out"),
 ) -> None:
-    """Ask one question over ROS 2: starts the node and a camera, prints the answer, writes the picture, ends.
+    """Ask some questions over ROS 2: starts the node and a recorded camera, prints the answers, writes a picture, ends.
 
     [b]Exit codes[/b]: 0 answered; 1 something failed; 2 wrong usage.
     """
-    is_golden = not checkpoint
-    if is_golden and not CHECKPOINT.is_dir():
-        raise typer.BadParameter("name a model with --checkpoint: the tests' own is in a checkout only")
-    parameters = {
-        "checkpoint": checkpoint or str(CHECKPOINT),
-        "vision_tower": vision_tower or (str(VISION_TOWER) if is_golden else ""),
-        "precision": precision,
-    }
+    if image is not None and not question:
+        raise typer.BadParameter("say with --question what to ask about the picture")
+    model = {"checkpoint": checkpoint, "vision_tower": vision_tower, "precision": precision}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
+    sheet = out / "contact_sheet.png"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        rgb = files.read_rgb(image)
-        with own_graph() as graph, RunningNode(graph, parameters, out / "node.log") as running:
-            answer = answer_of(seen_and_asked(graph, running, rgb, question))
-        picture = out / f"{image.stem}_overlay.png"
-        captioned = overlay.caption(overlay.draw(rgb, answer.segments), question, answer.text)
-        files.write_whole({picture: files.png(captioned)})
-    except (DemoError, ImageError) as error:
+        shown = []
+        with answering(image, model, out / "node.log") as answer:
+            for words in question or QUESTIONS:
+                shown.append(answer(readable(words)))
+                _report(shown[-1])
+        files.write_whole({sheet: files.png(contact_sheet(shown))})
+    except (DemoError, BagError, ImageError) as error:
         terminal.fail(str(error))
     except OSError as error:
         terminal.fail(f"{error.strerror}: {error.filename}")
-    _report(question, answer, picture)
-    if is_golden:
+    terminal.stdout().print(plain("picture ", "dim"), plain(str(sheet)))
+    if checkpoint == CHECKPOINT:
         terminal.stdout().print(
-            "\nThe weights of this checkpoint are random: its words are learnt by heart, and its masks mean nothing."
-            "\nWhat this shows is the way from a camera to an answer. For one that means something:"
-            "\n  make demo ARGS='--checkpoint xinlai/LISA-7B-v1'"
+            "\nThe model in the package is small and knows rendered tables like this one only. For your own pictures:"
+            "\n  make demo ARGS='--checkpoint xinlai/LISA-7B-v1 --image FILE --question TEXT'"
         )
+
+
+@contextmanager
+def answering(image: Path | None, model: Mapping[str, str], log: Path) -> Iterator[Callable[[str], Shown]]:
+    """What answers a question about that picture, else about the newest frame of the recording, which plays meanwhile.
+
+    Args:
+        model: parameters of the node.
+        log: gets what the node says.
+
+    Raises:
+        DemoError: the node did not answer.
+        BagError, ImageError: there is no recording, or no such picture.
+    """
+    if image is not None:
+        rgb = files.read_rgb(image)
+        with own_graph() as graph, RunningNode(graph, model, log) as running, Asker(graph, running) as asker:
+            yield lambda question: Shown(question, image.name, rgb, asker.ask(question, rgb))
+        return
+    camera = Recording(Path(get_package_share_directory("lisa_ros"), "demo_bag"))
+    parameters = {**model, **recording.PARAMETERS}
+    with own_graph() as graph, RunningNode(graph, parameters, log) as running, Asker(graph, running) as asker:
+        camera.play(asker.node)
+
+        def answer(question: str) -> Shown:
+            deadline = time.monotonic() + ARRIVAL
+            while True:
+                reply = asker.ask(question)
+                located = all(segment.has_position or not segment.area for segment in reply.answer.segments)
+                if located or time.monotonic() > deadline:
+                    return Shown(question, *camera.frame(reply.answer.header.stamp), reply)
+
+        yield answer
 
 
 @dataclass(frozen=True)
@@ -201,79 +245,80 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
-class Camera:
-    """Publishes a picture on the topic `image`, over and over."""
+class Asker:
+    """Asks the node that runs, in a graph, and is a node itself until the block ends."""
 
-    def __init__(self, node: Node, rgb: NDArray[np.uint8]) -> None:
-        """From now on, while the node is spun."""
-        self._clock = node.get_clock()
-        self._message = image_message(rgb, "rgb8", Header(frame_id="camera"))
-        self._publisher = node.create_publisher(Image, "image", 1)
-        node.create_timer(1 / RATE, self._publish)
+    def __init__(self, graph: Graph, running: RunningNode) -> None:
+        """The node need not have loaded its model yet."""
+        self.node = rclpy.create_node("demo", namespace=graph.namespace)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._server = graph.server
+        self._running = running
 
-    def _publish(self) -> None:
-        self._message.header.stamp = self._clock.now().to_msg()
-        self._publisher.publish(self._message)
+    def __enter__(self) -> "Asker":
+        return self
 
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
 
-def seen_and_asked(graph: Graph, running: RunningNode, rgb: NDArray[np.uint8], question: str) -> Reply:
-    """The node's answer about a picture that a camera plays, once the node has loaded its model.
+    def ask(self, question: str, rgb: NDArray[np.uint8] | None = None) -> Reply:
+        """The answer about that picture, else about the camera's newest one, once the node has loaded its model.
 
-    Raises:
-        DemoError: there was none in time.
-    """
-    node = rclpy.create_node("demo", namespace=graph.namespace)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        Camera(node, rgb)
-        return _asked(executor, node, graph, running, question)
-    finally:
-        executor.shutdown()
-        node.destroy_node()
+        Raises:
+            DemoError: there was none in time.
+        """
 
+        async def attempt() -> Reply | AskError:
+            try:
+                return await ask(self.node, question, image=rgb, server=self._server)
+            except AskError as error:  # which would end the spinning
+                return error
 
-def _asked(executor: SingleThreadedExecutor, node: Node, graph: Graph, running: RunningNode, question: str) -> Reply:
-    async def attempt() -> Reply | AskError:
-        try:
-            return await ask(node, question, server=graph.server)
-        except AskError as error:  # which would end the spinning
-            return error
-
-    deadline = time.monotonic() + PATIENCE
-    with terminal.stderr().status("the node starts") as status:
-        while True:
-            outcome = executor.create_task(attempt)
-            while not outcome.done():
-                running.check()
-                executor.spin_once(timeout_sec=0.1)
-            reply = outcome.result()
-            if isinstance(reply, Reply):
-                return reply
-            status.update(plain(str(reply)))
-            if reply.code == Code.LOADING:  # a large model takes its time
-                deadline = time.monotonic() + PATIENCE
-            elif reply.code not in (Code.NO_FRAME, Code.TIMEOUT) or time.monotonic() > deadline:
-                raise running.error(f"The node did not answer: {str(reply).rstrip('.')}.")
+        deadline = time.monotonic() + PATIENCE
+        with terminal.stderr().status("waiting for the node") as status:
+            while True:
+                outcome = self._executor.create_task(attempt)
+                while not outcome.done():
+                    self._running.check()
+                    self._executor.spin_once(timeout_sec=0.1)
+                reply = outcome.result()
+                if isinstance(reply, Reply):
+                    return reply
+                status.update(plain(str(reply)))
+                if reply.code == Code.LOADING:  # a large model takes its time
+                    deadline = time.monotonic() + PATIENCE
+                elif reply.code not in (Code.NO_FRAME, Code.TIMEOUT) or time.monotonic() > deadline:
+                    raise self._running.error(f"The node did not answer: {str(reply).rstrip('.')}.")
 
 
-def answer_of(reply: Reply) -> Answer:
-    """The answer as `lisa_core` has it, but for what no message carries: tokens, timings, embeddings and logits."""
-    nothing = np.zeros(0, np.float32)
-    segments = []
-    for message, mask in zip(reply.answer.segments, reply.masks, strict=True):
-        roi = message.roi
-        box = (roi.x_offset, roi.y_offset, roi.width, roi.height)
-        segments.append(Segment(mask, message.score, box, nothing, nothing))
-    return Answer(reply.text, tuple(segments))
-
-
-def _report(question: str, answer: Answer, picture: Path) -> None:
+def _report(shown: Shown) -> None:
     console = terminal.stdout()
     words = Table.grid(padding=(0, 2, 0, 0))
-    words.add_row(plain("question", "dim"), plain(question))
-    words.add_row(plain("answer", "dim"), answer_text(answer.text))
-    words.add_row(plain("picture", "dim"), plain(str(picture)))
+    words.add_row(plain("question", "dim"), plain(shown.question))
+    words.add_row(plain("answer", "dim"), answer_text(shown.reply.text))
+    words.add_row(plain("about", "dim"), plain(shown.source))
     console.print(words)
-    if answer.segments:
-        console.print("", segment_table(answer), sep="\n")
+    if shown.reply.answer.segments:
+        console.print(_segment_table(shown.reply.answer))
+    console.print()
+
+
+def _segment_table(answer: Answer) -> Table:
+    """Number (as in the picture), box, score and position of each segment."""
+    frame = answer.header.frame_id
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
+    table.add_column("#", justify="right")
+    table.add_column("box", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column(plain(f"position in {frame}" if frame else "position"))
+    for index, segment in enumerate(answer.segments):
+        style = segment_style(index)
+        table.add_row(
+            Text(str(index + 1), style),
+            Text(", ".join(map(str, box(segment))), style),
+            f"{segment.score:.3f}",
+            position(segment),
+        )
+    return table

@@ -1,6 +1,7 @@
 """The demo as `make demo` runs it: it answers, ends by itself, disturbs nobody and leaves no process behind."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,31 +12,47 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import tabletop
 from ament_index_python.packages import get_package_prefix
 from harness import eventually
+from std_msgs.msg import Header
 
+import lisa_core
 from lisa_core import LisaEngine, files, overlay
-from lisa_ros.demo import CHECKPOINT, GOLDENS, IMAGE, QUESTION, VISION_TOWER
+from lisa_core.answer import Segment, tight_box
+from lisa_core.geometry import Placement, locate
+from lisa_ros.bags import BagReader, TopicError
+from lisa_ros.client import Reply
+from lisa_ros.contact_sheet import GAP, Shown, contact_sheet
+from lisa_ros.conversions import answer_message, intrinsics, to_depth, to_rgb_compressed
+from lisa_ros.demo import QUESTIONS
+from lisa_ros.recording import CAMERA_INFO, COMPRESSED, DEPTH, Recording
 
 DEMO = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "demo")
+DATA = Path(__file__).parents[1] / "data"
+BAG = DATA / "demo_bag"
+GOLDENS = DATA / "goldens"
+CHECKPOINT, VISION_TOWER = GOLDENS / "lisa-tiny-v1-vicuna", GOLDENS / "clip-vit-tiny-patch14"
+MODEL = ("--checkpoint", CHECKPOINT, "--vision-tower", VISION_TOWER)
+FRAME = "camera_color_optical_frame"
 
 
 class Demo:
     """A demo that runs beside the test."""
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, *arguments: object, **environment: str) -> None:
         self.out = folder / "out"
         self._process = subprocess.Popen(
             [sys.executable, str(DEMO), "--out", str(self.out), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"COLUMNS": "300"},
+            env=os.environ | {"COLUMNS": "300"} | environment,
         )
 
     def end(self) -> tuple[int, str]:
         """Its exit code and what it printed, once it ends by itself."""
-        printed, _ = self._process.communicate(timeout=120)
+        printed, _ = self._process.communicate(timeout=240)
         return self._process.returncode, printed
 
     def send(self, number: int) -> None:
@@ -59,8 +76,8 @@ class Demo:
 def start(tmp_path: Path) -> Iterator[Any]:
     started: list[Demo] = []
 
-    def start_demo(*arguments: object) -> Demo:
-        started.append(Demo(tmp_path, *arguments))
+    def start_demo(*arguments: object, **environment: str) -> Demo:
+        started.append(Demo(tmp_path, *arguments, **environment))
         return started[-1]
 
     yield start_demo
@@ -68,45 +85,147 @@ def start(tmp_path: Path) -> Iterator[Any]:
         demo.stop()
 
 
-def test_it_shows_what_the_engine_answers(start: Any) -> None:
-    demo = start()
+def recorded(topic: str) -> list[Any]:
+    with BagReader(BAG) as bag:
+        return [bag.decode(message) for message in bag.messages([f"/{topic}"])]
+
+
+def tile(sheet: np.ndarray, index: int, columns: int, size: tuple[int, int] = (480, 640)) -> np.ndarray:
+    """The tile with that number from its upper left corner on, as wide as its picture."""
+    rows = -(-len(QUESTIONS) // columns) if columns > 1 else 1
+    height = (len(sheet) - GAP) // rows
+    row, column = divmod(index, columns)
+    left = GAP + column * (size[1] + GAP)
+    return sheet[GAP + row * height : (row + 1) * height, left : left + size[1]]
+
+
+def assert_shows(part: np.ndarray, expected: np.ndarray) -> None:
+    """That the expected picture is there, up to what rounding does to the rim of a mask."""
+    assert part[: len(expected)].shape == expected.shape
+    assert (part[: len(expected)] != expected).any(axis=2).mean() < 0.001
+
+
+def test_five_questions_about_a_camera_that_moves(start: Any) -> None:
+    demo = start(*MODEL, "--precision", "fp32")
     code, printed = demo.end()
     assert code == 0, printed
-    engine = LisaEngine.from_pretrained(CHECKPOINT, "nf4", "cpu", vision_tower=VISION_TOWER)
-    rgb = files.read_rgb(IMAGE)
-    answer = engine.ask(engine.encode(rgb), QUESTION)
-    assert len(answer.segments) == 2
-    assert QUESTION in printed
-    assert answer.text in printed
-    for segment in answer.segments:
-        assert f"{', '.join(map(str, segment.box))} " in printed
-        assert f"{segment.score:.3f}" in printed
-    assert "weights of this checkpoint are random" in printed
-    path = demo.out / "portrait_360x640_overlay.png"
+    path = demo.out / "contact_sheet.png"
     assert str(path) in printed
-    picture = files.read_rgb(path)
-    expected = overlay.caption(overlay.draw(rgb, answer.segments), QUESTION, answer.text)
-    assert picture.shape == expected.shape
-    assert (picture != expected).any(axis=2).mean() < 0.001
-    on_segment = picture[: len(rgb)][answer.segments[0].mask].astype(float)
-    before = rgb[answer.segments[0].mask]
-    colour = np.array(overlay.colour(0))
-    assert np.abs(on_segment - colour).mean() < 0.7 * np.abs(before - colour).mean()
+    sheet = files.read_rgb(path)
+    engine = LisaEngine.from_pretrained(CHECKPOINT, "fp32", "cpu", vision_tower=VISION_TOWER)
+    _, *blocks = re.split("^question", printed, flags=re.MULTILINE)
+    assert len(blocks) == len(QUESTIONS) == 5
+    numbers = []
+    for index, (question, block) in enumerate(zip(QUESTIONS, blocks, strict=True)):
+        found = re.search(r"frame (\d+) of 12", block)
+        assert found is not None
+        numbers.append(int(found[1]))
+        rgb = to_rgb_compressed(recorded(COMPRESSED)[numbers[-1] - 1])
+        answer = engine.ask(engine.encode(rgb), question)
+        assert question in block
+        assert answer.text in block
+        positions = assert_told(block, answer, numbers[-1] - 1)
+        part = tile(sheet, index, columns=3)
+        drawn = overlay.draw(rgb, answer.segments)
+        captioned = overlay.caption(drawn, question, answer.text)
+        assert_shows(part, captioned)
+        where = f"frame {numbers[-1]} of 12" + (f": {positions} in {FRAME}" if positions else "")
+        assert_shows(part[len(captioned) :], overlay.caption(drawn, where, "")[480:])
+        if answer.segments:
+            mask, colour = answer.segments[0].mask, np.array(overlay.colour(0))
+            before, after = (np.abs(picture[mask] - colour.astype(float)).mean() for picture in (rgb, part[:480]))
+            assert after < 0.7 * before
+    assert len(set(numbers)) > 1  # the camera moves
 
 
-def test_another_picture_and_question(start: Any) -> None:
-    code, printed = (
-        demo := start(
-            "--image", GOLDENS / "images" / "odd_333x217.png", "-q", "segment the handle", "--precision", "fp32"
-        )
-    ).end()
+def assert_told(block: str, answer: lisa_core.Answer, frame: int) -> str:
+    """That box, score and position of each segment are in the words; its positions as the sheet has them."""
+    depth = to_depth(recorded(DEPTH)[frame])
+    lens = intrinsics(recorded(CAMERA_INFO)[frame], depth.shape)
+    assert lens is not None
+    told = re.findall(r"\((-?[\d.]+), (-?[\d.]+), (-?[\d.]+)\) m", block)
+    for segment, position in zip(answer.segments, told, strict=True):
+        assert f"{', '.join(map(str, segment.box))} " in block
+        assert f" {segment.score:.3f} " in block
+        placement = locate(segment.mask, depth, lens)
+        assert placement is not None
+        assert [float(number) for number in position] == pytest.approx(placement.position, abs=0.0011)
+    assert bool(told) == (f"position in {FRAME}" in block)
+    return ", ".join(f"[SEG] ({', '.join(position)}) m" for position in told)
+
+
+def test_ones_own_picture_and_questions(start: Any) -> None:
+    picture, questions = GOLDENS / "images" / "odd_333x217.png", ("segment the handle", "Where is the orange?")
+    demo = start(*MODEL, "--precision", "fp32", "--image", picture, "-q", questions[0], "-q", questions[1])
+    code, printed = demo.end()
     assert code == 0, printed
-    assert "[SEG]." in printed
-    assert (demo.out / "odd_333x217_overlay.png").is_file()
+    engine = LisaEngine.from_pretrained(CHECKPOINT, "fp32", "cpu", vision_tower=VISION_TOWER)
+    rgb = files.read_rgb(picture)
+    frame, sheet = engine.encode(rgb), files.read_rgb(demo.out / "contact_sheet.png")
+    for index, question in enumerate(questions):
+        answer = engine.ask(frame, question)
+        assert printed.index(question) < printed.index(answer.text, printed.index(question))
+        left = GAP + index * (rgb.shape[1] + GAP)
+        captioned = overlay.caption(overlay.draw(rgb, answer.segments), question, answer.text)
+        assert_shows(sheet[GAP:, left : left + rgb.shape[1]], captioned)
+    assert printed.count(picture.name) == 2
+    assert "knows rendered tables" not in printed  # which is said of the bundled model
+
+
+def shown(question: str, text: str, *masks: np.ndarray, placed: bool = True) -> Shown:
+    """An answer about a grey picture, as the node would give it; the first segment is where depth is known."""
+    nothing = np.zeros(0, np.float32)
+    segments = tuple(Segment(mask, 0.9, tight_box(mask), nothing, nothing) for mask in masks)
+    places = [Placement((0.1, -0.2, 0.75), (0.1, 0.1, 0.1)) if placed and not i else None for i in range(len(masks))]
+    header = Header(frame_id=FRAME)
+    message = answer_message(lisa_core.Answer(text, segments), header, placements=places, include_masks=True)
+    return Shown(question, "frame 3 of 12", np.full((480, 640, 3), 90, np.uint8), Reply(text, masks, message))
+
+
+def test_a_contact_sheet_has_a_tile_for_each_answer() -> None:
+    left, right = np.zeros((480, 640), bool), np.zeros((480, 640), bool)
+    left[100:200, 50:150], right[300:400, 400:600] = True, True
+    answers = [
+        shown("Where are the fruits?", "They are [SEG] and [SEG].", left, right),
+        shown("Find the scissors.", "There is no such thing."),
+        shown("Where is the mug?", "It is [SEG].", right, placed=False),
+    ]
+    sheet = contact_sheet(answers)
+    heights = (len(sheet) - GAP) // 2
+    for index, answer in enumerate(answers):
+        row, column = divmod(index, 2)
+        part = sheet[GAP + row * heights :, GAP + column * (640 + GAP) :][:heights, :640]
+        blank = (part == overlay.BACKGROUND).all(axis=2)
+        assert (part[20:40, 20:40] == 90).all()  # the frame itself
+        assert not blank[490:].all()  # words
+        for number, mask in enumerate(answer.reply.masks):
+            box = tight_box(mask)
+            middle = part[box[1] + box[3] // 4, box[0] + box[2] // 4].astype(float)
+            expected = (1 - overlay.OPACITY) * 90 + overlay.OPACITY * np.array(overlay.colour(number))
+            assert np.abs(middle - expected).max() < 2
+    drawn = np.full((480, 640, 3), 90, np.uint8)
+    line = overlay.caption(drawn, f"frame 3 of 12: [SEG] (0.100, -0.200, 0.750) m, [SEG] unknown in {FRAME}", "")[480:]
+    first = sheet[GAP : GAP + heights, GAP : GAP + 640]
+    assert any(np.array_equal(first[top : top + len(line)], line) for top in range(480, heights - len(line) + 1))
+    assert (sheet[GAP + heights :, 2 * GAP + 640 :] == overlay.BACKGROUND).all()
+
+
+def test_a_recording_without_what_the_demo_needs() -> None:
+    with pytest.raises(TopicError, match="has no topic camera/image/compressed"):
+        Recording(tabletop.BAG)
+
+
+def test_a_recording_that_is_not_installed(start: Any, tmp_path: Path) -> None:
+    for folder in ("share/ament_index/resource_index/packages", "share/lisa_ros"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "share/ament_index/resource_index/packages/lisa_ros").touch()
+    code, printed = start(*MODEL, AMENT_PREFIX_PATH=f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}").end()
+    assert code == 1
+    assert f"there is no bag at {tmp_path}/share/lisa_ros/demo_bag" in printed
 
 
 def test_its_graph_is_its_own(start: Any) -> None:
-    node = start().node()
+    node = start(*MODEL).node()
     environment = node.environ()
     assert environment["ROS_DOMAIN_ID"] != os.environ["ROS_DOMAIN_ID"]
     assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
@@ -115,7 +234,7 @@ def test_its_graph_is_its_own(start: Any) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> None:
-    demo = start()
+    demo = start(*MODEL)
     node = demo.node()
     demo.send(number)
     code, printed = demo.end()
@@ -125,7 +244,7 @@ def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> Non
 
 
 def test_killed_it_leaves_no_process(start: Any) -> None:
-    demo = start()
+    demo = start(*MODEL)
     node = demo.node()
     demo.send(signal.SIGKILL)
     assert demo.end()[0] == -signal.SIGKILL
@@ -140,7 +259,7 @@ def _has_ended(process: psutil.Process) -> bool:
 
 
 def test_a_node_that_dies_is_told_about(start: Any) -> None:
-    demo = start()
+    demo = start(*MODEL)
     demo.node().kill()
     code, printed = demo.end()
     assert code == 1
@@ -156,6 +275,12 @@ def test_a_model_that_cannot_be_loaded_is_told_about(start: Any, tmp_path: Path)
 
 
 def test_a_picture_that_is_not_there(start: Any) -> None:
-    code, printed = start("--image", "nowhere.png").end()
+    code, printed = start(*MODEL, "--image", "nowhere.png", "-q", "Where?").end()
     assert code == 1
     assert "nowhere.png is not there" in printed
+
+
+def test_a_picture_without_a_question_is_wrong_usage(start: Any) -> None:
+    code, printed = start(*MODEL, "--image", GOLDENS / "images" / "odd_333x217.png").end()
+    assert code == 2
+    assert "--question" in printed

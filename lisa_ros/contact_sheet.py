@@ -1,0 +1,84 @@
+"""One picture of several questions: of each the frame with its masks, the words, and where that is."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lisa_core import overlay
+from lisa_core.answer import Box
+from lisa_core.overlay import Picture
+from lisa_ros.client import Reply
+from lisa_ros.msg import Segment
+
+GAP = 16
+"""px between tiles, and around them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A question that was answered.
+
+    Attributes:
+        source: which picture it was asked about, for people.
+        rgb: that picture, (H, W, 3) uint8.
+    """
+
+    question: str
+    source: str
+    rgb: Picture
+    reply: Reply
+
+
+class _Region(NamedTuple):
+    mask: NDArray[np.bool_]
+    box: Box
+
+
+def box(segment: Segment) -> Box:
+    """The segment's tight box, px."""
+    roi = segment.roi
+    return (roi.x_offset, roi.y_offset, roi.width, roi.height)
+
+
+def position(segment: Segment) -> str:
+    """Where the segment is, to the millimetre; `unknown` without depth."""
+    if not segment.has_position:
+        return "unknown"
+    at = segment.position
+    return f"({at.x:.3f}, {at.y:.3f}, {at.z:.3f}) m"
+
+
+def contact_sheet(answers: Sequence[Shown]) -> Picture:
+    """A tile for each of the answers (at least one), in their order, in rows that make the sheet about square."""
+    tiles = [_tile(shown) for shown in answers]
+    columns = math.ceil(math.sqrt(len(tiles)))
+    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
+    rows = math.ceil(len(tiles) / columns)
+    size = rows * (height + GAP) + GAP, columns * (width + GAP) + GAP
+    sheet = np.full((*size, 3), overlay.BACKGROUND, np.uint8)
+    for index, tile in enumerate(tiles):
+        row, column = divmod(index, columns)
+        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
+        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+    return sheet
+
+
+def _tile(shown: Shown) -> Picture:
+    """The picture with its masks; below it the question, the answer, and a line on the picture and the positions."""
+    segments = shown.reply.answer.segments
+    regions = [_Region(mask, box(segment)) for mask, segment in zip(shown.reply.masks, segments, strict=True)]
+    drawn = overlay.draw(shown.rgb, regions)
+    line = overlay.caption(drawn, _where(shown), "")[len(drawn) :]
+    return np.concatenate((overlay.caption(drawn, shown.question, shown.reply.text), line))
+
+
+def _where(shown: Shown) -> str:
+    answer = shown.reply.answer
+    if not any(segment.has_position for segment in answer.segments):
+        return shown.source
+    positions = ", ".join(f"[SEG] {position(segment)}" for segment in answer.segments)
+    return f"{shown.source}: {positions} in {answer.header.frame_id}"

@@ -1,0 +1,78 @@
+"""A depth camera's recording, played over and over from a node's own timer, as if the camera were there."""
+
+import itertools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from rclpy.node import Node
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from lisa_ros.bags import BagReader, Message
+from lisa_ros.conversions import to_rgb_compressed
+from lisa_ros.play import offered
+
+IMAGE = "camera/image"
+COMPRESSED, DEPTH, CAMERA_INFO = f"{IMAGE}/compressed", "camera/depth", "camera/camera_info"
+KINDS: Mapping[str, Any] = {COMPRESSED: CompressedImage, DEPTH: Image, CAMERA_INFO: CameraInfo}
+"""What is in the bag, at the root, and is published, in the node's namespace."""
+
+PARAMETERS: Mapping[str, str] = {
+    "camera.image": IMAGE,
+    "camera.transport": "compressed",
+    "camera.qos": "reliable",
+    "camera.depth": DEPTH,
+    "camera.camera_info": CAMERA_INFO,
+}
+"""Of the node that looks through the camera."""
+
+
+class _Frame(NamedTuple):
+    image: Message
+    companions: tuple[Message, ...]
+
+
+class Recording:
+    """A bag with JPEGs, depth and intrinsics of one camera, whole in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises BagError if there is no such bag, it is damaged, or one of the topics is not in it."""
+        with BagReader(path) as bag:
+            self._topics = {name: bag.require(name, f"sensor_msgs/msg/{kind.__name__}") for name, kind in KINDS.items()}
+            images, *others = (list(bag.messages([topic.name])) for topic in self._topics.values())
+        self._frames = [_Frame(image, tuple(_nearest(image, messages) for messages in others)) for image in images]
+
+    def play(self, node: Node) -> None:
+        """Publishes a frame after the other, at their pace, while the node is spun and each topic has a subscriber.
+
+        Depth and intrinsics go ahead of their image, so that whoever has it mostly has them.
+        """
+        publishers = {
+            topic.name: node.create_publisher(KINDS[name], name, offered(topic)) for name, topic in self._topics.items()
+        }
+        frames = itertools.cycle(self._frames)
+
+        def publish_next() -> None:
+            if not all(publisher.get_subscription_count() for publisher in publishers.values()):
+                return
+            frame = next(frames)
+            for message in frame.companions:
+                publishers[message.topic].publish(message.data)
+            publishers[frame.image.topic].publish(frame.image.data)
+
+        span = self._frames[-1].image.time - self._frames[0].image.time
+        node.create_timer(span / 1e9 / (len(self._frames) - 1), publish_next)
+
+    def frame(self, stamp: Time) -> tuple[str, NDArray[np.uint8]]:
+        """Which frame has that stamp, for people, and its picture, (H, W, 3) RGB."""
+        images = {frame.image.stamp: (number, frame.image) for number, frame in enumerate(self._frames, start=1)}
+        number, image = images[stamp.sec * 1_000_000_000 + stamp.nanosec]
+        return f"frame {number} of {len(images)}", to_rgb_compressed(deserialize_message(image.data, CompressedImage))
+
+
+def _nearest(image: Message, messages: list[Message]) -> Message:
+    return min(messages, key=lambda message: abs(message.stamp - image.stamp))
