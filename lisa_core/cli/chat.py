@@ -70,7 +70,7 @@ def chat(
         lisa chat table.jpg --checkpoint xinlai/LISA-7B-v1
 
     [b]Exit codes[/b]: 0; 1 the model or IMAGE could not be read, or over a
-    pipe a question failed; 2 wrong usage.
+    pipe a question failed; 2 wrong usage; 130 stopped.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     try:
@@ -80,19 +80,22 @@ def chat(
         terminal.fail(str(error))
     except OSError as error:
         terminal.fail(f"{error.strerror}: {error.filename}")
-    engine = loaded(context.obj, model)
-    interactive = sys.stdin.isatty()
-    talk = Chat(engine, out, {"max_new_tokens": max_new_tokens, "max_segments": max_segments})
+    interactive, engine = sys.stdin.isatty(), None
     try:
+        engine = loaded(context.obj, model)
+        talk = Chat(engine, out, {"max_new_tokens": max_new_tokens, "max_segments": max_segments})
         if interactive:
             talk.greet()
         if image is not None and rgb is not None:
             talk.open(image, rgb)
         failed = _hear(talk, _typed() if interactive else _piped(), interactive)
+    except KeyboardInterrupt:
+        terminal.fail("stopped.", 130)
     except LisaError as error:
         terminal.fail(str(error))
     finally:
-        engine.close()
+        if engine is not None:
+            engine.close()
     raise typer.Exit(1 if failed and not interactive else 0)
 
 
@@ -129,8 +132,10 @@ class Chat:
 
     def open(self, image: Path, rgb: "NDArray[np.uint8]") -> None:
         """Turns to another picture."""
-        with self._console.status("looking"), _interruptible():
+        with self._console.status("looking"), _interruptible() as cancel:
             frame = self._engine.encode(rgb)
+        if cancel.is_set():
+            raise KeyboardInterrupt
         self._image, self._frame, self._turns = image, frame, []
         self._number = _last_number(self._out, image.stem)
         height, width = frame.size

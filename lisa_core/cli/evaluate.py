@@ -73,11 +73,11 @@ def reasonseg(
     [b]Exit codes[/b]: 0 all evaluated; 1 a file failed, and the rest was
     evaluated; 2 wrong usage; 130 stopped.
     """
-    from lisa_core.evaluation.reasonseg import open_split
-
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, out)
     with opening():
+        from lisa_core.evaluation.reasonseg import open_split
+
         pictures = open_split(folder, split)
         targets.prepare(pictures.folder)
     measure(
@@ -136,11 +136,11 @@ def refcoco(
 
     [b]Exit codes[/b]: as of reasonseg.
     """
-    from lisa_core.evaluation.refcoco import RefCoco
-
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
     with opening():
+        from lisa_core.evaluation.refcoco import RefCoco
+
         references = RefCoco(folder, refs, images).split(split)
         targets.prepare(images or folder / "images")
     source = {"set": str(folder), "split": split}

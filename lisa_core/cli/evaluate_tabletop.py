@@ -60,11 +60,11 @@ def tabletop(
     [b]Exit codes[/b]: 0 all evaluated; 1 a scene failed, and the rest was
     evaluated; 2 wrong usage; 130 stopped.
     """
-    from lisa_core.evaluation.tabletop import open_scenes
-
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
     with opening():
+        from lisa_core.evaluation.tabletop import open_scenes
+
         chosen = open_scenes(folder, scenes)
         targets.prepare(folder)
     evaluation = partial(_evaluate_scenes, chosen, questions, max_new_tokens, model, targets)

@@ -58,6 +58,8 @@ def opening() -> Iterator[None]:
     """Around what reads the data and makes the folders for results: ends the command with a sentence if that fails."""
     try:
         yield
+    except KeyboardInterrupt:
+        terminal.fail("stopped before anything was evaluated.", 130)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:

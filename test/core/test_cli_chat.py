@@ -170,9 +170,35 @@ def test_a_folder_that_cannot_be_written_does_not_end_it(chat, out, monkeypatch)
     assert names(out) == []
 
 
-@pytest.mark.parametrize(("arguments", "code"), [([PORTRAIT], 2), (["nowhere.png", "--checkpoint", "x"], 1)])
+@pytest.mark.parametrize(
+    ("arguments", "code"), [([PORTRAIT, "--precision", "int2"], 2), (["nowhere.png", "--checkpoint", "x"], 1)]
+)
 def test_what_cannot_begin(arguments, code):
     assert cli.run("chat", *arguments).code == code
+
+
+def test_its_options_are_those_of_the_model(out):
+    asked = {}
+
+    def load(**options):
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    options = {"checkpoint": "some", "precision": "int8", "device": "cuda:1", "vision_tower": "clip"}
+    options |= {"template": "llava_llama_2", "memory_limit": 6.0}
+    words = [word for name, value in options.items() for word in (f"--{name.replace('_', '-')}", value)]
+    stopped = cli.run("chat", PORTRAIT, *words, "--out", out, load=load)
+    assert {name: asked[name] for name in options} == options
+    assert (stopped.code, stopped.errors) == (130, "error: stopped.")
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_in_8_and_4_bit(load, small_checkpoint, out, precision):
+    words = ("--precision", precision, "--max-new-tokens", 12, "--out", out, *cli.model(small_checkpoint))
+    result = cli.run("chat", PORTRAIT, *words, typed=f"{SECOND}\n")
+    engine = load(small_checkpoint, precision)
+    assert result.code == 0, result.errors
+    assert engine.ask(engine.encode(picture(PORTRAIT.name)), SECOND, max_new_tokens=12).text in result.out
 
 
 # In a terminal
@@ -192,10 +218,13 @@ class Frame:
 class Engine:
     checkpoint, precision, device = "slow", "fp32", "cpu"
     def encode(self, rgb):
+        if rgb.shape[0] == 300:
+            print("a picture that takes its time", flush=True)
+            time.sleep(2)
         return Frame(rgb)
     def ask(self, frame, question, history=(), *, on_token, on_stage, cancel, **limits):
         on_stage("answering")
-        for number in range(1000 if "count" in question else 2):
+        for number in range(3000 if "count" in question else 2):
             if cancel.is_set():
                 raise Cancelled("cancelled")
             on_token(f"{number} ")
@@ -237,12 +266,15 @@ class Terminal:
     def type(self, keys):
         os.write(self._keys, keys.encode())
 
-    def until(self, pattern, patience=30):
-        """What came since, up to the pattern."""
-        deadline = time.monotonic() + patience
+    def until(self, pattern, patience=120, pressing=""):
+        """What came since, up to the pattern; `pressing` are keys to press every second until it comes."""
+        deadline, pressed = time.monotonic() + patience, 0.0
         begin = len(self.shown)
         while not re.search(pattern, self.shown[begin:]):
             assert time.monotonic() < deadline, f"waited in vain for {pattern!r} in {self.shown[begin:]!r}"
+            if pressing and time.monotonic() > pressed + 1:
+                self.type(pressing)
+                pressed = time.monotonic()
             if select.select([self._keys], [], [], 0.1)[0]:
                 try:
                     self.shown += os.read(self._keys, 65536).decode(errors="replace")
@@ -285,7 +317,7 @@ def test_a_person_talks(terminal, tmp_path):
     talk.type("again\r")
     assert "turn 1" in talk.until("(?s:overlay.png.*> $)")
     talk.type("/quit\r")
-    assert talk.process.wait(10) == 0
+    assert talk.process.wait(60) == 0
 
 
 def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
@@ -298,10 +330,20 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
     assert "turn" not in shown
     talk.type("again\r")
     assert "turn 0" in talk.until("(?s:overlay.png.*> $)")  # the stopped answer is not part of the history
-    talk.type("\x03")
-    talk.until("quit leaves(?s:.*> $)")
+    talk.until("quit leaves(?s:.*> $)", pressing="\x03")  # one before readline waits for keys would wait for one, too
     talk.type("\x04")
-    assert talk.process.wait(10) == 0
+    assert talk.process.wait(60) == 0
+
+
+def test_ctrl_c_while_it_looks_keeps_the_picture_before(terminal):
+    talk = terminal()
+    talk.until("> $")
+    talk.type(f"/image {IMAGES / 'square_300.png'}\r")
+    talk.until("takes its time")
+    talk.type("\x03")
+    talk.until("(?s:stopped.*> $)")
+    talk.type("where is it\r")
+    assert "odd_333x217_001_overlay.png" in talk.until("(?s:overlay.png.*> $)")
 
 
 def test_answers_come_word_by_word(terminal):
@@ -309,7 +351,7 @@ def test_answers_come_word_by_word(terminal):
     talk.until("> $")
     talk.type("count\r")
     talk.until("5 ")
-    assert "200 " not in talk.shown
+    assert "turn" not in talk.shown  # its last word
 
 
 def test_kitty_shows_the_picture(terminal, tmp_path):
@@ -365,9 +407,10 @@ def test_stopped_over_a_pipe_all_of_it_ends(tmp_path):
         process.stdin.close()
         while process.stdout.readline() != "> count\n":
             pass
-        time.sleep(0.3)
+        process.stdout.read(len("0 1 2 "))  # it answers
         process.send_signal(signal.SIGINT)
         rest = process.stdout.read()
-        assert process.wait(10) == 130
+        assert process.wait(60) == 130
+    assert "error: stopped." in rest
     assert "again" not in rest
     assert "Traceback" not in rest
