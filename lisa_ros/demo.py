@@ -42,14 +42,16 @@ from lisa_ros.questions import Code
 from lisa_ros.recording import Recording
 
 QUESTIONS = (
-    "Segment the red apple.",
+    "Segment the blue mug.",
     "What could I hammer a nail with?",
-    "Where is the handle of the mug?",
+    "Where is the handle of the knife?",
     "Please find the scissors.",
     "Which fruit is rich in potassium? Explain why.",
 )
 """About the recording: by name and colour, by use, for a part, for what is not there, and for a reason."""
 
+PAUSE = 0.6
+"""Seconds between two questions, in which the camera moves on."""
 PATIENCE = 20.0
 """Seconds without a node that loads its model, after which no answer is waited for any longer."""
 ARRIVAL = 10.0
@@ -155,6 +157,7 @@ def answering(image: Path | None, model: Mapping[str, str], log: Path) -> Iterat
         camera.play(asker.node)
 
         def answer(question: str) -> Shown:
+            asker.spin(PAUSE)
             deadline = time.monotonic() + ARRIVAL
             while True:
                 reply = asker.ask(question)
@@ -262,6 +265,12 @@ class Asker:
     def __exit__(self, *_: object) -> None:
         self._executor.shutdown()
         self.node.destroy_node()
+
+    def spin(self, seconds: float) -> None:
+        """Lets so much time pass, in which the camera goes on."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._executor.spin_once(timeout_sec=deadline - time.monotonic())
 
     def ask(self, question: str, rgb: NDArray[np.uint8] | None = None) -> Reply:
         """The answer about that picture, else about the camera's newest one, once the node has loaded its model.

@@ -20,7 +20,7 @@ from std_msgs.msg import Header
 import lisa_core
 from lisa_core import LisaEngine, files, overlay
 from lisa_core.answer import Segment, tight_box
-from lisa_core.geometry import Placement, locate
+from lisa_core.geometry import Placement, deproject
 from lisa_ros.bags import BagReader, TopicError
 from lisa_ros.client import Reply
 from lisa_ros.contact_sheet import GAP, Shown, contact_sheet
@@ -147,7 +147,7 @@ def assert_told(block: str, answer: lisa_core.Answer, frame: int) -> str:
     for segment, position in zip(answer.segments, told, strict=True):
         assert f"{', '.join(map(str, segment.box))} " in block
         assert f" {segment.score:.3f} " in block
-        placement = locate(segment.mask, depth, lens)
+        placement = deproject(segment.mask, depth, lens).placement
         assert placement is not None
         assert [float(number) for number in position] == pytest.approx(placement.position, abs=0.0011)
     assert bool(told) == (f"position in {FRAME}" in block)
