@@ -122,17 +122,19 @@ def import_lora(
 
     $ lisa import-lora pytorch_model.bin --checkpoint xinlai/LISA-7B-v1 --out mine
 
-    [b]Exit codes[/b]: 0; 1 a file will not do; 2 wrong usage.
+    [b]Exit codes[/b]: 0; 1 a file will not do; 2 wrong usage; 130 stopped.
     """
     model = ModelOptions(checkpoint, "auto", "", vision_tower, template, 0.0)
-    from lisa_core.checkpoint import Checkpoint
-    from lisa_core.training import adapters
-
     try:
+        from lisa_core.checkpoint import Checkpoint
+        from lisa_core.training import adapters
+
         opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
         taught, rank = adapters.read_official(weights, opened)
         with progress_bar(f"writing {out}") as on_progress:
             adapters.write_merged(opened, taught, alpha / rank, out, on_progress)
+    except KeyboardInterrupt:
+        terminal.fail(f"stopped; {out} is {'whole' if out.exists() else 'not made'}.", 130)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:

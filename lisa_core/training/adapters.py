@@ -18,6 +18,7 @@ from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, parameter_name
+from lisa_core.training import trouble
 from lisa_core.training.export import export
 
 WHOLE = ("language.embed_tokens.", "language.lm_head.", "text_hidden_fcs.", "sam.mask_decoder.")
@@ -108,7 +109,8 @@ def write_merged(
     tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
     config |= {LAYOUT_KEY: checkpoint.layout}
     weights = _merged(checkpoint, taught, scale)
-    export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)
+    with trouble.told(out.parent):
+        export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)
 
 
 def _merged(checkpoint: Checkpoint, taught: Mapping[str, Tensor], scale: float) -> Iterator[tuple[str, Tensor]]:

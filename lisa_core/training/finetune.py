@@ -140,8 +140,7 @@ class Finetuning:
             OSError: it could not be written.
         """
         best, lora = _read_best(self.work / _BEST), self._recipe.lora
-        with trouble.told(self._out.parent):
-            adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
+        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
         (self.work / curves.NAME).rename(self._out / curves.NAME)
         shutil.rmtree(self.work)
         return best["step"], best["giou"]

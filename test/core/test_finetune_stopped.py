@@ -8,7 +8,8 @@ import shutil
 import cli
 import pytest
 import torch
-from goldens import V0
+from checkpoints import tensors_of
+from goldens import V0, V1
 from test_finetune import data, words  # noqa: F401 # a fixture
 
 from lisa_core import LisaEngine, OutOfMemoryError, files
@@ -143,6 +144,26 @@ def test_what_is_under_way_and_damaged_is_told(learn, out, monkeypatch):
     told = learn()
     assert told.code == 1
     assert "best.pt is missing or damaged; delete" in told.errors
+
+
+@pytest.mark.parametrize(("full", "code"), [(True, 1), (False, 130)])
+def test_an_import_that_is_stopped_leaves_nothing(out, monkeypatch, full, code):
+    tensors = {f"base_model.model.{name}": tensor for name, tensor in tensors_of(V1).items()}
+    layer = "base_model.model.model.layers.0.self_attn.q_proj"
+    width = tensors[f"{layer}.weight"].shape[0]
+    tensors |= {f"{layer}.lora_A.default.weight": torch.zeros(8, width)}
+    tensors |= {f"{layer}.lora_B.default.weight": torch.zeros(width, 8)}
+    torch.save(tensors, weights := out.with_name("weights.bin"))
+    words_ = ("import-lora", weights, "--out", out, *cli.model(V1))
+    if not full:
+        monkeypatch.setattr(export, "released_name", raising(KeyboardInterrupt(), 40)(export.released_name))
+    with no_file_larger(MB) if full else contextlib.nullcontext():
+        stopped = cli.run(*words_)
+    assert stopped.code == code
+    assert (f"File too large: {out.parent}." if full else f"stopped; {out} is not made.") in stopped.errors
+    monkeypatch.undo()
+    assert [path.name for path in out.parent.iterdir()] == ["weights.bin"]
+    assert cli.run(*words_).code == 0
 
 
 def test_what_torch_hides_is_told(tmp_path, monkeypatch):
