@@ -27,7 +27,7 @@ help:  ## List the targets
 
 setup: $(STAMPS)/installed  ## Make .venv ready: packages, ROS 2, interfaces, commands
 
-demo: setup  ## Ask one question through a camera, the node and a client, and write the overlay picture
+demo: setup  ## Play a recorded camera through the node, ask five questions, and write a contact sheet
 	@$(USE_VENV) $(VENV)/bin/lisa_demo $(ARGS)
 
 test: setup  ## Run the tests; ARGS goes to pytest

@@ -85,7 +85,10 @@ class Parameters:
     vision_tower: str = _parameter("", "folder or hub id of CLIP; empty: what the checkpoint names")
     template: str = _parameter("", "the prompt's template; empty: what the checkpoint is", choices=("", *TEMPLATES))
     memory_limit: float = _parameter(
-        0.0, "GiB of device memory that the model may take; 0: no limit", low=0.0, high=10000.0
+        0.0,
+        "GiB of device memory for weights, KV caches and frames, the least recently used of which give way; 0: no limit",
+        low=0.0,
+        high=10000.0,
     )
     cameras: tuple[str, ...] = _parameter(("camera",), "names of the cameras; the first is the default one")
     max_new_tokens: int = _parameter(MAX_NEW_TOKENS, "longest answer, in tokens", low=1, high=65536, live=True)
