@@ -86,7 +86,7 @@ class Parameters:
     template: str = _parameter("", "the prompt's template; empty: what the checkpoint is", choices=("", *TEMPLATES))
     memory_limit: float = _parameter(
         0.0,
-        "GiB of device memory for weights, KV caches and frames, the least recently used of which give way; 0: no limit",
+        "GiB of device memory for weights, KV caches and frames, the oldest of which give way; 0: no limit",
         low=0.0,
         high=10000.0,
     )
