@@ -3,7 +3,7 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from lisa_core.training.exam import Exam
     from lisa_core.training.scenes import Scenes
     from lisa_core.training.scratch import Machine, Portion
-    from lisa_core.training.trainer import Plan
+    from lisa_core.training.trainer import Plan, Trainer
 
 _SEE, _SPEAK = "Learning to see", "Learning to speak"
 _PIECES = 1100
 _READ_FOR_WORDS = 500
 """Scenes whose dialogues the tokenizer is made of."""
+_DRAW_EVERY = 200
+"""Steps between two pictures of the losses."""
 
 
 def train(
@@ -60,7 +62,8 @@ def train(
     2.0 BCE + 0.5 Dice for the masks.
 
     Stopped, or killed: the same command goes on where it was, from OUT.run, which
-    has the logs, the measurements and pictures of the worst answers, too.
+    has the logs, the losses as pictures (losses.png), the measurements and
+    pictures of the worst answers, too.
 
     On a CPU with AVX512-BF16, [b]--products bf16[/b] is several times faster.
 
@@ -69,6 +72,7 @@ def train(
     $ lisa train scenes --out my_lisa --validation held_out
     """
     from lisa_core import loading
+    from lisa_core.training import curves, trouble
     from lisa_core.training.exam import Exam
     from lisa_core.training.scratch import Machine, Portion
     from lisa_core.training.trainer import Plan
@@ -77,6 +81,7 @@ def train(
     try:
         if out.exists():
             raise CheckpointError(f"{out} is there already; name a folder that is not.")
+        curves.check_available()
         target = loading.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
@@ -85,10 +90,11 @@ def train(
         _check(scenes)
         _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), see_pictures)
-        school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed))
-        plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=True, seed=seed)
-        school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
-        school.export(out)
+        with trouble.told(run):
+            school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed))
+            plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=True, seed=seed)
+            school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
+            school.export(out)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; the same command goes on from here, by {run}.", 130)
     except LisaError as error:
@@ -122,7 +128,7 @@ class _School:
 
         trainer = scratch.seeing(self._model, self._scenes, self._see_pictures, self._machine, self._run / "see", plan)
         with _bar("learning to see", plan.steps, trainer.step) as show:
-            for told in trainer.run():
+            for told in _drawn(trainer, self._run / "see", plan.steps):
                 show(trainer.step, f"learning to see: {100 * told['sam_knows']:.0f} % known")
 
     def speak(self, plan: "Plan", portion: "Portion", at_most: int | None, exam: "Exam | None") -> None:
@@ -148,7 +154,7 @@ class _School:
             losses.Weights(),
         )
         with _bar("learning to speak", plan.steps, trainer.step) as show:
-            for told in trainer.run():
+            for told in _drawn(trainer, self._run / "speak", plan.steps):
                 show(trainer.step, f"learning to speak: loss {told['loss']:.3f}")
                 if exam and exam.is_due(trainer.step, plan.steps):
                     scores = exam.take(trainer.step, self._model, self._words, self._machine)
@@ -162,6 +168,17 @@ class _School:
         config, tower = fresh.config_of(self._shape), fresh.tower_config_of(self._shape.clip)
         state = self._model.state_dict()
         export(state.items(), config, tower, self._run / "words", out, len(state))
+
+
+def _drawn(trainer: "Trainer[Any]", folder: Path, last: int) -> "Iterator[Mapping[str, float]]":
+    """The losses step by step; now and then, and in the end, there is a new picture of them."""
+    from lisa_core.training import curves
+    from lisa_core.training.trainer import LOG
+
+    for told in trainer.run():
+        if trainer.step % _DRAW_EVERY == 0 or trainer.step == last:
+            curves.draw(folder / LOG, folder / curves.NAME)
+        yield told
 
 
 def _tokenizer(scenes: "Scenes", folder: Path) -> Any:

@@ -5,5 +5,6 @@ What both ways share: `conversation` (what of a dialogue is learnt), `batch` (di
 From scratch: `fresh` (a new model and its tokenizer), `scenes` (what rendered tabletops teach), `vision` (the encoders
 learn what things look like), `scratch` (the order of it all), `exam` (how good it is by now).
 From a checkpoint: `annotated` (batches from ReasonSeg's format), `adapters` (LoRA, and how it is merged), `finetune`
-(validation, and the best state).
+(validation, and the best state). In both: `curves` (the losses as a picture), `trouble` (a full disk and too little
+memory, as errors of ours).
 """

@@ -9,7 +9,7 @@ import cli
 import numpy as np
 import pytest
 
-from lisa_core import LisaEngine
+from lisa_core import LisaEngine, files
 from lisa_core.tabletop import dataset
 
 STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
@@ -66,7 +66,9 @@ def test_the_loss_falls_and_the_exam_is_written_down(trained: tuple[Path, cli.Re
     assert exam["step"] == 3
     assert exam["questions"] >= 6
     assert "step 3: questions" in said.errors
-    assert list((out.with_name(f"{out.name}.run") / "speak").glob("worst_*.png"))
+    run = out.with_name(f"{out.name}.run")
+    assert list((run / "speak").glob("worst_*.png"))
+    assert all(np.ptp(files.read_rgb(run / stage / "losses.png")) > 100 for stage in ("see", "speak"))
 
 
 @pytest.mark.slow
