@@ -6,6 +6,13 @@ another structure.
 
 from lisa_core.tabletop.patterns import Wordings
 
+_TRY_TO = "[try to|you should|it would help to|I ask you to|your task is to|now it is time to]"
+_TRY_TO_SEE = (
+    _TRY_TO
+    + " [outline|spot|detect|identify|indicate|circle|mask out|recognise|pinpoint|trace|pick out|segment|find|mark]"
+)
+"""Verbs that held-out wordings begin with, too: a model from scratch has to have read a word once to know it."""
+
 SHOW = Wordings(
     train=(
         (
@@ -40,6 +47,25 @@ SHOW = Wordings(
         "what {is} {it} in this image?",
         "which [one|thing|object] {is} {it}?",
         "{it}[||, please| please| in the picture].",
+        _TRY_TO_SEE + " {it}[||, please| now].",
+        (
+            "[the outline|the contour|all pixels|every pixel|the spot|the place|the position|the"
+            " location|the region|the area] of {it}[||, please]."
+        ),
+        "[I'd|we'd|we would] [love|prefer|be glad] to [have|see|get|hold] {it}.",
+        "[do you mind|would it be possible|would you be so kind as] to [show|find|give me|hand me|segment] {it}?",
+        "[let us|let me] [find|have|look at|take|mark] {it}[||, please].",
+        "[we|people|they] [lost|need|want|miss|are missing|are looking for|wish for] {it}.",
+        "[reach|go|move|drive|come] over [there|here] and [get|grab|bring|hold] {it}[||, please].",
+        "the whereabouts of {it}[||, please].",
+        "[paint|colour|draw over] {it}[||, please].",
+        "[I have trouble finding|start by showing me|begin by finding|it is about finding] {it}[||, please].",
+        "[I am|people are] after {it}[||, please].",
+        "what is the [spot|place|position|location|area] of {it}?",
+        "[at|in] which [spot|position|area] can {it} be found?",
+        "I'd [rather|also] [take|have|get|see] {it}[||, please].",
+        "[just|only|simply|kindly|quickly] [show|find|mark|segment|outline|draw] {it}[||, please].",
+        "which [pixels|parts of the picture|parts of the image] [are|show|contain] {it}, do you think?",
     ),
     held_out=(
         (
@@ -75,6 +101,10 @@ WHAT = Wordings(
         ),
         "[tell me|can you tell me|I want to know|show me] what {is} {where}.",
         "where is the [thing|object] [that is |]{where}?",
+        _TRY_TO_SEE + " [what is|the thing|the object|whatever is] {where}[||, please].",
+        "[let us|let me] [find|have|look at] [what is|the thing|the object] {where}[||, please].",
+        "[what|which thing|which object] [did you see|was put|has its place|could you spot|is to be found] {where}?",
+        "something is {where}: [what|outline it|which thing|show it|spot it].",
     ),
     held_out=(
         "[which|what] [object|thing|item] can be [found|seen] {where}?",
@@ -124,6 +154,26 @@ USE = Wordings(
             " [something|the thing|what I need|a thing] to {want}[|, please]."
         ),
         "[what|which object] [helps me|would help me|will help me|can help me] {want}?",
+        (
+            "[give me|find|show me] [anything|an object|an item] that [would do|works|is suitable|is"
+            " best|fits|is right] to {to}[||, please]."
+        ),
+        _TRY_TO_SEE + " [something|anything|an object|an item] [to|I can|I could] {to}[||, please].",
+        (
+            "is there [anything|an item|an object] that would do to {to}? [outline it|hand it to me|spot"
+            " it|which item is it]."
+        ),
+        (
+            "it is my [plan|wish|task] to {want}[:|.] [which item|what|which thing] [is best|fits|would"
+            " do|is the right one]?"
+        ),
+        (
+            "[imagine that|suppose that|let us say that] [somebody wants|people want|we want] to {want}."
+            " [what|which item] [would help|is required|is the right one|is best|do they take]?"
+        ),
+        "what it takes to {want}: [show it|find it|hand it over].",
+        "to {want}, what [does one need|do people need|is required|should I reach for|do I grab|is there]?",
+        "[have we|have you] [an item|an object|a thing] [to|that I can] {to}?",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate] [something|an object|a thing] [to|that I could] {to}[|, please].",
@@ -157,6 +207,11 @@ FACT = Wordings(
         "the {noun} that {does}[|, please].",
         "what is the {noun} that {does}?",
         "what [on the table|in this picture|here] {asks}?",
+        _TRY_TO_SEE + " the {noun} that {does}[||, please].",
+        "[let me have|let us see|I'd rather have] the {noun} that {does}[||, please].",
+        "there should be a {noun} that {does}. [spot it|point at it|circle it|where is it].",
+        "[from|out of] the things here, [which|what] one {asks}?",
+        "can you [guess|work out|say|determine] [which|what] {noun} {asks}?",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate|name] the {noun} that {does}[|, please].",
@@ -175,6 +230,9 @@ OPEN_USE = Wordings(
         "[|please ][find|show me|segment|mark|give me|bring me] [everything|all|all the things] that I can {to}.",
         "which things [can|could] I {to}?",
         "what could I use to {want}?",
+        _TRY_TO_SEE + " [everything|all things|whatever] that one can {to}.",
+        "which [items|objects] are there that I can {to}?",
+        "what would do to {want}, all in all?",
     ),
     held_out=(
         "[outline|spot|indicate] [everything|whatever] one can {to}.",
@@ -190,6 +248,8 @@ OPEN_FACT = Wordings(
         "[|please ][find|show me|segment|mark] [everything|all] that {does}.",
         "[show me|tell me|find] what {does}.",
         "where is [everything|all] that {does}?",
+        _TRY_TO_SEE + " [everything|all things|whatever there is] that {does}.",
+        "[from|out of] all things here, what {asks}?",
     ),
     held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
 )
@@ -198,6 +258,9 @@ WHY = Wordings(
     train=(
         "[|please ][explain why|explain|tell me why|give the reason|explain your answer].",
         "[and why|why|why is that]?",
+        "[say|state|give] the reasons.",
+        "[justify the answer|explain the choice|reason step by step|with a reason].",
+        "[what is the reason|why did you choose that|how do you come to that]?",
     ),
     held_out=(
         "[|please ][say why|justify your choice|give your reasons|reason about it].",
@@ -219,6 +282,13 @@ SEVERAL = Wordings(
         "[give me |]the masks of [|all ]{them}.",
         "[all|all of] {them}[||, please].",
         "which things are {them}?",
+        (
+            _TRY_TO + " [outline|spot|detect|identify|indicate|collect|gather|circle|find] [every one of|each of|all]"
+            " {them}[||, please]."
+        ),
+        "a mask [for|on] each of {them}[||, please].",
+        "[where|at which spots|in which places] can [all|each] of {them} be found?",
+        "[let us|let me] have all {them}[||, please].",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate] [all|every one of|each of] {them}[|, please].",
@@ -238,6 +308,11 @@ COUNT = Wordings(
         "[|please |can you |could you ]count the {nouns}[|| on the table| for me].",
         "[tell me|do you know|can you tell me] how many {nouns} there are.",
         "what is the number of {nouns}[|| on the table]?",
+        "how many {nouns} [lie|stand] here?",
+        "[determine|say|state|report] how many {nouns} there are[||, please].",
+        "what count of {nouns} [do you get|is there]?",
+        "I'd [love|be glad] to know the number of {nouns} that we [have|see].",
+        "[have we|have you] got {nouns}, and how many?",
     ),
     held_out=(
         "how many {nouns} [are lying around|could I use|have we got]?",
@@ -254,6 +329,9 @@ COLOUR = Wordings(
         "[tell me|can you tell me|do you know|name] the [colour|color] of {it}[||, please].",
         "[tell me|do you know] [what|which] [colour|color] {it} {is}.",
         "[how|in which colour] {is} {it} painted?",
+        "[say|describe|state] which [colour|color] {it} {does} have.",
+        "I'd love to know the [colour|color] of {it}.",
+        "of which [colour|color] {is} {it}?",
     ),
     held_out=(
         "{is} {it} [red or blue|red, or what colour]?",
@@ -270,6 +348,12 @@ EXISTS = Wordings(
         "is {a} [on the table|in the picture|there|here]?",
         "does the [picture|image] show {a}?",
         "are there any {nouns}[|| on the table| here]?",
+        "[would|could] you [say|know] if {a} is [there|here]?",
+        "has someone [put|left] {a} [here|on this table]?",
+        "have you [got|found] {a}[| here]?",
+        "[say|check|report] whether you see {a}.",
+        "is {a} to be [seen|found|noticed|spotted] here?",
+        "am I [right|wrong], or is there {a}?",
     ),
     held_out=(
         "[have you|has anyone] [seen|spotted|noticed] {a}[| here]?",
@@ -288,6 +372,10 @@ LIST = Wordings(
         "[describe|tell me about] [the table|the picture|the scene|what you see].",
         "tell me what [you see|is on the table|is there].",
         "what is [there|here|in this picture|in the image]?",
+        "[report|enumerate|go over|say] what you [see|find][| here].",
+        "what [lies|stands] on this table?",
+        "I'd love to know what you see[| on this table].",
+        "[go through|enumerate] the picture.",
     ),
     held_out=(
         "[enumerate|go through|report] [the things|everything] [you see|on this table][|, please].",
@@ -303,6 +391,9 @@ PURPOSE = Wordings(
         "what can [I|you|one] do with {it}?",
         "[tell me|can you tell me|explain] what {it} {is} for.",
         "what is the [use|purpose] of {it}?",
+        "why would [people|someone|a robot] [have|want|need] {it}?",
+        "to what [use|purpose] {is} {it} made?",
+        "[describe|say] the [use|purpose] of {it}.",
     ),
     held_out=(
         "[to what end|for what] do people have {it}?",
@@ -318,6 +409,9 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]what is {its} [colour|color]?",
             "[|and ][what|which] [colour|color] {does} {it} have?",
             "[tell me|can you tell me] {its} [colour|color].",
+            "[say|describe] {its} [colour|color], please.",
+            "of which [colour|color] {is} {it}?",
+            "I'd love to know {its} [colour|color].",
         ),
         ("[and of what|of what] [colour|color] {is} {it}?", "[say|I'd like to know] {its} colour."),
     ),
@@ -326,6 +420,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ][which|what] part [do|can|should|would] I [hold|grab|grasp|take]?",
             "[|and ]where [do|can|should|would] I [hold|grab|grasp|take] {it}?",
             "[|and ]by which part [do|can|should] I [hold|lift|take] {it}?",
+            "[at|on] which [end|place|spot] can [I|one|a hand] [hold|grip|take|lift] {it}?",
+            "where [is|would be] the place for [a hand|gripping it|the fingers]?",
         ),
         ("[at what part|at which spot] does one [grip|hold] {it}?", "which part is for [gripping|the hand]?"),
     ),
@@ -335,6 +431,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]where {is} {its} {part}?",
             "and {its} {part}?",
             "what about {its} {part}?",
+            _TRY_TO_SEE + " {its} {part}.",
+            "in which place {is} {its} {part}?",
         ),
         ("[outline|spot|indicate] {its} {part}[|, please].", "whereabouts {is} {its} {part}?"),
     ),
@@ -344,6 +442,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ][which|what] [thing|object] is {where}?",
             "[|and |now ][segment|find|show me|locate|mark] [what is|the thing] {where}[|, please].",
             "[|and ]what [lies|stands|do you see] {where}?",
+            _TRY_TO_SEE + " [what is|the thing|the object] {where}.",
+            "[what|which thing] has its place {where}?",
         ),
         ("[outline|spot|indicate] the object {where}[|, please].", "what [sits|is there] {where}?"),
     ),
@@ -354,6 +454,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]what about {noun}?",
             "[|and |now ][segment|find|show me|locate|mark|highlight] {noun}[|, please| too].",
             "now {noun}[|, please].",
+            _TRY_TO_SEE + " {noun}[|| as well| next| too].",
+            "next, {noun}[||, please].",
         ),
         ("[outline|spot|indicate] {noun} [too|as well|next].", "[whereabouts is|how about] {noun}?"),
     ),
@@ -363,6 +465,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]is there [anything|something] else to {to}?",
             "[find|show me|give me|segment] something else [to|I can] {to}[|, please].",
             "and what else can one {to}?",
+            "[what|which thing] more [is there to|can I] {to}?",
+            "which other [thing|item] can one {to}?",
         ),
         ("[anything|something] more to {to}?", "what other thing would do to {to}?"),
     ),
@@ -371,6 +475,8 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]what {is} {it} [for|used for|good for]?",
             "[|and ]what can [I|you|one] do with {them}?",
             "[|and ]what [do people|does one] use {them} for?",
+            "why would [people|someone|a robot] [have|want] {them}?",
+            "[to what use|to what purpose] are {them} made?",
         ),
         ("[to what end|for what] do people have {them}?", "what would a robot need {them} for?"),
     ),
