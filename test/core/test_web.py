@@ -20,7 +20,7 @@ from PIL import Image
 from web_page import FakeEngine, alike, drawn, free_port, serving
 
 from lisa_core import overlay
-from lisa_core.errors import Cancelled, ImageError, PromptError
+from lisa_core.errors import Cancelled, CheckpointError, ImageError, PromptError
 from lisa_core.web import session as session_module
 from lisa_core.web.session import Inference, Session, Sessions
 
@@ -352,5 +352,10 @@ def test_without_gradio_there_is_a_sentence(monkeypatch):
     assert "pip install 'lisa-core[web]'" in result.errors
 
 
-def test_without_a_model_it_is_wrong_usage():
-    assert cli.run("web").code == 2
+def test_without_a_model_it_is_the_bundled_one():
+    def load(**options):
+        raise CheckpointError(f"asked for {options['checkpoint']}")
+
+    result = cli.run("web", load=load)
+    assert result.code == 1
+    assert "asked for bundled" in result.errors
