@@ -49,7 +49,7 @@ class TestFolder:
     @pytest.mark.parametrize("name", ["", "a/b/c", "what is this?", "a//b", "../x", "-x/y"])
     def test_no_name_of_anything(self, name, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
-        refused(name, "give a checkpoint's folder" if name else "config.json")
+        refused(name, "give a checkpoint's folder" if name else "No checkpoint is named; give a folder")
 
     def test_a_file(self, folder):
         refused(folder / SHARD, "is a file; give the checkpoint's folder")

@@ -84,13 +84,6 @@ def test_an_unforeseen_error_in_configure_is_logged_and_not_fatal(start: Start) 
     assert robot.state() == "unconfigured"
 
 
-def test_no_checkpoint(start: Start) -> None:
-    robot, _ = start(checkpoint="")
-    eventually(lambda: robot.state() == "unconfigured")
-    response = eventually(lambda: (r := robot.ask("red")).code == Code.INACTIVE and r)
-    assert "No checkpoint is named" in response.message
-
-
 def test_up_and_down_by_hand_and_with_another_checkpoint(start: Start) -> None:
     robot, process = start(autostart=False)
     assert robot.state() == "unconfigured"
