@@ -32,6 +32,12 @@ _DRAW_EVERY = 200
 def train(
     scenes: Annotated[Path, typer.Argument(metavar="DIR", help="Rendered scenes, by `lisa tabletop render`.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder to make, for the checkpoint.")],
+    checkpoint: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL", help="Go on with this model, such as bundled; it sees already, and learns to speak."
+        ),
+    ] = "",
     see_steps: Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=_SEE)] = 6000,
     see_pictures: Annotated[int, typer.Option(metavar="N", min=1, help="A step.", rich_help_panel=_SEE)] = 16,
     see_rate: Annotated[float, typer.Option(metavar="X", min=0, help="Learning rate.", rich_help_panel=_SEE)] = 1e-3,
@@ -70,6 +76,11 @@ def train(
     $ lisa tabletop render scenes --scenes 20000
     $ lisa tabletop render held_out --scenes 50 --seed 10000000
     $ lisa train scenes --out my_lisa --validation held_out
+
+    [b]--checkpoint[/b] is for models of this command; [b]lisa finetune[/b] teaches any
+    other, by LoRA.
+
+    $ lisa train scenes --checkpoint bundled --out better --speak-rate 5e-4
     """
     from lisa_core import loading
     from lisa_core.training import curves, trouble
@@ -87,11 +98,13 @@ def train(
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
         lessons |= {"speak_scenes": speak_scenes} if speak_scenes else {}
+        begun = {"checkpoint": checkpoint} if checkpoint else {}
         _check(scenes)
-        _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons})
-        school = _School(scenes, run, seed, Machine(target, mixed), see_pictures)
+        _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons, **begun})
+        school = _School(scenes, run, seed, Machine(target, mixed), checkpoint)
         with trouble.told(run):
-            school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed))
+            if not checkpoint:
+                school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed), see_pictures)
             plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=True, seed=seed)
             school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
             school.export(out)
@@ -109,24 +122,33 @@ def train(
 class _School:
     """A model, and what it learns from."""
 
-    def __init__(self, folder: Path, run: Path, seed: int, machine: "Machine", see_pictures: int) -> None:
+    def __init__(self, folder: Path, run: Path, seed: int, machine: "Machine", checkpoint: str) -> None:
+        """`checkpoint` is what to go on with; empty: a new model."""
+        from lisa_core import loading
+        from lisa_core.checkpoint import Checkpoint
         from lisa_core.tabletop.dataset import count, load_view
         from lisa_core.training import fresh
         from lisa_core.training.scenes import Scenes
 
-        self._run, self._machine, self._see_pictures, self._seed = run, machine, see_pictures, seed
+        self._run, self._machine, self._seed = run, machine, seed
         self._count = count(folder)
         self._read = lambda index: load_view(folder, index)
         self._scenes = Scenes(self._read, self._count, seed)
-        self._words = _tokenizer(self._scenes, run / "words")
-        self._shape = fresh.small_shape(self._words.vocabulary_size)
-        self._model = fresh.new_model(self._shape, seed).to(machine.device)
+        if checkpoint:
+            opened = Checkpoint.open(checkpoint)
+            self._words, self._words_folder, self._shape = opened.tokenizer, opened.folder, opened.shape
+            self._model = loading.load(opened, "fp32", machine.device)
+        else:
+            self._words_folder = run / "words"
+            self._words = _tokenizer(self._scenes, self._words_folder)
+            self._shape = fresh.small_shape(self._words.vocabulary_size)
+            self._model = fresh.new_model(self._shape, seed).to(machine.device)
 
-    def see(self, plan: "Plan") -> None:
-        """The encoders learn."""
+    def see(self, plan: "Plan", pictures: int) -> None:
+        """The encoders learn; so many pictures a step."""
         from lisa_core.training import scratch
 
-        trainer = scratch.seeing(self._model, self._scenes, self._see_pictures, self._machine, self._run / "see", plan)
+        trainer = scratch.seeing(self._model, self._scenes, pictures, self._machine, self._run / "see", plan)
         with _bar("learning to see", plan.steps, trainer.step) as show:
             for told in _drawn(trainer, self._run / "see", plan.steps):
                 show(trainer.step, f"learning to see: {100 * told['sam_knows']:.0f} % known")
@@ -167,7 +189,7 @@ class _School:
 
         config, tower = fresh.config_of(self._shape), fresh.tower_config_of(self._shape.clip)
         state = self._model.state_dict()
-        export(state.items(), config, tower, self._run / "words", out, len(state))
+        export(state.items(), config, tower, self._words_folder, out, len(state))
 
 
 def _drawn(trainer: "Trainer[Any]", folder: Path, last: int) -> "Iterator[Mapping[str, float]]":

@@ -8,6 +8,7 @@ from pathlib import Path
 import cli
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from lisa_core import LisaEngine, files
 from lisa_core.tabletop import dataset
@@ -69,6 +70,19 @@ def test_the_loss_falls_and_the_exam_is_written_down(trained: tuple[Path, cli.Re
     run = out.with_name(f"{out.name}.run")
     assert list((run / "speak").glob("worst_*.png"))
     assert all(np.ptp(files.read_rgb(run / stage / "losses.png")) > 100 for stage in ("see", "speak"))
+
+
+@pytest.mark.slow
+def test_it_goes_on_with_a_model_that_sees(trained: tuple[Path, cli.Result], scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lisa"
+    said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *FEW)
+    assert said.code == 0, said.errors
+    before, after = (load_file(next(folder.glob("*.safetensors"))) for folder in (trained[0], out))
+    learnt = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert any(name.startswith("lm_head") for name in learnt)
+    assert any("mask_decoder" in name for name in learnt)
+    assert not any("image_encoder" in name for name in learnt)
+    assert (out / "tokenizer.model").read_bytes() == (trained[0] / "tokenizer.model").read_bytes()
 
 
 @pytest.mark.slow
