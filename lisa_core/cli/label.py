@@ -127,18 +127,20 @@ def tabletop(
         typer.Option(metavar="TEXT", help="That it is the answer to; may be given several times.", show_default="none"),
     ] = None,
     others: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Other things of each picture, too, which keep old words alive.")
+        int, typer.Option(metavar="N", min=0, help="Questions about anything in each picture, too: what was known.")
     ] = 0,
     val: Val = _VAL,
 ) -> None:
     """Rendered tabletops, whose masks are known: as if somebody had labelled them.
 
     Where one thing of the kind is clearly seen, it is a label by its name, and
-    another one by instructions with it (Where is the teapot?) and --question.
+    another one by instructions with it (Where is the teapot?) and --question,
+    with answers as the bundled model gives them. --others keeps it from forgetting
+    the rest: colours, places, uses, and to say that something is not there.
 
     $ lisa tabletop render scenes --scenes 40 --with teapot
     $ lisa label tabletop scenes --kind teapot --out teapots
-        --question "What can tea be poured from?" --others 3
+        --question "What can tea be poured from?" --others 6
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
     wrong usage.

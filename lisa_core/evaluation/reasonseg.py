@@ -5,7 +5,9 @@
     ReasonSeg/explanatory/train.json        answers in words to some of the questions of train
 
 A JSON file has `text` (the question in one or more wordings, of which the benchmark asks the first), `is_sentence`
-(a question, or the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`.
+(a question, or the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`. Ours may have
+`answers`, too, one to each text, with one `[SEG]` or none: such questions are asked as they stand, and the model is to
+answer so.
 """
 
 import hashlib
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from lisa_core import files
 from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import IGNORED, TARGET
+from lisa_core.template import SEG
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """Of pictures; the published set has .jpg only."""
@@ -50,11 +53,12 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a JSON file says about its picture."""
+    """What a JSON file says about its picture; `answers` is empty, or has one to each text."""
 
     texts: tuple[str, ...]
     is_sentence: bool
     polygons: tuple[Polygon, ...]
+    answers: tuple[str, ...] = ()
 
     @property
     def length(self) -> Length:
@@ -70,7 +74,8 @@ class Sample:
         image: (H, W, 3) uint8 RGB.
         truth: (H, W) uint8: `TARGET`, `IGNORED` or 0.
         query: in the words of the annotation.
-        question: as the benchmark asks it.
+        question: as the benchmark asks it, or as it stands.
+        answered: it has an answer in words of its own, so that none is taken for granted.
     """
 
     image: NDArray[np.uint8]
@@ -78,6 +83,7 @@ class Sample:
     query: str
     question: str
     length: Length
+    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,7 +119,9 @@ class Entry:
         except DatasetError as error:
             raise DatasetError(f"{self.annotation}: {error}") from error
         query = annotation.texts[0]
-        return Sample(image, truth, query, question(query, annotation.is_sentence), annotation.length)
+        answered = bool(annotation.answers)
+        asked = query if answered else question(query, annotation.is_sentence)
+        return Sample(image, truth, query, asked, annotation.length, answered)
 
 
 @dataclass(frozen=True)
@@ -305,7 +313,18 @@ def _annotation(content: Any) -> Annotation:
     if not isinstance(shapes, list):
         raise DatasetError("`shapes` must be a list of polygons.")
     polygons = (_polygon(number, shape) for number, shape in enumerate(shapes, 1))
-    return Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)))
+    answers = _answers(content.get("answers", []), len(texts))
+    return Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)), answers)
+
+
+def _answers(answers: Any, texts: int) -> tuple[str, ...]:
+    if not isinstance(answers, list) or not all(isinstance(answer, str) and answer.strip() for answer in answers):
+        raise DatasetError("`answers` must be a list of words, one answer to each text.")
+    if answers and len(answers) != texts:
+        raise DatasetError(f"`answers` has {len(answers)}, but there are {texts} texts; give one to each.")
+    if any(answer.count(SEG) > 1 for answer in answers):
+        raise DatasetError("an answer has several [SEG], but a file has one mask; give each its own file.")
+    return tuple(answer.strip() for answer in answers)
 
 
 def _polygon(number: int, shape: Any) -> Polygon | None:

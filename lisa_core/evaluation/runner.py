@@ -95,7 +95,7 @@ def evaluate(
     answer = engine.ask(
         engine.encode(sample.image),
         sample.question,
-        mask_only=protocol == "teacher-forced",
+        mask_only=_is_led(sample, protocol),
         max_new_tokens=max_new_tokens,
     )
     return _compared(entry, sample, answer)
@@ -112,17 +112,21 @@ def evaluate_together(
     if len(entries) == 1:
         return [evaluate(engine, entries[0], protocol, max_new_tokens)]
     samples = [entry.read() for entry in entries]
-    answers = engine.ask_many(
-        engine.encode(samples[0].image),
-        [sample.question for sample in samples],
-        mask_only=protocol == "teacher-forced",
-        max_new_tokens=max_new_tokens,
-    )
-    return [
-        _compared(entry, sample, answer)
-        for entry, sample, answer in zip(entries, samples, answers, strict=True)
-        if not isinstance(answer, Cancelled)  # none is: nobody can
-    ]
+    frame = engine.encode(samples[0].image)
+    results: dict[int, Result] = {}
+    for led in (True, False):
+        chosen = [index for index, sample in enumerate(samples) if _is_led(sample, protocol) == led]
+        questions = [samples[index].question for index in chosen]
+        answers = engine.ask_many(frame, questions, mask_only=led, max_new_tokens=max_new_tokens) if chosen else ()
+        for index, answer in zip(chosen, answers, strict=True):
+            if not isinstance(answer, Cancelled):  # none is: nobody can
+                results[index] = _compared(entries[index], samples[index], answer)
+    return [results[index] for index in sorted(results)]
+
+
+def _is_led(sample: Sample, protocol: Protocol) -> bool:
+    """Whether the model is led to a mask; not where there is an answer in words to compare with."""
+    return protocol == "teacher-forced" and not sample.answered
 
 
 def _compared(entry: Question, sample: Sample, answer: Answer) -> Result:

@@ -86,22 +86,24 @@ def _files(label: Label, name: str) -> dict[str, bytes]:
     image = label.image()
     pixels = files.read_rgb(image) if isinstance(image, Path) else image
     target, unsure = label.masks()
-    _check(pixels, target)
+    _check(pixels, target, label.shows)
     if isinstance(image, Path) and image.suffix.lower() in SUFFIXES:
         picture, content = name + image.suffix, image.read_bytes()
     else:
         picture, content = name + ".png", files.png(pixels)
     shapes = [_shape("target", points, picture) for points in polygons_of(target)]
     shapes += [_shape("ignore", points, picture) for points in polygons_of(unsure)]
-    annotation = {"text": label.queries, "is_sentence": label.is_sentence, "shapes": shapes}
+    annotation: dict[str, Any] = {"text": label.queries, "is_sentence": label.is_sentence, "shapes": shapes}
+    if label.answers:
+        annotation["answers"] = label.answers
     return {picture: content, f"{name}.json": json.dumps(annotation, ensure_ascii=False).encode()}
 
 
-def _check(image: NDArray[np.uint8], target: Mask) -> None:
+def _check(image: NDArray[np.uint8], target: Mask, shows: bool) -> None:
     if target.shape != image.shape[:2]:
         sizes = [f"{shape[1]}x{shape[0]}" for shape in (target.shape, image.shape)]
         raise DatasetError(f"the mask is {sizes[0]}, but the picture {sizes[1]}; they must be of one size.")
-    if not target.any():
+    if shows and not target.any():
         raise DatasetError("the mask is empty; leave it out, or draw what is to be found.")
 
 

@@ -15,6 +15,7 @@ from PIL import Image
 
 from lisa_core.errors import DatasetError
 from lisa_core.labelling import rle
+from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]
 UNSURE = 128
@@ -30,6 +31,7 @@ class Label:
     Attributes:
         picture: its name, the same for all labels of one picture.
         queries: in words, one or more for the same thing.
+        answers: one to each query, with one `[SEG]` or none; none at all: those of the recipe.
         is_sentence: they are questions or instructions rather than names.
         image: (H, W, 3) uint8 RGB, or the file that has it.
         masks: (H, W) each: the target, and what shall count for nothing.
@@ -40,6 +42,12 @@ class Label:
     is_sentence: bool
     image: Callable[[], Path | NDArray[np.uint8]]
     masks: Callable[[], tuple[Mask, Mask]]
+    answers: tuple[str, ...] = ()
+
+    @property
+    def shows(self) -> bool:
+        """Whether there is a mask to it."""
+        return not self.answers or any(SEG in answer for answer in self.answers)
 
 
 def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:

@@ -1,4 +1,4 @@
-"""Rendered tabletops as labels: the things of one kind, and others beside them so that these are not forgotten."""
+"""Rendered tabletops as labels: the things of one kind, and all that the model knows already, so that it still does."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -7,14 +7,16 @@ from pathlib import Path
 import numpy as np
 
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.tabletop import Tabletop, open_scenes
+from lisa_core.evaluation.tabletop import Tabletop, open_scenes, targets_of
 from lisa_core.labelling.sources import Label, Mask
 from lisa_core.tabletop import english, wordings
-from lisa_core.tabletop.asking import Asker
+from lisa_core.tabletop.asking import Asker, shown
 from lisa_core.tabletop.kinds import Kind
+from lisa_core.tabletop.questions import Turn, dialogues
+from lisa_core.tabletop.scene import View
 from lisa_core.tabletop.sight import Seen, look
 
-_SENTENCES = 6
+_INSTRUCTIONS = 6
 """Ways to ask for a thing by name, for each picture, at most."""
 
 
@@ -25,7 +27,8 @@ def from_scenes(folder: Path, kind: Kind, questions: Sequence[str], others: int)
         folder: as `lisa tabletop render` writes it.
         kind: of what is to be found; pictures with several of it are left out.
         questions: that the kind is the answer to.
-        others: at most so many other things of each picture become labels, too, drawn by lot but the same each time.
+        others: so many questions about anything in each picture become labels, too, with their answers: by name,
+            colour, place, use, about what is not there ...
 
     Returns:
         The labels, and a sentence for each scene that is damaged.
@@ -40,32 +43,55 @@ def from_scenes(folder: Path, kind: Kind, questions: Sequence[str], others: int)
         except DatasetError as error:
             faults.append(str(error))
             continue
-        rng = np.random.default_rng(scene.index)
-        asker = Asker(look(view), rng, "train")
-        if (wanted := asker.sight.alone({kind.name})) is None:
-            continue
-        labels += _labels(asker, scene, wanted, questions)
-        rest = [thing for thing in asker.sight.clear if asker.sight.alone({thing.kind}) and thing is not wanted]
-        for place in rng.permutation(len(rest))[:others]:
-            labels += _labels(asker, scene, rest[place], ())
+        asker = Asker(look(view), np.random.default_rng(scene.index), "train")
+        if wanted := asker.sight.alone({kind.name}):
+            labels += _of_thing(asker, scene, wanted, questions)
+            labels += _of_anything(asker, scene, view, others)
     if not labels and not faults:
         raise DatasetError(f"{folder} shows no {kind.name}; render scenes: lisa tabletop render --with '{kind.name}'.")
     return labels, faults
 
 
-def _labels(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[str]) -> list[Label]:
-    """Two of a thing: as the format has it, names and sentences are apart."""
-    names = english.names(thing.kind)
-    asked = [asker.words(wordings.SHOW, it=f"the {asker.name(thing.kind)}") for _ in range(_SENTENCES)]
-    sentences = tuple(dict.fromkeys((*questions, *(sentence[0].upper() + sentence[1:] for sentence in asked))))
-    masks = partial(_masks, scene, thing.index)
+def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[str]) -> list[Label]:
+    """One by name, for the recipe's words, and one as people ask and as the bundled model answers."""
+    it = f"the {thing.kind}"
+    asked = dict.fromkeys((*questions, *(asker.ask(wordings.SHOW, it=it) for _ in range(_INSTRUCTIONS))))
+    turns = [shown(asker, question, [thing]) for question in asked]
+    answers = tuple(turn.answer for turn in turns if turn)
+    masks = partial(_thing_masks, scene, thing.index)
     return [
-        Label(scene.picture.stem, queries, is_sentence, lambda: scene.picture, masks)
-        for queries, is_sentence in ((names, False), (sentences, True))
+        Label(scene.picture.stem, english.names(thing.kind), False, lambda: scene.picture, masks),
+        Label(scene.picture.stem, tuple(asked), True, lambda: scene.picture, masks, answers),
     ]
 
 
-def _masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:
+def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[Label]:
+    """Questions of one turn with at most one mask."""
+    labels: list[Label] = []
+    while len(labels) < count:
+        for dialogue in dialogues(view, asker.rng, "train", count):
+            first = dialogue.turns[0]
+            if len(first.masks) <= 1 and len(labels) < count:
+                labels.append(
+                    Label(
+                        scene.picture.stem,
+                        (first.question,),
+                        True,
+                        lambda: scene.picture,
+                        partial(_turn_masks, scene, first),
+                        (first.answer,),
+                    )
+                )
+    return labels
+
+
+def _thing_masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:
     """What is seen of a thing; nothing of it is in doubt."""
     seen = scene.read().mask(thing)
     return seen, np.zeros_like(seen)
+
+
+def _turn_masks(scene: Tabletop, turn: Turn) -> tuple[Mask, Mask]:
+    view = scene.read()
+    nothing = np.zeros(view.owner.shape, bool)
+    return np.logical_or.reduce([nothing, *targets_of(view, turn)]), nothing

@@ -376,6 +376,7 @@ PURPOSES: dict[str, str] = {
     "sponge": "cleaning",
     "lamp": "giving light",
     "toy car": "playing",
+    "teapot": "pouring tea",
 }
 
 GRIPS = frozenset({"handle", "handles"})

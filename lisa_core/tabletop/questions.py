@@ -16,7 +16,7 @@ import numpy as np
 from lisa_core.tabletop import english, knowledge, wordings
 from lisa_core.tabletop.asking import NO_SUCH_THING, Asker, Target, Turn, listed, missing, shown
 from lisa_core.tabletop.follow_ups import follow_up
-from lisa_core.tabletop.kinds import KINDS, PAINTS
+from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, PAINTS
 from lisa_core.tabletop.knowledge import FACTS, GROUPS, USES, Fact, Use
 from lisa_core.tabletop.patterns import Split
 from lisa_core.tabletop.phrases import NOUN_PHRASES, WHERE
@@ -243,7 +243,7 @@ def _absent_colour(asker: Asker) -> Turn | None:
     """A colour in which a kind is not there; mostly of a kind that is."""
     there = tuple(thing.kind for thing in asker.sight.clear)
     kind = asker.pick(there) if there and asker.rng.random() < 0.7 else asker.pick([kind.name for kind in KINDS])
-    colours = {each.name: each.colours for each in KINDS}[kind]
+    colours = KIND_BY_NAME[kind].colours
     possible = [
         colour for colour in colours if asker.may_name(colour, kind) and (colour, kind) not in asker.sight.there
     ]

@@ -16,7 +16,7 @@ from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, rasterize, read_annotation
 from lisa_core.model.lisa import Lisa
-from lisa_core.template import BY_NAME, Template
+from lisa_core.template import BY_NAME, SEG, Template
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack
 from lisa_core.training.conversation import lesson
@@ -111,7 +111,8 @@ class Annotated:
             truth = rasterize(annotation.polygons, one.size.source) == TARGET
             turns = _turns(annotation, entry.name, split.explanations, random)
             lessons.append([lesson([turn], self._template, self._tokenizer) for turn in turns])
-            masks.append(torch.from_numpy(truth)[None].repeat(len(turns), 1, 1).to(self._device))
+            shown = sum(SEG in answer for _, answer in turns)
+            masks.append(torch.from_numpy(truth)[None].repeat(shown, 1, 1).to(self._device))
             seen.append(one)
         pictures = Pictures(
             torch.stack([one.visual for one in seen]).to(self._device),
@@ -148,6 +149,9 @@ def _turns(
     turns = []
     for index in random.choice(len(annotation.texts), count, replace=False):
         text = annotation.texts[index]
+        if annotation.answers:
+            turns.append((text, annotation.answers[index]))
+            continue
         question = str(random.choice(LONG_QUESTIONS if annotation.is_sentence else SHORT_QUESTIONS)).format(text)
         answer = str(random.choice(ANSWERS))
         explanation = explanations.get((picture, text))

@@ -1,6 +1,7 @@
 """Evaluation: what the authors' validation gives, cases that can be counted by hand, and data that are no good."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from PIL import Image
 from lisa_core.errors import DatasetError, ImageError
 from lisa_core.evaluation.metrics import IGNORED, TARGET, Overlap, overlap, score
 from lisa_core.evaluation.reasonseg import Polygon, open_split, question, rasterize, read_annotation, read_explanations
-from lisa_core.evaluation.runner import evaluate
+from lisa_core.evaluation.runner import evaluate, evaluate_together
 
 REASONSEG = GOLDENS / "reasonseg"
 EXPECTED = json.loads((REASONSEG / "expected_val.json").read_text())
@@ -100,6 +101,23 @@ def test_generated_takes_the_union_of_all_masks(small):
     union = np.any([np.zeros(sample.truth.shape, bool), *(segment.mask for segment in answer.segments)], axis=0)
     assert result.answer == answer.text
     assert np.array_equal(result.mask, union)
+
+
+def test_what_has_answers_is_asked_as_it_stands_and_nobody_is_led_to_a_mask(small, tmp_path):
+    entry = open_split(REASONSEG).entries[0]
+    for name, more in (("a", {}), ("b", {"answers": ["It is [SEG]."]})):
+        content = {**json.loads(entry.annotation.read_bytes()), "text": ["Where is it?"], **more}
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+        shutil.copy(entry.picture, tmp_path / f"{name}{entry.picture.suffix}")
+    led, free = open_split(tmp_path).entries
+    assert read_annotation(free.annotation).answers == ("It is [SEG].",)
+    assert (free.read().question, free.read().answered) == ("Where is it?", True)
+    assert not led.read().answered
+    frame = small.encode(free.read().image)
+    said = small.ask(frame, "Where is it?", max_new_tokens=8).text
+    assert evaluate(small, free, max_new_tokens=8).answer == said != evaluate(small, led, max_new_tokens=8).answer
+    together = evaluate_together(small, (free, led), "teacher-forced", 8)
+    assert [result.answer for result in together] == [said, evaluate(small, led).answer]
 
 
 # counted by hand
@@ -216,6 +234,9 @@ BAD = {
     "text that is no list": (annotation(text="a cup"), "`text` must be a list"),
     "is_sentence": (annotation(is_sentence="no"), "`is_sentence` must be"),
     "shapes": (annotation(shapes={}), "`shapes` must be"),
+    "answers": (annotation(answers="no"), "`answers` must be"),
+    "an answer too many": (annotation(answers=["[SEG]."] * 2), "`answers` has 2, but there are 1 texts"),
+    "two masks in a file": (annotation(answers=["[SEG] and [SEG]."]), "several .SEG."),
     "no label": (annotation(shapes=[{"points": SQUARE}]), "polygon 1 has no label"),
     "two points": (annotation(points=SQUARE[:2]), "polygon 1 has 2 points; it takes at least 3"),
     "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),

@@ -235,6 +235,21 @@ def test_an_explanation_is_learnt_where_there_is_one():
     assert all(question.startswith("what gives light Please") for question in plain)
 
 
+def test_answers_of_its_own_are_learnt_as_they_stand_with_a_mask_or_without(small_checkpoint, small, data, tmp_path):
+    folder = shutil.copytree(data / "train", tmp_path / "train")
+    for path in folder.glob("*.json"):
+        answers = ["There is no bright square.", "The lamp is [SEG]."]
+        path.write_text(json.dumps({**json.loads(path.read_text()), "answers": answers}))
+    tokenizer = Checkpoint.open(small_checkpoint, TOWER).tokenizer
+    split = reasonseg.open_split(tmp_path, "train")
+    batch = annotated.Annotated([split], small._ready(), tokenizer, BY_NAME["llava_v1"], 2, 0).batch(0)
+    for row, (columns, masks) in enumerate(zip(batch.words.before_seg, batch.pictures.masks, strict=True)):
+        assert len(columns) == len(masks) == 1
+        learnt = batch.words.labels[row][batch.words.labels[row] >= 0].tolist()
+        assert "There is no bright square." in tokenizer.decode(learnt)
+        assert "segment" not in tokenizer.decode(batch.words.ids[row][batch.words.ids[row] >= 0].tolist())
+
+
 def test_bad_data_are_told_and_the_rest_is_learnt(data, small_checkpoint, tmp_path):
     broken = shutil.copytree(data, tmp_path / "data")
     (broken / "train" / "0.json").write_text("{")

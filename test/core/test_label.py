@@ -245,30 +245,41 @@ _SCENERY = (sample_scene(0).surroundings, sample_scene(0).light, sample_scene(0)
 def test_rendered_scenes_become_a_data_set(tmp_path):
     scenes_with_a_teapot(tmp_path)
     words = ("label", "tabletop", tmp_path, "--kind", "teapot", "--question", "What can tea be poured from?")
-    result = cli.run(*words, "--others", 1, "--out", tmp_path / "out", "--val", 0)
+    result = cli.run(*words, "--out", tmp_path / "out", "--val", 0)
     assert result.code == 0, result.errors
-    view = load_view(tmp_path, 0)
-    by_name: dict = {"teapot": [], "other": []}
-    for path in sorted((tmp_path / "out").glob("train/*.json")):
-        annotation = read_annotation(path)
-        truth = rasterize(annotation.polygons, view.owner.shape) == TARGET
-        teapot = "teapot" in annotation.texts[0] or "tea" in annotation.texts[0]
-        by_name["teapot" if teapot else "other"].append((annotation, truth))
-        assert path.with_suffix(".jpg").read_bytes() == (tmp_path / "000000.jpg").read_bytes()
-    for annotation, truth in by_name["teapot"]:
-        assert np.array_equal(truth, view.mask(1))
-        assert all("teapot" in text for text in annotation.texts if "poured" not in text)
-    (name, _), (sentences, _) = by_name["teapot"]
-    assert (name.texts, name.is_sentence) == (("teapot",), False)
-    assert sentences.is_sentence
+    teapot = load_view(tmp_path, 0).mask(1)
+    paths = sorted((tmp_path / "out").glob("train/*.json"))
+    name, sentences = map(read_annotation, paths)
+    assert (name.texts, name.is_sentence, name.answers) == (("teapot",), False, ())
     assert sentences.texts[0] == "What can tea be poured from?"
+    assert all("teapot" in text.lower() for text in sentences.texts[1:])
     assert 4 <= len(set(sentences.texts)) == len(sentences.texts) <= 7
-    assert all(text.endswith((".", "?")) and text[0].isupper() for text in sentences.texts)
-    (name, truth), (sentences, same) = by_name["other"]
-    assert name.texts[0] in ("mug", "can")  # of two balls none is the ball
-    assert np.array_equal(truth, view.mask(0 if name.texts[0] == "mug" else 2))
-    assert np.array_equal(truth, same)
-    assert not any("tea" in text for text in sentences.texts)
+    assert set(sentences.answers) == {"The blue teapot is [SEG]."}
+    for path in paths:
+        assert np.array_equal(rasterize(read_annotation(path).polygons, teapot.shape) == TARGET, teapot)
+        assert path.with_suffix(".jpg").read_bytes() == (tmp_path / "000000.jpg").read_bytes()
+
+
+def test_what_was_known_is_asked_beside_it_with_true_answers(tmp_path):
+    scenes_with_a_teapot(tmp_path)
+    out = tmp_path / "out"
+    words = ("label", "tabletop", tmp_path, "--kind", "teapot", "--others", 40, "--out", out, "--val", 0)
+    assert cli.run(*words).code == 0
+    view = load_view(tmp_path, 0)
+    by_name = {"mug": 0, "can": 2}
+    found = [each for each in map(read_annotation, out.glob("train/*.json")) if len(each.answers) == 1]
+    assert len(found) == 40
+    shown, silent = [], []
+    for annotation in found:
+        (answer,) = annotation.answers
+        truth = rasterize(annotation.polygons, view.owner.shape) == TARGET
+        (shown if "[SEG]" in answer else silent).append(answer)
+        assert truth.any() == ("[SEG]" in answer)
+        for kind, index in by_name.items():
+            if answer in (f"The red {kind} is [SEG].", f"The blue {kind} is [SEG]."):
+                assert np.array_equal(truth, view.mask(index))
+    assert any("There is no" in answer for answer in silent)
+    assert len({answer.split("[SEG]")[0] for answer in shown}) > 3
 
 
 def test_the_same_scenes_give_the_same_labels_and_none_of_others_unless_asked_for(tmp_path):

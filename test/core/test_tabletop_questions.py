@@ -8,7 +8,7 @@ import pytest
 from tabletops import random_view, view_of
 
 from lisa_core.tabletop import english, patterns, phrases, wordings
-from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS
+from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.knowledge import FACTS, HELD_OUT_PAIRS, PURPOSES, USES
 from lisa_core.tabletop.questions import Target, dialogues
 
@@ -250,9 +250,16 @@ def test_the_published_benchmark_asks_for_the_mask_alone(drawn):
     assert all(len(turn.masks) == 1 for turn in turns)
 
 
+def test_a_table_with_a_new_kind_can_be_asked_about_in_every_way():
+    view = view_of(("teapot", "blue", -0.1, 0.0), ("mug", "red", 0.1, 0.0), ("ball", "green", 0.0, -0.12))
+    found = [turn for dialogue in asked(view) for turn in dialogue.turns]
+    assert any(turn.answer.startswith("The blue teapot is [SEG]") for turn in found)
+    assert any(turn.answer.endswith("teapot is for pouring tea.") for turn in found)
+
+
 def test_all_that_is_known_is_about_kinds_that_exist():
     kinds = {kind.name for kind in KINDS}
-    assert PURPOSES.keys() == kinds
+    assert PURPOSES.keys() == kinds | {kind.name for kind in NEW_KINDS}
     assert {kind for source in (*USES, *FACTS) for kind in (*source.kinds, *source.also)} == kinds
 
 
