@@ -14,7 +14,7 @@ from lisa_core import files, preprocess
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import TARGET
-from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, rasterize, read_annotation
+from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, digest_of, rasterize, read_annotation
 from lisa_core.model.lisa import Lisa
 from lisa_core.template import BY_NAME, SEG, Template
 from lisa_core.tokenizer import Tokenizer
@@ -97,7 +97,7 @@ class Annotated:
         self._template = template
         self._size = size
         self._seed = seed
-        self._seen: dict[Entry, _Seen] = {}
+        self._seen: dict[str, _Seen] = {}
 
     def batch(self, step: int) -> Batch:
         """Raises DatasetError or ImageError if a file cannot be read."""
@@ -128,7 +128,9 @@ class Annotated:
 
     @torch.no_grad()
     def _look(self, entry: Entry) -> _Seen:
-        if entry not in self._seen:
+        """What the encoders make of the picture, once for all labels that show a copy of it."""
+        content = digest_of((entry.picture,))
+        if content not in self._seen:
             rgb = files.read_rgb(entry.picture)
             dtype = self._model.language.norm.weight.dtype
             pixels, size = preprocess.for_sam(rgb, self._model.shape.sam.image)
@@ -137,8 +139,8 @@ class Annotated:
             embedding = self._model.sam.encode(pixels[None].to(self._device, dtype))[0]
             if len(self._seen) >= _KEPT:
                 self._seen.pop(next(iter(self._seen)))
-            self._seen[entry] = _Seen(visual.cpu(), embedding.cpu(), size)
-        return self._seen[entry]
+            self._seen[content] = _Seen(visual.cpu(), embedding.cpu(), size)
+        return self._seen[content]
 
 
 def _turns(

@@ -250,6 +250,24 @@ def test_answers_of_its_own_are_learnt_as_they_stand_with_a_mask_or_without(smal
         assert "segment" not in tokenizer.decode(batch.words.ids[row][batch.words.ids[row] >= 0].tolist())
 
 
+def test_a_picture_with_several_labels_is_encoded_once(small_checkpoint, small, data, tmp_path, monkeypatch):
+    folder = shutil.copytree(data / "train", tmp_path / "train")
+    first, *others = sorted(folder.glob("*.jpg")) or sorted(folder.glob("*.png"))
+    assert others
+    for path in others:
+        shutil.copy(first, path)
+    model = small._ready()
+    encoded = []
+    encode = model.sam.encode
+    monkeypatch.setattr(model.sam, "encode", lambda pixels: encoded.append(len(pixels)) or encode(pixels))
+    tokenizer = Checkpoint.open(small_checkpoint, TOWER).tokenizer
+    split = reasonseg.open_split(tmp_path, "train")
+    draw = annotated.Annotated([split], model, tokenizer, BY_NAME["llava_v1"], 3, 0)
+    for step in range(4):
+        draw.batch(step)
+    assert encoded == [1]
+
+
 def test_bad_data_are_told_and_the_rest_is_learnt(data, small_checkpoint, tmp_path):
     broken = shutil.copytree(data, tmp_path / "data")
     (broken / "train" / "0.json").write_text("{")
