@@ -59,11 +59,12 @@ class Region(Protocol):
 
 
 class Panel(NamedTuple):
-    """One picture of a contact sheet: what was asked, what was seen, what was answered."""
+    """One picture of a contact sheet: what was asked, what was seen, what was answered, and a line more about it."""
 
     question: str
     picture: Picture
     text: str
+    note: str = ""
 
 
 def colour(index: int) -> Colour:
@@ -118,7 +119,7 @@ def caption(picture: Picture, question: str, text: str) -> Picture:
 
 
 def contact_sheet(panels: Sequence[Panel], columns: int | None = None, width: int = 640) -> Picture:
-    """The panels in rows on one picture: each picture in a field of 4:3, its question and answer below it.
+    """The panels in rows on one picture: each picture in a field of 4:3, question, answer and note below it.
 
     Args:
         panels: at least one; their pictures may be of different sizes.
@@ -133,7 +134,7 @@ def contact_sheet(panels: Sequence[Panel], columns: int | None = None, width: in
     columns = columns or math.ceil(math.sqrt(len(panels)))
     width = max(width, MIN_CAPTION_WIDTH)
     gap = width // 40
-    cells = [caption(_fit(panel.picture, width, 3 * width // 4), panel.question, panel.text) for panel in panels]
+    cells = [_cell(panel, width) for panel in panels]
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(len(cell) for cell in row) for row in rows]
     size = sum(heights) + gap * (len(rows) + 1), len(rows[0]) * (width + gap) + gap
@@ -145,6 +146,12 @@ def contact_sheet(panels: Sequence[Panel], columns: int | None = None, width: in
             sheet[top : top + len(cell), left : left + width] = cell
         top += height + gap
     return sheet
+
+
+def _cell(panel: Panel, width: int) -> Picture:
+    picture = _fit(panel.picture, width, 3 * width // 4)
+    note = caption(picture, panel.note, "")[len(picture) :]  # by itself, for its [SEG]s are numbered anew
+    return np.concatenate((caption(picture, panel.question, panel.text), note))
 
 
 def _check(rgb: Picture, segments: Iterable[Region] = ()) -> None:

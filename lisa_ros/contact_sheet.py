@@ -1,6 +1,5 @@
 """One picture of several questions: of each the frame with its masks, the words, and where that is."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -10,12 +9,9 @@ from numpy.typing import NDArray
 
 from lisa_core import overlay
 from lisa_core.answer import Box
-from lisa_core.overlay import Picture
+from lisa_core.overlay import Panel, Picture
 from lisa_ros.client import Reply
 from lisa_ros.msg import Segment
-
-GAP = 16
-"""px between tiles, and around them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,27 +49,14 @@ def position(segment: Segment) -> str:
 
 
 def contact_sheet(answers: Sequence[Shown]) -> Picture:
-    """A tile for each of the answers (at least one), in their order, in rows that make the sheet about square."""
-    tiles = [_tile(shown) for shown in answers]
-    columns = math.ceil(math.sqrt(len(tiles)))
-    height, width = (max(tile.shape[axis] for tile in tiles) for axis in (0, 1))
-    rows = math.ceil(len(tiles) / columns)
-    size = rows * (height + GAP) + GAP, columns * (width + GAP) + GAP
-    sheet = np.full((*size, 3), overlay.BACKGROUND, np.uint8)
-    for index, tile in enumerate(tiles):
-        row, column = divmod(index, columns)
-        top, left = GAP + row * (height + GAP), GAP + column * (width + GAP)
-        sheet[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
-    return sheet
+    """A panel for each of the answers (at least one), in their order."""
+    return overlay.contact_sheet([_panel(shown) for shown in answers])
 
 
-def _tile(shown: Shown) -> Picture:
-    """The picture with its masks; below it the question, the answer, and a line on the picture and the positions."""
+def _panel(shown: Shown) -> Panel:
     segments = shown.reply.answer.segments
     regions = [_Region(mask, box(segment)) for mask, segment in zip(shown.reply.masks, segments, strict=True)]
-    drawn = overlay.draw(shown.rgb, regions)
-    line = overlay.caption(drawn, _where(shown), "")[len(drawn) :]
-    return np.concatenate((overlay.caption(drawn, shown.question, shown.reply.text), line))
+    return Panel(shown.question, overlay.draw(shown.rgb, regions), shown.reply.text, _where(shown))
 
 
 def _where(shown: Shown) -> str:

@@ -23,7 +23,7 @@ from lisa_core.answer import Segment, tight_box
 from lisa_core.geometry import Placement, deproject
 from lisa_ros.bags import BagReader, TopicError
 from lisa_ros.client import Reply
-from lisa_ros.contact_sheet import GAP, Shown, contact_sheet
+from lisa_ros.contact_sheet import Shown, contact_sheet
 from lisa_ros.conversions import answer_message, intrinsics, to_depth, to_rgb_compressed
 from lisa_ros.demo import QUESTIONS
 from lisa_ros.recording import CAMERA_INFO, COMPRESSED, DEPTH, Recording
@@ -35,6 +35,8 @@ GOLDENS = DATA / "goldens"
 CHECKPOINT, VISION_TOWER = GOLDENS / "lisa-tiny-v1-vicuna", GOLDENS / "clip-vit-tiny-patch14"
 MODEL = ("--checkpoint", CHECKPOINT, "--vision-tower", VISION_TOWER)
 FRAME = "camera_color_optical_frame"
+GAP = 640 // 40
+"""px between the panels of the sheet."""
 
 
 class Demo:
@@ -90,13 +92,16 @@ def recorded(topic: str) -> list[Any]:
         return [bag.decode(message) for message in bag.messages([f"/{topic}"])]
 
 
-def tile(sheet: np.ndarray, index: int, columns: int, size: tuple[int, int] = (480, 640)) -> np.ndarray:
-    """The tile with that number from its upper left corner on, as wide as its picture."""
-    rows = -(-len(QUESTIONS) // columns) if columns > 1 else 1
-    height = (len(sheet) - GAP) // rows
-    row, column = divmod(index, columns)
-    left = GAP + column * (size[1] + GAP)
-    return sheet[GAP + row * height : (row + 1) * height, left : left + size[1]]
+def tiles(sheet: np.ndarray, heights: list[int], columns: int) -> list[np.ndarray]:
+    """The panels of the sheet, each as large as it is said to be high; nothing else is there."""
+    rows = [max(heights[start : start + columns]) for start in range(0, len(heights), columns)]
+    assert sheet.shape == (sum(rows) + GAP * (len(rows) + 1), columns * (640 + GAP) + GAP, 3)
+    parts = []
+    for index, height in enumerate(heights):
+        row, column = divmod(index, columns)
+        top, left = sum(rows[:row]) + GAP * (row + 1), GAP + column * (640 + GAP)
+        parts.append(sheet[top : top + height, left : left + 640])
+    return parts
 
 
 def assert_shows(part: np.ndarray, expected: np.ndarray) -> None:
@@ -115,8 +120,8 @@ def test_five_questions_about_a_camera_that_moves(start: Any) -> None:
     engine = LisaEngine.from_pretrained(CHECKPOINT, "fp32", "cpu", vision_tower=VISION_TOWER)
     _, *blocks = re.split("^question", printed, flags=re.MULTILINE)
     assert len(blocks) == len(QUESTIONS) == 5
-    numbers = []
-    for index, (question, block) in enumerate(zip(QUESTIONS, blocks, strict=True)):
+    numbers, expected = [], []
+    for question, block in zip(QUESTIONS, blocks, strict=True):
         found = re.search(r"frame (\d+) of 12", block)
         assert found is not None
         numbers.append(int(found[1]))
@@ -125,12 +130,14 @@ def test_five_questions_about_a_camera_that_moves(start: Any) -> None:
         assert question in block
         assert answer.text in block
         positions = assert_told(block, answer, numbers[-1] - 1)
-        part = tile(sheet, index, columns=3)
         drawn = overlay.draw(rgb, answer.segments)
-        captioned = overlay.caption(drawn, question, answer.text)
-        assert_shows(part, captioned)
         where = f"frame {numbers[-1]} of 12" + (f": {positions} in {FRAME}" if positions else "")
-        assert_shows(part[len(captioned) :], overlay.caption(drawn, where, "")[480:])
+        captioned, line = overlay.caption(drawn, question, answer.text), overlay.caption(drawn, where, "")[480:]
+        expected.append((rgb, answer, captioned, line))
+    parts = tiles(sheet, [len(captioned) + len(line) for _, _, captioned, line in expected], columns=3)
+    for part, (rgb, answer, captioned, line) in zip(parts, expected, strict=True):
+        assert_shows(part, captioned)
+        assert_shows(part[len(captioned) :], line)
         if answer.segments:
             mask, colour = answer.segments[0].mask, np.array(overlay.colour(0))
             before, after = (np.abs(picture[mask] - colour.astype(float)).mean() for picture in (rgb, part[:480]))
@@ -162,12 +169,14 @@ def test_ones_own_picture_and_questions(start: Any) -> None:
     engine = LisaEngine.from_pretrained(CHECKPOINT, "fp32", "cpu", vision_tower=VISION_TOWER)
     rgb = files.read_rgb(picture)
     frame, sheet = engine.encode(rgb), files.read_rgb(demo.out / "contact_sheet.png")
-    for index, question in enumerate(questions):
+    panels = []
+    for question in questions:
         answer = engine.ask(frame, question)
         assert printed.index(question) < printed.index(answer.text, printed.index(question))
-        left = GAP + index * (rgb.shape[1] + GAP)
-        captioned = overlay.caption(overlay.draw(rgb, answer.segments), question, answer.text)
-        assert_shows(sheet[GAP:, left : left + rgb.shape[1]], captioned)
+        panels.append(overlay.Panel(question, overlay.draw(rgb, answer.segments), answer.text, picture.name))
+    expected = overlay.contact_sheet(panels)
+    assert sheet.shape == expected.shape
+    assert_shows(sheet, expected)
     assert printed.count(picture.name) == 2
     assert "knows rendered tables" not in printed  # which is said of the bundled model
 
@@ -191,10 +200,14 @@ def test_a_contact_sheet_has_a_tile_for_each_answer() -> None:
         shown("Where is the mug?", "It is [SEG].", right, placed=False),
     ]
     sheet = contact_sheet(answers)
-    heights = (len(sheet) - GAP) // 2
-    for index, answer in enumerate(answers):
-        row, column = divmod(index, 2)
-        part = sheet[GAP + row * heights :, GAP + column * (640 + GAP) :][:heights, :640]
+    drawn = np.full((480, 640, 3), 90, np.uint8)
+    where = [f"frame 3 of 12: [SEG] (0.100, -0.200, 0.750) m, [SEG] unknown in {FRAME}", *["frame 3 of 12"] * 2]
+    lines = [overlay.caption(drawn, words, "")[480:] for words in where]
+    heights = [
+        len(overlay.caption(drawn, answer.question, answer.reply.text)) + len(line)
+        for answer, line in zip(answers, lines, strict=True)
+    ]
+    for answer, part, line in zip(answers, tiles(sheet, heights, columns=2), lines, strict=True):
         blank = (part == overlay.BACKGROUND).all(axis=2)
         assert (part[20:40, 20:40] == 90).all()  # the frame itself
         assert not blank[490:].all()  # words
@@ -203,11 +216,8 @@ def test_a_contact_sheet_has_a_tile_for_each_answer() -> None:
             middle = part[box[1] + box[3] // 4, box[0] + box[2] // 4].astype(float)
             expected = (1 - overlay.OPACITY) * 90 + overlay.OPACITY * np.array(overlay.colour(number))
             assert np.abs(middle - expected).max() < 2
-    drawn = np.full((480, 640, 3), 90, np.uint8)
-    line = overlay.caption(drawn, f"frame 3 of 12: [SEG] (0.100, -0.200, 0.750) m, [SEG] unknown in {FRAME}", "")[480:]
-    first = sheet[GAP : GAP + heights, GAP : GAP + 640]
-    assert any(np.array_equal(first[top : top + len(line)], line) for top in range(480, heights - len(line) + 1))
-    assert (sheet[GAP + heights :, 2 * GAP + 640 :] == overlay.BACKGROUND).all()
+        assert np.array_equal(part[-len(line) :], line)
+    assert (sheet[2 * GAP + max(heights[:2]) :, 2 * GAP + 640 :] == overlay.BACKGROUND).all()
 
 
 def test_a_recording_without_what_the_demo_needs() -> None:
