@@ -97,10 +97,9 @@ def train(
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
-        lessons |= {"speak_scenes": speak_scenes} if speak_scenes else {}
-        begun = {"checkpoint": checkpoint} if checkpoint else {}
+        origin = {"scenes": str(scenes.resolve()), "speak_scenes": speak_scenes, "checkpoint": checkpoint}
         _check(scenes)
-        _keep(run, {"scenes": str(scenes.resolve()), "seed": seed, "mixed": mixed, **lessons, **begun})
+        _keep(run, {**origin, "seed": seed, "mixed": mixed, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), checkpoint)
         with trouble.told(run):
             if not checkpoint:

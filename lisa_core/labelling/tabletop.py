@@ -18,6 +18,8 @@ from lisa_core.tabletop.sight import Seen, look
 
 _INSTRUCTIONS = 6
 """Ways to ask for a thing by name, for each picture, at most."""
+_TRIED = 4
+"""Questions that are drawn for each that is kept: some have several masks."""
 
 
 def from_scenes(folder: Path, kind: Kind, questions: Sequence[str], others: int) -> tuple[list[Label], list[str]]:
@@ -67,22 +69,18 @@ def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[st
 
 def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[Label]:
     """Questions of one turn with at most one mask."""
-    labels: list[Label] = []
-    while len(labels) < count:
-        for dialogue in dialogues(view, asker.rng, "train", count):
-            first = dialogue.turns[0]
-            if len(first.masks) <= 1 and len(labels) < count:
-                labels.append(
-                    Label(
-                        scene.picture.stem,
-                        (first.question,),
-                        True,
-                        lambda: scene.picture,
-                        partial(_turn_masks, scene, first),
-                        (first.answer,),
-                    )
-                )
-    return labels
+    asked = [dialogue.turns[0] for dialogue in dialogues(view, asker.rng, "train", _TRIED * count)]
+    return [
+        Label(
+            scene.picture.stem,
+            (turn.question,),
+            True,
+            lambda: scene.picture,
+            partial(_turn_masks, scene, turn),
+            (turn.answer,),
+        )
+        for turn in [turn for turn in asked if len(turn.masks) <= 1][:count]
+    ]
 
 
 def _thing_masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:

@@ -35,8 +35,7 @@ class Plan:
         warmup: steps until it is reached; after them it falls in a line to zero at the end, as in the official recipe.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
-        muon: matrices inside the networks learn by Muon, the rest by AdamW; a network from scratch learns in fewer
-            steps so.
+        muon: matrices inside the networks learn by Muon (Jordan 2024), the rest by AdamW.
         seed: of everything that is random.
         save_every: seconds between two states on disk.
     """

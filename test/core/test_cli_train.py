@@ -95,7 +95,15 @@ def test_it_does_not_write_over_a_checkpoint(trained: tuple[Path, cli.Result], s
 def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path: Path) -> None:
     out = tmp_path / "lisa"
     (tmp_path / "lisa.run").mkdir()
-    before = {"scenes": str(scenes.resolve()), "seed": 0, "mixed": False, "see_pictures": 2, "speak_pictures": 2}
+    before = {
+        "scenes": str(scenes.resolve()),
+        "speak_scenes": None,
+        "checkpoint": "",
+        "seed": 0,
+        "mixed": False,
+        "see_pictures": 2,
+        "speak_pictures": 2,
+    }
     (tmp_path / "lisa.run" / "settings.json").write_text(json.dumps(before | {"dialogues": 3}))
     said = cli.run("train", scenes, "--out", out, *FEW, "--see-pictures", 4, "--seed", 1)
     assert said.code == 1
