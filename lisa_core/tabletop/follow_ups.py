@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 from lisa_core.tabletop import english, knowledge
 from lisa_core.tabletop.asking import Asker, Target, Turn, missing, shown
+from lisa_core.tabletop.follow_up_wordings import FOLLOW_UPS
 from lisa_core.tabletop.kinds import KINDS
 from lisa_core.tabletop.knowledge import GRIPS, USES
 from lisa_core.tabletop.phrases import WHERE
 from lisa_core.tabletop.sight import Seen, around, only
-from lisa_core.tabletop.wordings import FOLLOW_UPS
 
 _THREE = 0.4
 """Share of dialogues with three turns."""

@@ -7,7 +7,7 @@ another structure.
 from lisa_core.tabletop.patterns import Wordings
 
 _TRY_TO = "[try to|you should|it would help to|I ask you to|your task is to|now it is time to]"
-_TRY_TO_SEE = (
+TRY_TO_SEE = (
     _TRY_TO
     + " [outline|spot|detect|identify|indicate|circle|mask out|recognise|pinpoint|trace|pick out|segment|find|mark]"
 )
@@ -47,7 +47,7 @@ SHOW = Wordings(
         "what {is} {it} in this image?",
         "which [one|thing|object] {is} {it}?",
         "{it}[||, please| please| in the picture].",
-        _TRY_TO_SEE + " {it}[||, please| now].",
+        TRY_TO_SEE + " {it}[||, please| now].",
         (
             "[the outline|the contour|all pixels|every pixel|the spot|the place|the position|the"
             " location|the region|the area] of {it}[||, please]."
@@ -101,7 +101,7 @@ WHAT = Wordings(
         ),
         "[tell me|can you tell me|I want to know|show me] what {is} {where}.",
         "where is the [thing|object] [that is |]{where}?",
-        _TRY_TO_SEE + " [what is|the thing|the object|whatever is] {where}[||, please].",
+        TRY_TO_SEE + " [what is|the thing|the object|whatever is] {where}[||, please].",
         "[let us|let me] [find|have|look at] [what is|the thing|the object] {where}[||, please].",
         "[what|which thing|which object] [did you see|was put|has its place|could you spot|is to be found] {where}?",
         "something is {where}: [what|outline it|which thing|show it|spot it].",
@@ -158,7 +158,7 @@ USE = Wordings(
             "[give me|find|show me] [anything|an object|an item] that [would do|works|is suitable|is"
             " best|fits|is right] to {to}[||, please]."
         ),
-        _TRY_TO_SEE + " [something|anything|an object|an item] [to|I can|I could] {to}[||, please].",
+        TRY_TO_SEE + " [something|anything|an object|an item] [to|I can|I could] {to}[||, please].",
         (
             "is there [anything|an item|an object] that would do to {to}? [outline it|hand it to me|spot"
             " it|which item is it]."
@@ -207,7 +207,7 @@ FACT = Wordings(
         "the {noun} that {does}[|, please].",
         "what is the {noun} that {does}?",
         "what [on the table|in this picture|here] {asks}?",
-        _TRY_TO_SEE + " the {noun} that {does}[||, please].",
+        TRY_TO_SEE + " the {noun} that {does}[||, please].",
         "[let me have|let us see|I'd rather have] the {noun} that {does}[||, please].",
         "there should be a {noun} that {does}. [spot it|point at it|circle it|where is it].",
         "[from|out of] the things here, [which|what] one {asks}?",
@@ -230,7 +230,7 @@ OPEN_USE = Wordings(
         "[|please ][find|show me|segment|mark|give me|bring me] [everything|all|all the things] that I can {to}.",
         "which things [can|could] I {to}?",
         "what could I use to {want}?",
-        _TRY_TO_SEE + " [everything|all things|whatever] that one can {to}.",
+        TRY_TO_SEE + " [everything|all things|whatever] that one can {to}.",
         "which [items|objects] are there that I can {to}?",
         "what would do to {want}, all in all?",
     ),
@@ -248,7 +248,7 @@ OPEN_FACT = Wordings(
         "[|please ][find|show me|segment|mark] [everything|all] that {does}.",
         "[show me|tell me|find] what {does}.",
         "where is [everything|all] that {does}?",
-        _TRY_TO_SEE + " [everything|all things|whatever there is] that {does}.",
+        TRY_TO_SEE + " [everything|all things|whatever there is] that {does}.",
         "[from|out of] all things here, what {asks}?",
     ),
     held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
@@ -401,86 +401,6 @@ PURPOSE = Wordings(
         "[describe|say] what {it} {is} [used for|good for].",
     ),
 )
-
-FOLLOW_UPS: dict[str, Wordings] = {
-    "colour": Wordings(
-        (
-            "[|and ][what|which] [colour|color] {is} {it}?",
-            "[|and ]what is {its} [colour|color]?",
-            "[|and ][what|which] [colour|color] {does} {it} have?",
-            "[tell me|can you tell me] {its} [colour|color].",
-            "[say|describe] {its} [colour|color], please.",
-            "of which [colour|color] {is} {it}?",
-            "I'd love to know {its} [colour|color].",
-        ),
-        ("[and of what|of what] [colour|color] {is} {it}?", "[say|I'd like to know] {its} colour."),
-    ),
-    "hold": Wordings(
-        (
-            "[|and ][which|what] part [do|can|should|would] I [hold|grab|grasp|take]?",
-            "[|and ]where [do|can|should|would] I [hold|grab|grasp|take] {it}?",
-            "[|and ]by which part [do|can|should] I [hold|lift|take] {it}?",
-            "[at|on] which [end|place|spot] can [I|one|a hand] [hold|grip|take|lift] {it}?",
-            "where [is|would be] the place for [a hand|gripping it|the fingers]?",
-        ),
-        ("[at what part|at which spot] does one [grip|hold] {it}?", "which part is for [gripping|the hand]?"),
-    ),
-    "part": Wordings(
-        (
-            "[|and |now ][segment|find|show me|locate|mark|highlight] {its} {part}[|, please].",
-            "[|and ]where {is} {its} {part}?",
-            "and {its} {part}?",
-            "what about {its} {part}?",
-            _TRY_TO_SEE + " {its} {part}.",
-            "in which place {is} {its} {part}?",
-        ),
-        ("[outline|spot|indicate] {its} {part}[|, please].", "whereabouts {is} {its} {part}?"),
-    ),
-    "place": Wordings(
-        (
-            "[|and ]what is {where}?",
-            "[|and ][which|what] [thing|object] is {where}?",
-            "[|and |now ][segment|find|show me|locate|mark] [what is|the thing] {where}[|, please].",
-            "[|and ]what [lies|stands|do you see] {where}?",
-            _TRY_TO_SEE + " [what is|the thing|the object] {where}.",
-            "[what|which thing] has its place {where}?",
-        ),
-        ("[outline|spot|indicate] the object {where}[|, please].", "what [sits|is there] {where}?"),
-    ),
-    "other": Wordings(
-        (
-            "[|and ]where {is} {noun}?",
-            "and {noun}?",
-            "[|and ]what about {noun}?",
-            "[|and |now ][segment|find|show me|locate|mark|highlight] {noun}[|, please| too].",
-            "now {noun}[|, please].",
-            _TRY_TO_SEE + " {noun}[|| as well| next| too].",
-            "next, {noun}[||, please].",
-        ),
-        ("[outline|spot|indicate] {noun} [too|as well|next].", "[whereabouts is|how about] {noun}?"),
-    ),
-    "else": Wordings(
-        (
-            "[|and ]what else [can|could] I {to}?",
-            "[|and ]is there [anything|something] else to {to}?",
-            "[find|show me|give me|segment] something else [to|I can] {to}[|, please].",
-            "and what else can one {to}?",
-            "[what|which thing] more [is there to|can I] {to}?",
-            "which other [thing|item] can one {to}?",
-        ),
-        ("[anything|something] more to {to}?", "what other thing would do to {to}?"),
-    ),
-    "purpose": Wordings(
-        (
-            "[|and ]what {is} {it} [for|used for|good for]?",
-            "[|and ]what can [I|you|one] do with {them}?",
-            "[|and ]what [do people|does one] use {them} for?",
-            "why would [people|someone|a robot] [have|want] {them}?",
-            "[to what use|to what purpose] are {them} made?",
-        ),
-        ("[to what end|for what] do people have {them}?", "what would a robot need {them} for?"),
-    ),
-}
 
 BENCHMARK = "Please output segmentation mask."
 """The end of the published benchmark's questions."""

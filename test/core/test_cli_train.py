@@ -8,6 +8,7 @@ from pathlib import Path
 import cli
 import numpy as np
 import pytest
+from disk import no_file_larger
 from safetensors.numpy import load_file
 
 from lisa_core import LisaEngine, files
@@ -70,6 +71,19 @@ def test_the_loss_falls_and_the_exam_is_written_down(trained: tuple[Path, cli.Re
     run = out.with_name(f"{out.name}.run")
     assert list((run / "speak").glob("worst_*.png"))
     assert all(np.ptp(files.read_rgb(run / stage / "losses.png")) > 100 for stage in ("see", "speak"))
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_told_and_the_same_command_goes_on(scenes: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lisa"
+    with no_file_larger(1 << 20):
+        stopped = cli.run("train", scenes, "--out", out, "--see-steps", 1, *FEW)
+    assert stopped.code == 1
+    assert "The same command goes on once that is remedied" in stopped.errors
+    assert not out.exists()
+    assert not (tmp_path / "lisa.run" / "see" / "state.pt").exists()
+    assert cli.run("train", scenes, "--out", out, "--see-steps", 1, *FEW).code == 0
+    assert (out / "model.safetensors.index.json").is_file()
 
 
 @pytest.mark.slow

@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import resource
 import shutil
 
 import cli
 import pytest
 import torch
 from checkpoints import tensors_of
+from disk import no_file_larger
 from goldens import V0, V1
 from test_finetune import data, words  # noqa: F401 # a fixture
 
@@ -89,17 +89,6 @@ def test_ctrl_c_when_all_is_written(learn, out, monkeypatch):
     assert stopped.code == 130
     assert f"{out} was whole" in stopped.errors
     assert Checkpoint.open(out).layout == "v1"
-
-
-@contextlib.contextmanager
-def no_file_larger(size):
-    """What a full disk does to large files: a write beyond that size fails."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.slow

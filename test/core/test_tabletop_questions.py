@@ -8,6 +8,7 @@ import pytest
 from tabletops import random_view, view_of
 
 from lisa_core.tabletop import english, patterns, phrases, wordings
+from lisa_core.tabletop.follow_up_wordings import FOLLOW_UPS
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.knowledge import FACTS, HELD_OUT_PAIRS, PURPOSES, USES
 from lisa_core.tabletop.questions import Target, dialogues
@@ -76,7 +77,7 @@ def test_no_wording_is_in_both_splits(drawn):
 
 def test_no_pattern_is_in_both_splits():
     tables = [each for each in vars(wordings).values() if isinstance(each, patterns.Wordings)]
-    for table in (*tables, *phrases.WHERE.values(), *wordings.FOLLOW_UPS.values()):
+    for table in (*tables, *phrases.WHERE.values(), *FOLLOW_UPS.values()):
         assert not set(table.train) & set(table.held_out)
 
 
