@@ -152,14 +152,17 @@ def _what_is_where(view: View, square: _Square, cells: int) -> tuple[NDArray[np.
     kinds = np.array([0, *(_KIND_IDS.get(thing.kind, 0) for thing in view.things)])
     colours = np.array([NOT_LEARNT, *(_COLOURS.index(thing.colour) for thing in view.things)])
     part = np.where(owner > 0, view.part[places].astype(np.int64), NOT_LEARNT)
-    middles = np.array([(0.0, 0.0), *(_middle(view, index) for index in range(len(view.things)))])[owner]
-    way = np.stack([middles[..., 0] - columns[None], middles[..., 1] - rows[:, None]]) / square.side
+    middle_columns, middle_rows = _middles(view)[:, owner]
+    way = np.stack([middle_columns - columns[None], middle_rows - rows[:, None]]) / square.side
     return np.stack([kinds[owner], colours[owner], part]), np.where(owner > 0, way, 0).astype(np.float32)
 
 
-def _middle(view: View, index: int) -> tuple[float, float]:
-    rows, columns = np.nonzero(view.owner == index + 1)
-    return (float(columns.mean()), float(rows.mean())) if rows.size else (0.0, 0.0)
+def _middles(view: View) -> NDArray[np.float64]:
+    """(2, things + 1) column and row of the middle of what is seen of each thing, px; the first is of nothing."""
+    rows, columns = np.nonzero(view.owner)
+    owner, count = view.owner[rows, columns], len(view.things) + 1
+    seen = np.maximum(1, np.bincount(owner, minlength=count))
+    return np.stack([np.bincount(owner, where, count) / seen for where in (columns, rows)])
 
 
 def _stacked(grids: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> Truth:
