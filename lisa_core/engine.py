@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import loading, preprocess, quantization, template
+from lisa_core import loading, preprocess, quantization, stepping, template
 from lisa_core.answer import Answer, Segment
+from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint, Layout
 from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError
 from lisa_core.frame import Frame
@@ -70,10 +71,11 @@ class LisaEngine:
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
-        self._generator = Generator(model.language, end, self._dtype, device)
+        capture = stepping.capture_for(device, precision)
+        self._generator = Generator(model.language, end, self._dtype, device, capture)
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
         self._memory = self._generator.room = FrameMemory(room, self._generator.memory)
-        self._masker = Masker(model, self._memory, self._dtype, device)
+        self._masker = Masker(model, self._memory, self._dtype, device, beside_on(device))
 
     @classmethod
     def from_pretrained(
@@ -112,7 +114,9 @@ class LisaEngine:
         return cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
-        """Encodes an image for the language model; SAM encodes it when an answer first needs a mask.
+        """Encodes an image for the language model.
+
+        SAM encodes it, too, when an answer first needs a mask; on a GPU at once, beside the language model.
 
         Args:
             rgb: (H, W, 3) uint8 RGB.
@@ -130,6 +134,7 @@ class LisaEngine:
             prefix = self._tokenizer.encode(template.BY_NAME[self.template].prefix())
             self._generator.read(visual, self._expand(prefix))
             watch.lap("prefix")
+            self._masker.begin(frame, watch)
         return frame
 
     def ask(
@@ -171,6 +176,7 @@ class LisaEngine:
             self._memory.use([frame])
             hidden = self._generator.read(self._visual(frame, watch), self._expand(prompt), cancel)
             watch.lap("prefill")
+            self._masker.begin(frame, watch)
             reply = Reply(self._tokenizer, on_token)
             if mask_only:
                 reply.take(hidden)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from lisa_core.errors import Cancelled, PromptError
 from lisa_core.model.language import KVCache, Language
+from lisa_core.stepping import Capture, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
 _GROWTH = 256
@@ -71,8 +72,16 @@ class Generator:
 
     room: Room
 
-    def __init__(self, language: Language, end_id: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        language: Language,
+        end_id: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        capture: Capture | None = None,
+    ) -> None:
         self._language = language
+        self._stepper = Stepper(language, capture)
         self._end_id = end_id
         self._cache = KVCache(language.shape, min(2 * _GROWTH, language.shape.context), dtype, device)
         self._visual: weakref.ref[Visual] | None = None
@@ -130,8 +139,7 @@ class Generator:
                 return
             position = len(self.ids)
             self._reserve(position + 1)
-            embedding = self._language.embed_tokens.weight[token][None]
-            hidden = self._language(embedding, self._cache, position)
+            hidden = self._stepper.step(token, self._cache, position)
             self.ids.append(token)
 
     def is_last(self, token: int) -> bool:

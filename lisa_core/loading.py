@@ -17,8 +17,8 @@ Progress = Callable[[float, str], None]
 
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GIB = 1 << 30
-_NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
-"""Per weight: 4 bit, one absmax byte per 64 of them, and one float per 256 of those (double quantisation)."""
+_NF4_BYTES = 0.5 + 4 / 64
+"""Per weight: 4 bit, and for 64 of them one scale in fp32 (`quantization.expand_statistics`)."""
 
 
 def resolve_device(device: str | None) -> torch.device:
@@ -87,6 +87,8 @@ def load(
                 filled = quantization.quantised_weight(tensor, precision, device)
             else:
                 filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
+            if hasattr(filled, "quant_state"):
+                quantization.expand_statistics(filled)
             owner, _, name = parameter.rpartition(".")
             setattr(model.get_submodule(owner), name, filled)
             done += 1

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from lisa_core import preprocess
 from lisa_core.answer import Segment, tight_box
+from lisa_core.beside import Beside
 from lisa_core.frame import Frame
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
@@ -15,17 +16,33 @@ from lisa_core.stopwatch import Stopwatch
 
 
 class Masker:
-    """SAM, which encodes a frame when its first mask is wanted, and again only where memory could not keep it."""
+    """SAM, which encodes a frame once, and again only where memory could not keep it.
 
-    def __init__(self, model: Lisa, memory: FrameMemory, dtype: torch.dtype, device: torch.device) -> None:
+    On the CPU it does so when the first mask is wanted. With something to do it beside, it begins when it is told to.
+    """
+
+    def __init__(
+        self, model: Lisa, memory: FrameMemory, dtype: torch.dtype, device: torch.device, beside: Beside | None = None
+    ) -> None:
         self._model = model
+        self._beside = beside
         self._memory = memory
         self._dtype = dtype
         self._device = device
 
+    def begin(self, frame: Frame, watch: Stopwatch) -> None:
+        """Begins to encode a frame beside the language model, which has its work already, where that can be."""
+        if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
+            return
+        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
+        frame._sam = self._beside.start(lambda: self._encode(pixels)), size
+        watch.lap("sam")
+
     def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
         """One segment for each (1, width) hidden state, decoded as one batch."""
         model, side = self._model, self._model.shape.sam.image
+        if self._beside is not None:
+            self._beside.join()
         embedding, size = frame._sam or self._encoded(frame, watch)
         prompts = model.text_hidden_fcs(torch.cat(list(states)))
         logits, scores = model.sam.decode(embedding, prompts)
@@ -47,8 +64,15 @@ class Masker:
 
     def _encoded(self, frame: Frame, watch: Stopwatch) -> tuple[Tensor, preprocess.SamSize]:
         pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
-        encoded = self._model.sam.encode(pixels.to(self._device, self._dtype)[None])[0], size
-        if self._memory.has_room(encoded[0].nbytes):
+        encoded = self._encode(pixels), size
+        if self._memory.has_room(self._embedding_bytes()):
             frame._sam = encoded
         watch.lap("sam")
         return encoded
+
+    def _encode(self, pixels: Tensor) -> Tensor:
+        return self._model.sam.encode(pixels.to(self._device, self._dtype)[None])[0]
+
+    def _embedding_bytes(self) -> int:
+        shape = self._model.shape.sam
+        return shape.embedding * shape.grid**2 * self._dtype.itemsize

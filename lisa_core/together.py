@@ -75,6 +75,8 @@ class Together:
             one.on_stage("answering")
         texts = self._generator.read_together([(one.visual, one.prompt) for one in asked])
         self._watch.lap("prefill")
+        for frame in dict.fromkeys(one.frame for one in asked):
+            self._masker.begin(frame, self._watch)
         if mask_only:
             for one, text in zip(asked, texts, strict=True):
                 one.reply.take(text.hidden)

@@ -42,8 +42,8 @@ class KVCache:
 
     def __init__(self, shape: LanguageShape, capacity: int, dtype: torch.dtype, device: torch.device) -> None:
         size = (shape.layers, shape.kv_heads, capacity, shape.head_width)
-        self.keys = torch.empty(size, dtype=dtype, device=device)
-        self.values = torch.empty(size, dtype=dtype, device=device)
+        self.keys = torch.zeros(size, dtype=dtype, device=device)  # `Language.step` looks at all of it, behind a mask
+        self.values = torch.zeros_like(self.keys)
 
     @property
     def capacity(self) -> int:
@@ -54,7 +54,7 @@ class KVCache:
         """A cache of another capacity with the first `length` tokens of this one."""
         copied = copy(self)
         size = (*self.keys.shape[:2], capacity, self.keys.shape[3])
-        copied.keys, copied.values = self.keys.new_empty(size), self.values.new_empty(size)
+        copied.keys, copied.values = self.keys.new_zeros(size), self.values.new_zeros(size)
         copied.keys[:, :, :length] = self.keys[:, :, :length]
         copied.values[:, :, :length] = self.values[:, :, :length]
         return copied
@@ -82,6 +82,21 @@ class Language(nn.Module):
         states = embeddings
         for index, layer in enumerate(self.layers):
             states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
+        return self.norm(states)
+
+    def step(self, embedding: Tensor, cache: KVCache, position: Tensor) -> Tensor:
+        """`forward` of one token (1, width) whose place, (1,) int64, only the device has to know.
+
+        It looks at all of the cache behind a mask, so that the same kernels do it at every position (a CUDA graph).
+        """
+        rotation = self.rotation(position, embedding)
+        visible = (torch.arange(cache.capacity, device=embedding.device) <= position)[None]
+        states = embedding
+        for index, layer in enumerate(self.layers):
+            assert isinstance(layer, _Layer)
+            store = cache.keys[index], cache.values[index]
+            states = states + layer.self_attn.step(layer.input_layernorm(states), rotation, visible, *store, position)
+            states = states + layer.mlp(layer.post_attention_layernorm(states))
         return self.norm(states)
 
     def read_together(self, texts: Sequence[Tensor], caches: Sequence[KVCache], starts: Sequence[int]) -> list[Tensor]:
@@ -216,6 +231,24 @@ class _Attention(nn.Module):
         """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
         place = _Place(rotation, mask, start, end)
         return self.o_proj(self._attend(*self.project(states), place, keys, values))
+
+    def step(
+        self,
+        states: Tensor,
+        rotation: tuple[Tensor, Tensor],
+        visible: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        position: Tensor,
+    ) -> Tensor:
+        """The same for one token at a position that only the device knows; `visible` is (1, capacity) bool."""
+        query, key, value = self.project(states)
+        keys.index_copy_(1, position, rotate(key, rotation))
+        values.index_copy_(1, position, value)
+        mixed = functional.scaled_dot_product_attention(
+            rotate(query, rotation)[None], keys[None], values[None], attn_mask=visible, enable_gqa=self.grouped
+        )
+        return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
     def together(self, states: Tensor, places: Sequence[_Place], stores: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """The same for several texts, one after the other in `states`, each over its own (keys, values)."""

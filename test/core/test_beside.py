@@ -1,0 +1,89 @@
+"""SAM beside the language model: with a double for the second stream of a GPU, which keeps the order of things."""
+
+import numpy as np
+import pytest
+import torch
+from goldens import TOWER, case
+
+from lisa_core import LisaEngine, engine
+from lisa_core.beside import SideStream, beside_on
+from lisa_core.model.sam import Sam
+
+SHORT = case("v1-short")
+NO_MASK = case("v1-no_mask")
+
+
+class Aside:
+    """Does the work when it is started; tells when it was, and when its result was waited for."""
+
+    def __init__(self):
+        self.order = []
+
+    def start(self, work):
+        self.order.append("start")
+        return work()
+
+    def join(self):
+        self.order.append("join")
+
+
+@pytest.fixture
+def aside():
+    return Aside()
+
+
+@pytest.fixture
+def lisa(small_checkpoint, monkeypatch, aside):
+    monkeypatch.setattr(engine, "beside_on", lambda _: aside)
+    decode = Sam.decode
+    monkeypatch.setattr(Sam, "decode", lambda *args: aside.order.append("decode") or decode(*args))
+    return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+
+
+def test_it_begins_with_the_frame_and_is_waited_for_before_the_masks(lisa, small, aside):
+    frame = lisa.encode(SHORT.rgb)
+    assert aside.order == ["start"]
+    answers = [lisa.ask(frame, SHORT.instruction) for _ in range(2)]
+    assert aside.order == ["start", *["join", "decode"] * 2]
+    (wanted,) = small.ask(small.encode(SHORT.rgb), SHORT.instruction).segments
+    for answer in answers:
+        assert np.array_equal(answer.segments[0].mask, wanted.mask)
+
+
+def test_an_answer_without_a_mask_does_not_wait(lisa, aside):
+    assert lisa.ask(lisa.encode(NO_MASK.rgb), NO_MASK.instruction).segments == ()
+    assert aside.order == ["start"]
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_frame_that_was_emptied_is_begun_again(lisa, aside, many):
+    frame = lisa.encode(SHORT.rgb)
+    frame.empty()
+    if many:
+        lisa.ask_many(frame, [SHORT.instruction] * 2)
+    else:
+        lisa.ask(frame, SHORT.instruction)
+    assert aside.order == ["start", "start", "join", "decode"]
+
+
+def test_where_memory_has_no_room_to_keep_it_it_is_encoded_for_the_masks_alone(lisa, aside, monkeypatch):
+    monkeypatch.setattr(lisa._memory, "_room", 0)
+    monkeypatch.setattr(lisa._memory, "take", lambda _: None)
+    answer = lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction)
+    assert len(answer.segments) == 1
+    assert "start" not in aside.order
+
+
+def test_the_cpu_has_nothing_to_do_it_beside():
+    assert beside_on(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_second_stream_of_a_gpu(small_checkpoint, small):
+    device = torch.device("cuda", 0)
+    assert isinstance(beside_on(device), SideStream)
+    on_gpu = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cuda", TOWER)
+    (found,) = on_gpu.ask(on_gpu.encode(SHORT.rgb), SHORT.instruction).segments
+    (wanted,) = small.ask(small.encode(SHORT.rgb), SHORT.instruction).segments
+    assert (found.mask != wanted.mask).mean() < 0.01

@@ -1,0 +1,147 @@
+"""Decoding by replayed steps: with a double for the CUDA graph, which does on the CPU what a replay does on a GPU."""
+
+import logging
+
+import pytest
+import torch
+from goldens import CASES, TOWER, V1, case
+
+from lisa_core import LisaEngine, stepping
+from lisa_core.generation import Generator
+from lisa_core.stepping import Stepper
+
+V1_CASES = [case for case in CASES if case.checkpoint == V1]
+LONG = case("v1-explain")
+
+
+class Captures:
+    """Counts what is captured; a replay does the work again at the same addresses."""
+
+    def __init__(self):
+        self.works = []
+        self.replays = 0
+
+    def __call__(self, work):
+        self.works.append(work)
+        work()
+
+        def replay():
+            self.replays += 1
+            work()
+
+        return replay
+
+
+def ask(engine, asked):
+    return engine.ask(engine.encode(asked.rgb), asked.instruction, asked.history)
+
+
+@pytest.fixture
+def with_capture(small_checkpoint, monkeypatch):
+    """`with_capture(capture)`: an engine that captures so."""
+
+    def engine(capture):
+        monkeypatch.setattr(stepping, "capture_for", lambda *_: capture)
+        return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+
+    return engine
+
+
+@pytest.fixture(scope="module")
+def replayed(load, small_checkpoint):
+    """An engine whose answers come from replays, and what it has captured."""
+    captures = Captures()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stepping, "capture_for", lambda *_: captures)
+        return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER), captures
+
+
+@pytest.mark.parametrize("asked", V1_CASES, ids=str)
+def test_it_says_what_the_reference_says(replayed, asked):
+    engine, captures = replayed
+    before = captures.replays
+    answer = ask(engine, asked)
+    assert list(answer.token_ids) == asked.recorded["new_ids"]
+    assert captures.replays > before
+
+
+def test_hidden_states_are_those_of_the_plain_step(small, with_capture):
+    wanted = [segment.embedding for segment in ask(small, LONG).segments]
+    found = [segment.embedding for segment in ask(with_capture(Captures()), LONG).segments]
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), torch.from_numpy(theirs), atol=1e-4, rtol=1e-4)
+
+
+def test_one_capture_serves_all_frames_and_questions(with_capture):
+    captures = Captures()
+    engine = with_capture(captures)
+    for asked in V1_CASES[:4]:
+        ask(engine, asked)
+    assert len(captures.works) == 1
+
+
+def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
+    captures = Captures()
+    language = small._model.language
+    generator = Generator(language, -1, torch.float32, torch.device("cpu"), captures)
+    generator.room = small._memory
+    visual = small.encode(LONG.rgb)._visual
+    ids = small._expand(small._prompt(LONG.instruction, ()))
+    plain = Generator(language, -1, torch.float32, torch.device("cpu"))
+    plain.room = small._memory
+    with torch.inference_mode():
+        more = plain._cache.capacity - len(ids) + 8
+        found, wanted = (
+            [token for token, _ in each.decode(each.read(visual, ids), more)] for each in (generator, plain)
+        )
+    assert len(found) == more
+    assert found == wanted
+    assert len(captures.works) == 2
+
+
+def test_what_cannot_be_captured_is_launched_step_by_step(small, with_capture, caplog):
+    tries = []
+
+    def refuse(work):
+        tries.append(work)
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = with_capture(refuse)
+    with caplog.at_level(logging.WARNING):
+        answers = [ask(engine, LONG) for _ in range(2)]
+    assert [answer.token_ids for answer in answers] == [ask(small, LONG).token_ids] * 2
+    assert len(tries) == 1
+    assert "without a CUDA graph, and slower: operation not permitted" in caplog.text
+
+
+@pytest.mark.parametrize("wrong", [0.0, 1.2, float("nan")])
+def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, caplog, monkeypatch, wrong):
+    right = stepping._Recorded.replay
+    monkeypatch.setattr(stepping._Recorded, "replay", lambda *step: wrong * right(*step))
+    captures = Captures()
+    engine = with_capture(captures)
+    with caplog.at_level(logging.WARNING):
+        answer = ask(engine, LONG)
+    assert answer.token_ids == ask(small, LONG).token_ids
+    assert captures.replays == 1
+    assert "its first replay was off by" in caplog.text
+
+
+def test_where_steps_are_captured():
+    gpu = torch.device("cuda", 0)
+    assert stepping.capture_for(gpu, "nf4") is not None
+    assert stepping.capture_for(gpu, "bf16") is not None
+    assert stepping.capture_for(gpu, "int8") is None
+    assert stepping.capture_for(torch.device("cpu"), "nf4") is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "nf4"])
+def test_a_real_graph_on_a_gpu(small_checkpoint, precision, caplog):
+    engine = LisaEngine.from_pretrained(small_checkpoint, precision, "cuda", TOWER)
+    graphed = ask(engine, LONG)
+    assert engine._generator._stepper._recorded is not None
+    engine._generator._stepper = Stepper(engine._model.language, None)
+    assert graphed.token_ids == ask(engine, LONG).token_ids
+    assert not caplog.records
