@@ -16,12 +16,16 @@ from lisa_core.errors import CheckpointError, DatasetError, LisaError
 from lisa_core.files import write_whole
 
 if TYPE_CHECKING:
+    from lisa_core.checkpoint import Checkpoint
+    from lisa_core.model.lisa import Lisa
     from lisa_core.training.exam import Exam
     from lisa_core.training.scenes import Scenes
     from lisa_core.training.scratch import Machine, Portion
     from lisa_core.training.trainer import Plan, Trainer
 
 _SEE, _SPEAK = "Learning to see", "Learning to speak"
+_WORDS = "words"
+"""Folder of the tokenizer of a new model, in that of the training."""
 _PIECES = 1100
 _READ_FOR_WORDS = 500
 """Scenes whose dialogues the tokenizer is made of."""
@@ -38,6 +42,9 @@ def train(
             metavar="MODEL", help="Go on with this model, such as bundled; it sees already, and learns to speak."
         ),
     ] = "",
+    lora: Annotated[
+        bool, typer.Option("--lora", help="With --checkpoint: learn what the official recipe does, not all.")
+    ] = False,
     see_steps: Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=_SEE)] = 6000,
     see_pictures: Annotated[int, typer.Option(metavar="N", min=1, help="A step.", rich_help_panel=_SEE)] = 16,
     see_rate: Annotated[float, typer.Option(metavar="X", min=0, help="Learning rate.", rich_help_panel=_SEE)] = 1e-3,
@@ -77,11 +84,20 @@ def train(
     $ lisa tabletop render held_out --scenes 50 --seed 10000000
     $ lisa train scenes --out my_lisa --validation held_out
 
-    [b]--checkpoint[/b] is for models of this command; [b]lisa finetune[/b] teaches any
-    other, by LoRA.
+    [b]--checkpoint[/b] goes on with a model of this command, in full: all but SAM's
+    encoder learns. With [b]--lora[/b] only what learns in the official recipe does:
+    adapters on the language model's attention, merged in the end, embeddings,
+    lm_head, text_hidden_fcs and mask decoder. [b]lisa finetune[/b] teaches any other
+    model, and from pictures of your own.
 
     $ lisa train scenes --checkpoint bundled --out better --speak-rate 5e-4
+    $ lisa train scenes --checkpoint bundled --out better --lora --speak-rate 3e-4
+
+    [b]Exit codes[/b]: 0; 1 a file or the model will not do; 2 wrong usage; 130
+    stopped.
     """
+    if lora and not checkpoint:
+        raise typer.BadParameter("--lora goes on with a model: name it by --checkpoint, such as bundled")
     from lisa_core import loading
     from lisa_core.training import curves, trouble
     from lisa_core.training.exam import Exam
@@ -97,14 +113,15 @@ def train(
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
-        origin = {"scenes": str(scenes.resolve()), "speak_scenes": speak_scenes, "checkpoint": checkpoint}
+        origin = {"scenes": str(scenes.resolve()), "speak_scenes": speak_scenes, "checkpoint": checkpoint, "lora": lora}
         _check(scenes)
+        before = _opened(checkpoint, lora) if checkpoint else None
         _keep(run, {**origin, "seed": seed, "mixed": mixed, **lessons})
-        school = _School(scenes, run, seed, Machine(target, mixed), checkpoint)
+        school = _School(scenes, run, seed, Machine(target, mixed), before, lora)
         with trouble.told(run):
             if not checkpoint:
                 school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed), see_pictures)
-            plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=True, seed=seed)
+            plan = Plan(steps=speak_steps, learning_rate=speak_rate, muon=not lora, seed=seed)
             school.speak(plan, Portion(speak_pictures, dialogues), speak_scenes, exam)
             school.export(out)
     except KeyboardInterrupt:
@@ -121,27 +138,25 @@ def train(
 class _School:
     """A model, and what it learns from."""
 
-    def __init__(self, folder: Path, run: Path, seed: int, machine: "Machine", checkpoint: str) -> None:
-        """`checkpoint` is what to go on with; empty: a new model."""
-        from lisa_core import loading
-        from lisa_core.checkpoint import Checkpoint
+    def __init__(
+        self, folder: Path, run: Path, seed: int, machine: "Machine", before: "Checkpoint | None", lora: bool
+    ) -> None:
+        """`before` is what to go on with, by `lora` or in full; None: a new model."""
         from lisa_core.tabletop.dataset import count, load_view
         from lisa_core.training import fresh
         from lisa_core.training.scenes import Scenes
 
         self._run, self._machine, self._seed = run, machine, seed
+        self._before, self._lora = before, lora
         self._count = count(folder)
         self._read = lambda index: load_view(folder, index)
         self._scenes = Scenes(self._read, self._count, seed)
-        if checkpoint:
-            opened = Checkpoint.open(checkpoint)
-            self._words, self._words_folder, self._shape = opened.tokenizer, opened.folder, opened.shape
-            self._model = loading.load(opened, "fp32", machine.device)
+        if before:
+            self._words = before.tokenizer
+            self._model = _learner(before, machine, lora, seed)
         else:
-            self._words_folder = run / "words"
-            self._words = _tokenizer(self._scenes, self._words_folder)
-            self._shape = fresh.small_shape(self._words.vocabulary_size)
-            self._model = fresh.new_model(self._shape, seed).to(machine.device)
+            self._words = _tokenizer(self._scenes, run / _WORDS)
+            self._model = fresh.new_model(fresh.small_shape(self._words.vocabulary_size), seed).to(machine.device)
 
     def see(self, plan: "Plan", pictures: int) -> None:
         """The encoders learn; so many pictures a step."""
@@ -154,17 +169,18 @@ class _School:
 
     def speak(self, plan: "Plan", portion: "Portion", at_most: int | None, exam: "Exam | None") -> None:
         """The rest learns, on what the encoders have made of every scene, or of the first ones only."""
-        from lisa_core.training import losses, scratch
+        from lisa_core.training import adapters, losses, scratch
         from lisa_core.training.scenes import Scenes
 
         self._model.eval()
         count = min(self._count, at_most or self._count)
-        looked = scratch.Looked.open(self._run, count, self._shape)
+        looked = scratch.Looked.open(self._run, count, self._model.shape)
         with _bar("looking at the scenes", count) as show:
             for done in scratch.look(self._model, self._read, looked, self._machine):
                 show(done, "looking at the scenes")
         trainer = scratch.speaking(
             self._model,
+            adapters.learnt(self._model) if self._lora else scratch.speakers(self._model),
             self._words,
             Scenes(self._read, count, self._seed),
             looked,
@@ -178,17 +194,22 @@ class _School:
             for told in _drawn(trainer, self._run / "speak", plan.steps):
                 show(trainer.step, f"learning to speak: loss {told['loss']:.3f}")
                 if exam and exam.is_due(trainer.step, plan.steps):
+                    self._model.eval()
                     scores = exam.take(trainer.step, self._model, self._words, self._machine)
                     terminal.stderr().print(f"step {trainer.step}: " + ", ".join(scores))
 
     def export(self, out: Path) -> None:
-        """Writes the checkpoint."""
-        from lisa_core.training import fresh
+        """Writes the checkpoint: the one before with what was learnt, or a new one."""
+        from lisa_core.training import adapters, fresh
         from lisa_core.training.export import export
 
-        config, tower = fresh.config_of(self._shape), fresh.tower_config_of(self._shape.clip)
+        if self._before:
+            size = adapters.Lora()
+            adapters.write_merged(self._before, adapters.learnt(self._model), size.alpha / size.rank, out)
+            return
+        config, tower = fresh.config_of(self._model.shape), fresh.tower_config_of(self._model.shape.clip)
         state = self._model.state_dict()
-        export(state.items(), config, tower, self._words_folder, out, len(state))
+        export(state.items(), config, tower, self._run / _WORDS, out, len(state))
 
 
 def _drawn(trainer: "Trainer[Any]", folder: Path, last: int) -> "Iterator[Mapping[str, float]]":
@@ -200,6 +221,31 @@ def _drawn(trainer: "Trainer[Any]", folder: Path, last: int) -> "Iterator[Mappin
         if trainer.step % _DRAW_EVERY == 0 or trainer.step == last:
             curves.draw(folder / LOG, folder / curves.NAME)
         yield told
+
+
+def _opened(checkpoint: str, lora: bool) -> "Checkpoint":
+    """What to go on with; raises CheckpointError if that cannot be."""
+    from lisa_core.checkpoint import Checkpoint
+    from lisa_core.training import adapters
+
+    if lora:
+        adapters.check_available()
+    opened = Checkpoint.open(checkpoint)
+    adapters.check_learnable(opened)
+    return opened
+
+
+def _learner(checkpoint: "Checkpoint", machine: "Machine", lora: bool, seed: int) -> "Lisa":
+    """What goes on, in fp32."""
+    import torch
+
+    from lisa_core import loading
+    from lisa_core.training import adapters
+
+    if not lora:
+        return loading.load(checkpoint, "fp32", machine.device)
+    torch.manual_seed(seed)  # adapters begin at random
+    return adapters.load_learner(checkpoint, "fp32", machine.device, adapters.Lora())
 
 
 def _tokenizer(scenes: "Scenes", folder: Path) -> Any:

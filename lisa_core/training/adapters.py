@@ -51,6 +51,12 @@ def check_available() -> None:
         ) from error
 
 
+def check_learnable(checkpoint: Checkpoint) -> None:
+    """Raises CheckpointError for weights that are stored in 4 bit."""
+    if checkpoint.quantised:
+        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit, which cannot be learnt on; give the original.")
+
+
 def load_learner(
     checkpoint: Checkpoint, precision: str, device: torch.device, lora: Lora, progress: loading.Progress | None = None
 ) -> Lisa:
@@ -61,8 +67,7 @@ def load_learner(
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    if checkpoint.quantised:
-        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit, which cannot be learnt on; give the original.")
+    check_learnable(checkpoint)
     resolved = loading.resolve_precision(precision, device)
     if resolved not in ("nf4", "bf16", "fp32"):
         raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")

@@ -136,8 +136,14 @@ class Portion:
     dialogues: int
 
 
+def speakers(model: Lisa) -> dict[str, nn.Parameter]:
+    """All parameters but those of SAM's encoder, by name: what learns to speak in full."""
+    return {name: weight for name, weight in model.named_parameters() if name.startswith(_SPEAKING)}
+
+
 def speaking(
     model: Lisa,
+    learnt: Mapping[str, nn.Parameter],
     tokenizer: Tokenizer,
     scenes: Scenes,
     looked: Looked,
@@ -147,9 +153,10 @@ def speaking(
     plan: Plan,
     weights: losses.Weights,
 ) -> Trainer[Talk]:
-    """Training of everything but SAM's encoder, by the official losses."""
+    """Training of what is `learnt`, all of `speakers` or less, by the official losses."""
 
     def loss_of(talk: Talk) -> Mapping[str, Tensor]:
+        model.language.train()  # adapters have dropout
         embedding = torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device)
         masks = [of_one.to(machine.device) for of_one in talk.masks]
         with machine.products():
@@ -157,7 +164,6 @@ def speaking(
             pictures = Pictures(visual, embedding, talk.sizes, masks)
             return of_batch(model, pictures, talk.words.to(machine.device), weights)
 
-    learnt = {name: weight for name, weight in model.named_parameters() if name.startswith(_SPEAKING)}
     _free(model, learnt)
 
     def make_batch(step: int) -> Talk:

@@ -8,14 +8,19 @@ from pathlib import Path
 import cli
 import numpy as np
 import pytest
+import torch
 from disk import no_file_larger
-from safetensors.numpy import load_file
+from torch import Tensor
 
 from lisa_core import LisaEngine, files
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.saving import save_quantised
 from lisa_core.tabletop import dataset
+from lisa_core.training.trainer import Trainer
 
 STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
 FEW = ("--see-pictures", 2, "--speak-steps", 3, "--speak-pictures", 2, "--dialogues", 3)
+BY_LORA = (*FEW, "--lora", "--speak-rate", 1e-2)
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,22 @@ def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def _log(trained: Path, stage: str, name: str = "log.jsonl") -> list[dict[str, float]]:
     lines = (trained.with_name(f"{trained.name}.run") / stage / name).read_text().splitlines()
     return [json.loads(line) for line in lines]
+
+
+def _tensors(checkpoint: Path) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor, _ in Checkpoint.open(checkpoint).tensors()}
+
+
+def _changed(one: Path, other: Path) -> set[str]:
+    """The parameters in which two checkpoints differ."""
+    before, after = _tensors(one), _tensors(other)
+    assert before.keys() == after.keys()
+    return {name for name in before if not torch.equal(before[name], after[name])}
+
+
+def _parts(parameters: set[str]) -> set[str]:
+    """`sam.mask_decoder` and the like."""
+    return {".".join(name.split(".")[: 1 if name.startswith(("clip", "mm_")) else 2]) for name in parameters}
 
 
 @pytest.mark.slow
@@ -91,12 +112,71 @@ def test_it_goes_on_with_a_model_that_sees(trained: tuple[Path, cli.Result], sce
     out = tmp_path / "lisa"
     said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *FEW)
     assert said.code == 0, said.errors
-    before, after = (load_file(next(folder.glob("*.safetensors"))) for folder in (trained[0], out))
-    learnt = {name for name in before if not np.array_equal(before[name], after[name])}
-    assert any(name.startswith("lm_head") for name in learnt)
-    assert any("mask_decoder" in name for name in learnt)
-    assert not any("image_encoder" in name for name in learnt)
+    learnt = _parts(_changed(trained[0], out))
+    assert {"clip", "mm_projector", "language.layers", "language.lm_head", "sam.mask_decoder"} <= learnt
+    assert "sam.image_encoder" not in learnt
     assert (out / "tokenizer.model").read_bytes() == (trained[0] / "tokenizer.model").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def adapted(trained: tuple[Path, cli.Result], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint, after a few steps by LoRA."""
+    out = tmp_path_factory.mktemp("adapted") / "lisa"
+    said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *BY_LORA)
+    assert said.code == 0, said.errors
+    return out
+
+
+@pytest.mark.slow
+def test_by_lora_only_what_the_official_recipe_teaches_is_learnt(
+    trained: tuple[Path, cli.Result], adapted: Path
+) -> None:
+    learnt = _changed(trained[0], adapted)
+    layers = [f"language.layers.{number}.self_attn" for number in range(Checkpoint.open(adapted).shape.language.layers)]
+    attention = {f"{layer}.{name}.weight" for layer in layers for name in ("q_proj", "v_proj")}
+    assert {name for name in learnt if name.startswith("language.layers.")} == attention
+    whole = {"language.embed_tokens", "language.lm_head", "text_hidden_fcs.0", "text_hidden_fcs.2", "sam.mask_decoder"}
+    assert _parts(learnt) == {"language.layers", *whole}
+    engine = LisaEngine.from_pretrained(adapted, "fp32", "cpu")
+    answer = engine.ask(engine.encode(dataset.load_view(STORED, 0).rgb), "Where is the mug?", mask_only=True)
+    assert len(answer.segments) == 1
+
+
+@pytest.mark.slow
+def test_by_lora_stopped_and_gone_on_with_is_as_if_never_stopped(
+    trained: tuple[Path, cli.Result], scenes: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def do(self: Trainer[object], batch: object) -> object:
+        if self.step == 1:
+            self._save()
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return kept(self, batch)
+
+    kept = Trainer._do
+    words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *BY_LORA)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_do", do)
+        assert cli.run(*words).code == 130
+    in_full = cli.run(*(word for word in words if word != "--lora"))
+    assert "differs in lora;" in in_full.errors
+    assert cli.run(*words).code == 0
+    assert _changed(adapted, tmp_path / "lisa") == set()
+
+
+def test_lora_without_a_model_is_wrong_usage(scenes: Path, tmp_path: Path) -> None:
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", "--lora")
+    assert said.code == 2
+    assert "name it by --checkpoint" in said.errors
+
+
+@pytest.mark.parametrize("how", [(), ("--lora",)])
+def test_a_model_in_4_bit_is_not_gone_on_with(scenes: Path, tmp_path: Path, how: tuple[str, ...]) -> None:
+    save_quantised(Checkpoint.open("bundled"), tmp_path / "small", torch.device("cpu"))
+    said = cli.run("train", scenes, "--checkpoint", tmp_path / "small", "--out", tmp_path / "lisa", *how)
+    assert said.code == 1
+    assert "give the original" in said.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["small"]
 
 
 @pytest.mark.slow
@@ -113,6 +193,7 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
         "scenes": str(scenes.resolve()),
         "speak_scenes": None,
         "checkpoint": "",
+        "lora": False,
         "seed": 0,
         "mixed": False,
         "see_pictures": 2,
