@@ -254,12 +254,12 @@ class Generator:
 
     def _embed(self, visual: Visual, ids: Sequence[int], start: int) -> Tensor:
         """(T, width) input embeddings of `ids[start:]`."""
-        weight = self._language.embed_tokens.weight
-        wanted = torch.tensor(ids[start:], device=weight.device)
-        is_image = wanted == IMAGE_ID
-        embeddings = self._language.embed_tokens(wanted.masked_fill(is_image, 0))
+        wanted = torch.tensor(ids[start:], device=visual.tokens.device)
+        embeddings = self._language.embed_tokens(wanted.clamp(min=0))
         seen = sum(token == IMAGE_ID for token in ids[:start])
-        embeddings[is_image] = visual.tokens[seen:].to(embeddings.dtype)
+        if seen < len(visual.tokens):
+            first = ids.index(IMAGE_ID, start) - start  # from here on they stand together
+            embeddings[first : first + len(visual.tokens) - seen] = visual.tokens[seen:].to(embeddings.dtype)
         return embeddings
 
     def _reserve(self, length: int) -> None:
