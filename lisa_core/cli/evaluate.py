@@ -10,7 +10,19 @@ import typer
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.evaluate_tabletop import tabletop
-from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
+from lisa_core.cli.evaluation import (
+    CsvFile,
+    How,
+    JsonFile,
+    Sheet,
+    Targets,
+    asked_of,
+    evaluate_all,
+    measure,
+    opening,
+    show_table,
+    states,
+)
 from lisa_core.cli.loading import ModelOptions
 from lisa_core.evaluation import Protocol
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
@@ -29,20 +41,13 @@ app.command()(tabletop)
 def reasonseg(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The data set, or the folder of one split.")],
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
-    ],
+    json_file: JsonFile,
     split: Annotated[
         str, typer.Option(metavar="NAME", help="train, val, test; default: val, or DIR itself if it has no val.")
     ] = "",
-    protocol: Annotated[Protocol, typer.Option(help="How the model is asked.")] = "teacher-forced",
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table of the images, too.")
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst images, beside the ground truth."),
-    ] = None,
+    protocol: How = "teacher-forced",
+    csv_file: CsvFile = None,
+    sheet: Sheet = None,
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="Folder for the masks, <image>_mask.png.")
     ] = None,
@@ -99,9 +104,7 @@ def reasonseg(
 def refcoco(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="instances.json, refs*.json and the folder images.")],
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
-    ],
+    json_file: JsonFile,
     split: Annotated[str, typer.Option(metavar="NAME", help="val, testA, testB ...")] = "val",
     refs: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="The references, if DIR has several refs*.json.")
@@ -109,14 +112,9 @@ def refcoco(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", file_okay=False, help="The pictures, if they are elsewhere.")
     ] = None,
-    protocol: Annotated[Protocol, typer.Option(help="How the model is asked.")] = "teacher-forced",
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table of the questions, too.")
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the ground truth."),
-    ] = None,
+    protocol: How = "teacher-forced",
+    csv_file: CsvFile = None,
+    sheet: Sheet = None,
     checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",

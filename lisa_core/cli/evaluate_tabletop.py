@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lisa_core.cli import options
-from lisa_core.cli.evaluation import Targets, asked_of, evaluate_all, measure, opening, show_table, states
+from lisa_core.cli.evaluation import (
+    CsvFile,
+    JsonFile,
+    Sheet,
+    Targets,
+    asked_of,
+    evaluate_all,
+    measure,
+    opening,
+    show_table,
+    states,
+)
 from lisa_core.cli.loading import ModelOptions
 from lisa_core.evaluation import QUESTIONS
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
@@ -20,20 +31,13 @@ if TYPE_CHECKING:
 def tabletop(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Scenes, as `lisa tabletop render` writes them.")],
-    json_file: Annotated[
-        Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
-    ],
+    json_file: JsonFile,
     scenes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The first N scenes only.", show_default="all")
     ] = None,
     questions: Annotated[int, typer.Option(metavar="N", min=1, help="Questions, or dialogues, per scene.")] = QUESTIONS,
-    csv_file: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table of the questions, too.")
-    ] = None,
-    sheet: Annotated[
-        Path | None,
-        typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the truth."),
-    ] = None,
+    csv_file: CsvFile = None,
+    sheet: Sheet = None,
     checkpoint: options.Checkpoint = CHECKPOINT,
     precision: options.Precision = "auto",
     device: options.Device = "",

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.table import Table
@@ -14,6 +14,7 @@ from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
+from lisa_core.evaluation import Protocol
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.journal import Entry, Journal
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 
     E = TypeVar("E", bound=Entry)
     R = TypeVar("R")
+
+JsonFile = Annotated[
+    Path, typer.Option("--json", metavar="FILE", dir_okay=False, help="Where the results go, as JSON.")
+]
+CsvFile = Annotated[
+    Path | None, typer.Option("--csv", metavar="FILE", dir_okay=False, help="A table, a line for each, too.")
+]
+Sheet = Annotated[
+    Path | None,
+    typer.Option(metavar="PNG", dir_okay=False, help="A picture of the worst answers, beside the truth."),
+]
+How = Annotated[Protocol, typer.Option(help="How the model is asked.")]
 
 _AT_ONCE = 16
 """Questions that are asked about a picture at once, at most."""
