@@ -2,6 +2,10 @@
 
 The folder holds what the official v1 layout holds, in safetensors, with the vision tower in a folder of its own. Each
 quantised weight lies beside its statistics under the names that bitsandbytes and transformers use.
+
+On a CPU a model's 4-bit values stay in these files: nothing is read before it is used, and the system can take the
+memory back. So files of a model in use may be removed or replaced by renaming, as is done here, but must not be
+written over in place; the same holds for a program's libraries.
 """
 
 import json

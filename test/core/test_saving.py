@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import goldens
 import numpy as np
@@ -41,6 +42,35 @@ def test_it_answers_bit_for_bit_as_the_original_in_nf4(name, tmp_path):
     assert got.prompt_ids == expected.prompt_ids
     np.testing.assert_array_equal(got.segments[0].low_res_logits, expected.segments[0].low_res_logits)
     assert twin.memory() == original.memory()
+
+
+def test_its_4_bit_values_are_used_where_they_lie(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    model = LisaEngine.from_pretrained(out, device="cpu")._ready()
+    for weight in (model.language.lm_head.weight, model.language.layers[0].self_attn.q_proj.weight):
+        assert out in file_behind(weight).parents
+
+
+def file_behind(tensor):
+    """The file that is mapped to where a tensor stands."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, path = line.split(maxsplit=5)
+        start, end = (int(address, 16) for address in span.split("-"))
+        if start <= tensor.data_ptr() < end:
+            return Path(path)
+    raise AssertionError("it stands nowhere")
+
+
+def test_a_model_in_use_outlives_its_files(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    twin = LisaEngine.from_pretrained(out, device="cpu")
+    before = answer(twin)
+    for file in out.rglob("*.safetensors"):
+        (tmp_path / "other").write_bytes(bytes(file.stat().st_size))
+        (tmp_path / "other").replace(file)
+    after = answer(twin)
+    assert after.token_ids == before.token_ids
+    np.testing.assert_array_equal(after.segments[0].low_res_logits, before.segments[0].low_res_logits)
 
 
 def test_the_linear_layers_lie_there_in_4_bit_and_no_file_is_larger_than_asked(tmp_path):
