@@ -3,9 +3,10 @@
 Modules carry the names of the released tensors (`model.layers.*`, `lm_head`). Source: Touvron et al. 2023.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -77,12 +78,12 @@ class Language(nn.Module):
         Writes their keys and values to the cache. Every token sees those before it and itself.
         """
         end = start + embeddings.shape[0]
-        rotation = self.rotation(torch.arange(start, end, device=embeddings.device), embeddings)
-        mask = _causal_mask(start, end, embeddings.device)
-        states = embeddings
-        for index, layer in enumerate(self.layers):
-            states = layer(states, rotation, mask, cache.keys[index], cache.values[index], start, end)
-        return self.norm(states)
+        place = self._place(embeddings, start, end)
+
+        def attend(attention: _Attention, index: int, states: Tensor) -> Tensor:
+            return attention.cached(states, place, cache.keys[index], cache.values[index])
+
+        return self._through(embeddings, attend)
 
     def step(self, embedding: Tensor, cache: KVCache, position: Tensor) -> Tensor:
         """`forward` of one token (1, width) whose place, (1,) int64, only the device has to know.
@@ -91,13 +92,11 @@ class Language(nn.Module):
         """
         rotation = self.rotation(position, embedding)
         visible = (torch.arange(cache.capacity, device=embedding.device) <= position)[None]
-        states = embedding
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, _Layer)
-            store = cache.keys[index], cache.values[index]
-            states = states + layer.self_attn.step(layer.input_layernorm(states), rotation, visible, *store, position)
-            states = states + layer.mlp(layer.post_attention_layernorm(states))
-        return self.norm(states)
+
+        def attend(attention: _Attention, index: int, states: Tensor) -> Tensor:
+            return attention.step(states, rotation, position, visible, cache.keys[index], cache.values[index])
+
+        return self._through(embedding, attend)
 
     def read_together(self, texts: Sequence[Tensor], caches: Sequence[KVCache], starts: Sequence[int]) -> list[Tensor]:
         """`forward` of several texts in one pass over the weights; each attends to its own cache alone.
@@ -107,18 +106,12 @@ class Language(nn.Module):
             caches: one for each text.
             starts: how many tokens each cache holds.
         """
-        places = []
-        for text, start in zip(texts, starts, strict=True):
-            end = start + len(text)
-            rotation = self.rotation(torch.arange(start, end, device=text.device), text)
-            places.append(_Place(rotation, _causal_mask(start, end, text.device), start, end))
-        states = torch.cat(list(texts))
-        for index, layer in enumerate(self.layers):
-            assert isinstance(layer, _Layer)
-            stores = [(cache.keys[index], cache.values[index]) for cache in caches]
-            states = states + layer.self_attn.together(layer.input_layernorm(states), places, stores)
-            states = states + layer.mlp(layer.post_attention_layernorm(states))
-        return list(self.norm(states).split([len(text) for text in texts]))
+        places = [self._place(text, start, start + len(text)) for text, start in zip(texts, starts, strict=True)]
+
+        def attend(attention: _Attention, index: int, states: Tensor) -> Tensor:
+            return attention.together(states, places, [(cache.keys[index], cache.values[index]) for cache in caches])
+
+        return list(self._through(torch.cat(list(texts)), attend).split([len(text) for text in texts]))
 
     def uncached(self, embeddings: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
         """Reads B rows of T tokens at once without a cache, for training.
@@ -132,12 +125,18 @@ class Language(nn.Module):
             (B, T, width) hidden states after the last norm.
         """
         rotation = self.rotation(positions, embeddings)
-        states = embeddings
-        for layer in self.layers:
+        return self._through(embeddings, lambda attention, _, states: attention.uncached(states, rotation, visible))
+
+    def _through(self, states: Tensor, attend: Callable[["_Attention", int, Tensor], Tensor]) -> Tensor:
+        """The states after all layers and the last norm; `attend` is given a layer's attention and its number."""
+        for index, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
-            states = states + layer.self_attn.uncached(layer.input_layernorm(states), rotation, visible)
-            states = states + layer.mlp(layer.post_attention_layernorm(states))
+            states = layer(states, partial(attend, layer.self_attn, index))
         return self.norm(states)
+
+    def _place(self, text: Tensor, start: int, end: int) -> "_Place":
+        rotation = self.rotation(torch.arange(start, end, device=text.device), text)
+        return _Place(rotation, _causal_mask(start, end, text.device), start, end)
 
     def rotation(self, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines of rotary positions, as `rotate` takes them; angles in fp32 as in the reference.
@@ -183,17 +182,9 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = _Mlp(shape)
 
-    def forward(
-        self,
-        states: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        end: int,
-    ) -> Tensor:
-        states = states + self.self_attn(self.input_layernorm(states), rotation, mask, keys, values, start, end)
+    def forward(self, states: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
+        """`attend` is one of the ways of `self_attn`."""
+        states = states + attend(self.input_layernorm(states))
         return states + self.mlp(self.post_attention_layernorm(states))
 
 
@@ -218,28 +209,18 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(shape.width, kv_width, bias=False)
         self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
 
-    def forward(
-        self,
-        states: Tensor,
-        rotation: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        keys: Tensor,
-        values: Tensor,
-        start: int,
-        end: int,
-    ) -> Tensor:
+    def cached(self, states: Tensor, place: _Place, keys: Tensor, values: Tensor) -> Tensor:
         """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
-        place = _Place(rotation, mask, start, end)
         return self.o_proj(self._attend(*self.project(states), place, keys, values))
 
     def step(
         self,
         states: Tensor,
         rotation: tuple[Tensor, Tensor],
+        position: Tensor,
         visible: Tensor,
         keys: Tensor,
         values: Tensor,
-        position: Tensor,
     ) -> Tensor:
         """The same for one token at a position that only the device knows; `visible` is (1, capacity) bool."""
         query, key, value = self.project(states)
