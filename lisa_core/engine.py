@@ -111,7 +111,21 @@ class LisaEngine:
         loading.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
         of_checkpoint = (model, opened.tokenizer, opened.layout, opened.template)
-        return cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
+        engine = cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
+        if target.type == "cuda":
+            engine.warm_up()
+        return engine
+
+    def warm_up(self) -> None:
+        """Asks something about nothing: a GPU loads its kernels now, and records the step of decoding.
+
+        Raises:
+            OutOfMemoryError: the device is too small to answer anything.
+        """
+        frame = self.encode(np.zeros((480, 640, 3), np.uint8))
+        self.ask(frame, "What is this?", max_new_tokens=2, max_segments=0)
+        self.ask(frame, "What is this?", mask_only=True)
+        self._generator.forget()
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
         """Encodes an image for the language model.

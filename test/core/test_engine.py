@@ -64,6 +64,15 @@ def count(monkeypatch):
     return counted
 
 
+def test_a_warm_up_runs_every_part_and_leaves_nothing_behind(small, count):
+    before = small.memory()
+    parts = [count(VisionTower, "forward"), count(Sam, "encode"), count(Language, "forward"), count(Sam, "decode")]
+    small.warm_up()
+    assert all(parts)
+    assert small.memory() == before
+    assert small._generator.ids == []
+
+
 class TestMasks:
     def test_none_without_seg_and_no_work_for_it(self, small, count):
         encoded, decoded = count(Sam, "encode"), count(Sam, "decode")
