@@ -11,6 +11,7 @@ file can run code: `.bin` files are read with `weights_only=True`.
 """
 
 import json
+import math
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -125,10 +126,11 @@ class Checkpoint:
     def tensors(self) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor]]]:
         """Every (parameter, tensor on the host, its statistics if it is 4 bit), file by file.
 
-        A tensor is read when it is used (mmap).
+        A tensor is read when it is used (mmap). The largest come first: on a CPU, quantising one takes 14 bytes of
+        memory a weight for a moment, and there is more room before the others stand there.
         """
         by_file: dict[Path, list[tuple[str, StoredTensor]]] = {}
-        for parameter, tensor in self.stored.items():
+        for parameter, tensor in sorted(self.stored.items(), key=lambda entry: -math.prod(entry[1].shape)):
             by_file.setdefault(tensor.file, []).append((parameter, tensor))
         for file, wanted in by_file.items():
             with _OpenFile(file) as opened:

@@ -10,6 +10,8 @@ import torch
 from checkpoints import tensors_of, with_small_sam, write
 from goldens import TOWER, V1
 
+from lisa_core.checkpoint import Checkpoint
+
 LAYERS, HIDDEN = 12, 48_000
 
 MEASURED = """
@@ -50,6 +52,17 @@ def test_the_16_bit_model_never_stands_in_memory(files, tmp_path):
     assert seen["stored"] > 200e6
     assert seen["quantised"] < 0.35 * seen["stored"]
     assert seen["peak"] < seen["quantised"] + 0.25 * seen["stored"]
+
+
+def test_the_largest_weights_come_first(tmp_path):
+    checkpoint = Checkpoint.open(write(tmp_path / "sharded", tensors_of(V1), files="sharded-bin"), TOWER)
+    sizes = {}
+    for parameter, tensor, _ in checkpoint.tensors():
+        sizes.setdefault(checkpoint.stored[parameter].file, []).append(tensor.numel())
+    assert len(sizes) == 4
+    assert all(in_file == sorted(in_file, reverse=True) for in_file in sizes.values())
+    largest = [in_file[0] for in_file in sizes.values()]
+    assert largest == sorted(largest, reverse=True)
 
 
 def _sizes():
