@@ -23,7 +23,7 @@ from lisa_core import loading, preprocess, quantization, stepping, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint, Layout
-from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError
+from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError, is_out_of_memory
 from lisa_core.frame import Frame
 from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
 from lisa_core.masking import Masker
@@ -111,9 +111,10 @@ class LisaEngine:
         loading.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
         of_checkpoint = (model, opened.tokenizer, opened.layout, opened.template)
-        engine = cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
-        if target.type == "cuda":
-            engine.warm_up()
+        with loading.fitting(resolved, target):
+            engine = cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
+            if target.type == "cuda":
+                engine.warm_up()
         return engine
 
     def warm_up(self) -> None:
@@ -342,8 +343,8 @@ class LisaEngine:
         try:
             with torch.inference_mode():
                 yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not loading.is_out_of_memory(error):
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
                 raise
             message = f"{self.device} ran out of memory on this question ({_first_line(error)})."
         else:

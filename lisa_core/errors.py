@@ -1,5 +1,7 @@
 """What can go wrong in `lisa_core`: every error names the cause and the remedy in one sentence."""
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+
 
 class LisaError(Exception):
     """Base of every error that `lisa_core` raises on purpose; anything else that escapes is a bug."""
@@ -27,3 +29,12 @@ class OutOfMemoryError(LisaError):
 
 class Cancelled(LisaError):
     """The caller cancelled the question."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python means that memory ran out; on the CPU only torch's words say so."""
+    import torch  # late: most of who catches errors needs none
+
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)

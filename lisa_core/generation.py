@@ -188,7 +188,11 @@ class Generator:
         """What was read in this text is what is known of the frame from now on, as after `read` and `decode`."""
         visual._aside = None
         self._take(visual)
-        self._cache, self.ids = text.cache, text.ids
+        if text.cache.capacity > self._cache.capacity:
+            self._cache = text.cache
+        else:  # at the addresses that a step may be recorded for
+            self._cache.take(text.cache, len(text.ids))
+        self.ids = text.ids
 
     def memory(self) -> int:
         """Bytes of keys and values: in the cache, set aside, and of the texts that are read together."""

@@ -1,6 +1,7 @@
 """A checked checkpoint becomes a model on a device, one tensor at a time, so that it never stands there twice."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import get_args
 
 import torch
@@ -8,7 +9,7 @@ from torch import nn
 
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import CheckpointError, OutOfMemoryError
+from lisa_core.errors import CheckpointError, OutOfMemoryError, is_out_of_memory
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.options import PRECISIONS, ResolvedPrecision
 
@@ -76,10 +77,11 @@ def load(
     with torch.device("meta"):
         model = Lisa(checkpoint.shape)
     if precision in ("nf4", "int8"):
-        quantization.check_works(precision, device, dtype)
+        with fitting(precision, device):
+            quantization.check_works(precision, device, dtype)
         quantization.make_quantised(model, precision, dtype)
     done, total = 0, len(checkpoint.stored)
-    try:
+    with fitting(precision, device):
         for parameter, tensor, statistics in checkpoint.tensors():
             if statistics:
                 filled = quantization.restored_weight(tensor, statistics, device)
@@ -94,12 +96,21 @@ def load(
             done += 1
             if on_progress is not None:
                 on_progress(done / total, parameter)
-    except (torch.OutOfMemoryError, MemoryError) as error:
+    return model.eval().requires_grad_(False)
+
+
+@contextmanager
+def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None]:
+    """Around what makes a model ready: raises OutOfMemoryError with the remedy if memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise OutOfMemoryError(
             f"{device} has too little memory for this checkpoint in {precision}; choose a smaller precision"
-            " (nf4 is the smallest) or a smaller checkpoint."
+            " (nf4 is the smallest) or a smaller checkpoint, or end what else is in its memory."
         ) from error
-    return model.eval().requires_grad_(False)
 
 
 def _is_quantised(model: nn.Module, parameter: str) -> bool:
@@ -141,10 +152,3 @@ def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.
             f" of KV cache and a frame, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of"
             f" {limit:.2f} GiB; raise the limit, or choose a smaller precision or checkpoint."
         )
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error of torch means that memory ran out; on the CPU only its words say so."""
-    return isinstance(error, torch.OutOfMemoryError) or any(
-        sign in str(error) for sign in ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    )

@@ -1,5 +1,6 @@
 """From the hidden states behind the `[SEG]`s to masks of the source image."""
 
+import contextlib
 from collections.abc import Sequence
 
 import torch
@@ -35,7 +36,8 @@ class Masker:
         if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
         pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
-        frame._sam = self._beside.start(lambda: self._encode(pixels)), size
+        with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
+            frame._sam = self._beside.start(lambda: self._encode(pixels)), size
         watch.lap("sam")
 
     def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import CheckpointError, is_out_of_memory
 
 Quantised = Literal["nf4", "int8"]
 
@@ -103,7 +103,9 @@ def check_works(precision: Quantised, device: torch.device, compute: torch.dtype
     try:
         layer[0].weight = quantised_weight(torch.eye(width), precision, device)
         product = layer(torch.ones(1, width, dtype=compute, device=device))
-    except Exception as error:  # whatever a foreign kernel raises means the same
+    except Exception as error:  # whatever else a foreign kernel raises means the same
+        if is_out_of_memory(error):
+            raise
         raise CheckpointError(
             f"bitsandbytes does not run {precision} on {device} here ({error}). Install a bitsandbytes that was built"
             " for this machine, or choose another precision."

@@ -80,6 +80,7 @@ class _Recorded:
         self._position = torch.full_like(self._token, position)
         self._hidden: Tensor
         self._replay = capture(self._work)
+        self._hidden.zero_()  # so that a replay that does nothing is seen to be wrong
 
     def replay(self, token: int, position: int) -> Tensor:
         self._token.fill_(token)
@@ -95,12 +96,13 @@ class _Recorded:
 def _cuda_graph(work: Replay, device: torch.device) -> Replay:
     """Runs the work once, so that libraries are loaded and their workspaces made, and then records it."""
     with torch.cuda.device(device):
-        aside = torch.cuda.Stream()
-        aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):
-            work()
-        torch.cuda.current_stream().wait_stream(aside)
+        before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+        with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
             work()
+            # a stream of its own, for torch's default one belongs to whichever device captured first
+            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
+                work()
+        before.wait_stream(aside)
     return graph.replay

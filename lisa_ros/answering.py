@@ -190,10 +190,11 @@ class Answerer:
     def no_frame(self, ticket: Ticket) -> Outcome:
         """Why there is no frame."""
         camera = self._camera(ticket.question)
-        if camera is None or camera.newest is None:
+        newest = camera.newest if camera else None  # read once: another thread may close the camera
+        if camera is None or newest is None:
             why = camera.silence() if camera else "the camera is closed"
         else:
-            age = time.monotonic() - camera.newest.received
+            age = time.monotonic() - newest.received
             why = (
                 f"the newest frame of camera {camera.name} is {age:.1f} s old, "
                 f"and max_age is {ticket.question.max_age:g} s ({camera.topic})"
@@ -305,7 +306,8 @@ class Answerer:
 
 def _outdated(camera: Camera, ticket: Ticket) -> float:
     """When the camera's newest frame gets too old for the question."""
-    return -math.inf if camera.newest is None else camera.newest.received + ticket.question.max_age
+    newest = camera.newest  # read once: another thread may close the camera
+    return -math.inf if newest is None else newest.received + ticket.question.max_age
 
 
 @contextmanager

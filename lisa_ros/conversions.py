@@ -59,15 +59,17 @@ def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
     """The pinhole camera behind images of size (H, W), None where the message does not describe it.
 
     That is so for an uncalibrated camera, whose numbers are all zero, and for images of another size than the
-    calibrated one after its binning and region of interest. Distortion is left out: use rectified images, or a camera
-    with little of it.
+    calibrated one after its binning and region of interest. The numbers are those of rectified images (P; K where a
+    driver leaves P empty); distortion is left out: use rectified images, or a camera with little of it.
     """
     binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
     roi = info.roi
     height, width = roi.height or info.height, roi.width or info.width
     if height and width and (height // binning_y, width // binning_x) != tuple(size):
         return None
-    fx, _, cx, _, fy, cy, *_ = (float(number) for number in info.k)
+    fx, _, cx, _, _, fy, cy, *_ = (float(number) for number in info.p)
+    if fx == 0:  # a driver that fills in K only
+        fx, _, cx, _, fy, cy, *_ = (float(number) for number in info.k)
     if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
         return None
     return Intrinsics(fx / binning_x, fy / binning_y, (cx - roi.x_offset) / binning_x, (cy - roi.y_offset) / binning_y)

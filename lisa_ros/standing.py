@@ -34,10 +34,13 @@ class StandingInstruction:
         self._ticket: Ticket | None = None  # the last one
         self._asked_about: Arrival | None = None
         self._due = 0.0  # steady clock
+        self._rate = 0.0
 
     def follow_parameters(self) -> None:
         """They have changed: an answer that nobody wants any more is given up, and what is wanted now is due."""
         parameters, ticket = self._parameters(), self._ticket
+        if parameters.standing_rate != self._rate:
+            self._rate, self._due = parameters.standing_rate, 0.0
         wanted = (parameters.standing_instruction, parameters.standing_view)
         if ticket is None or wanted == (ticket.question.instruction, ticket.question.camera):
             return
@@ -89,4 +92,5 @@ class StandingInstruction:
             ticket.complete(refused.outcome)
 
     def _newest(self, camera: str) -> Arrival | None:
-        return self._cameras[camera].newest if camera in self._cameras else None
+        found = self._cameras.get(camera)
+        return found.newest if found else None

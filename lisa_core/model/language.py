@@ -56,9 +56,13 @@ class KVCache:
         copied = copy(self)
         size = (*self.keys.shape[:2], capacity, self.keys.shape[3])
         copied.keys, copied.values = self.keys.new_zeros(size), self.values.new_zeros(size)
-        copied.keys[:, :, :length] = self.keys[:, :, :length]
-        copied.values[:, :, :length] = self.values[:, :, :length]
+        copied.take(self, length)
         return copied
+
+    def take(self, other: "KVCache", length: int) -> None:
+        """Takes over the first `length` tokens of another cache."""
+        self.keys[:, :, :length] = other.keys[:, :, :length]
+        self.values[:, :, :length] = other.values[:, :, :length]
 
 
 class Language(nn.Module):

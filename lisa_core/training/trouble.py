@@ -10,8 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from lisa_core import loading
-from lisa_core.errors import OutOfMemoryError
+from lisa_core.errors import OutOfMemoryError, is_out_of_memory
 
 _WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream")
 """In what torch's writer says when a file cannot be written, whatever the cause."""
@@ -33,7 +32,7 @@ def told(folder: Path) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and _WRITER.search(str(error)):
             raise _unwritten(_cause(error, folder), folder) from error
-        if isinstance(error, RuntimeError) and not loading.is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             "A step needs more memory than there is; take fewer pictures a step, or a smaller precision (nf4)."

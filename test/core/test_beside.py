@@ -74,6 +74,16 @@ def test_where_memory_has_no_room_to_keep_it_it_is_encoded_for_the_masks_alone(l
     assert "start" not in aside.order
 
 
+def test_where_it_runs_out_of_memory_questions_without_a_mask_are_answered(lisa, aside, monkeypatch):
+    def full(_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(aside, "start", full)
+    frame = lisa.encode(NO_MASK.rgb)
+    assert lisa.ask(frame, NO_MASK.instruction).segments == ()
+    assert len(lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction).segments) == 1
+
+
 def test_the_cpu_has_nothing_to_do_it_beside():
     assert beside_on(torch.device("cpu")) is None
 

@@ -309,6 +309,15 @@ class TestOutOfMemory:
         with pytest.raises(OutOfMemoryError, match="cpu has too little memory for this checkpoint in fp32; choose"):
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
+    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
+    @pytest.mark.parametrize(
+        "where", ["lisa_core.quantization.quantised_weight", "lisa_core.generation.KVCache.__init__"]
+    )
+    def test_of_what_comes_before_and_after_the_weights(self, small_checkpoint, monkeypatch, where, error):
+        monkeypatch.setattr(where, self.raising(error))
+        with pytest.raises(OutOfMemoryError, match="cpu has too little memory for this checkpoint in nf4; choose"):
+            LisaEngine.from_pretrained(small_checkpoint, "nf4", "cpu", TOWER)
+
     def test_half_way_through_an_answer(self, small, frame):
         """What was decoded before is dropped with the rest; other frames are read again when they are asked about."""
         other = small.encode(TWO_MASKS.rgb)

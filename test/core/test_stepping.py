@@ -127,6 +127,29 @@ def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, c
     assert "its first replay was off by" in caplog.text
 
 
+def test_a_graph_that_does_nothing_is_not_used(small, with_capture, caplog):
+    def capture(work):
+        work()
+        return lambda: None
+
+    with caplog.at_level(logging.WARNING):
+        answer = ask(with_capture(capture), LONG)
+    assert answer.token_ids == ask(small, LONG).token_ids
+    assert "its first replay was off by 100 %" in caplog.text
+
+
+def test_questions_together_leave_the_capture_as_it_is(small, with_capture):
+    captures = Captures()
+    engine = with_capture(captures)
+    frame = engine.encode(LONG.rgb)
+    wanted = ask(small, LONG).token_ids
+    for _ in range(2):
+        assert engine.ask(frame, LONG.instruction).token_ids == wanted
+        answers = engine.ask_many(frame, [LONG.instruction] * 2)
+        assert [answer.token_ids for answer in answers] == [wanted] * 2
+    assert len(captures.works) == 1
+
+
 def test_where_steps_are_captured():
     gpu = torch.device("cuda", 0)
     assert stepping.capture_for(gpu, "nf4") is not None

@@ -231,6 +231,11 @@ class TestIntrinsics:
     def test_of_a_calibrated_camera(self):
         assert conversions.intrinsics(camera_info(), (480, 640)) == Intrinsics(500, 510, 320, 240)
 
+    def test_of_rectified_images(self):
+        """P, which a driver may fill with other numbers than K's (sensor_msgs/CameraInfo)."""
+        info = camera_info(p=[450.0, 0, 310, 0, 0, 460, 230, 0, 0, 0, 1, 0])
+        assert conversions.intrinsics(info, (480, 640)) == Intrinsics(450, 460, 310, 230)
+
     def test_of_a_camera_that_does_not_tell_its_size(self):
         assert conversions.intrinsics(camera_info(height=0, width=0), (480, 640)) == Intrinsics(500, 510, 320, 240)
 

@@ -12,7 +12,7 @@ from scenes import box_of
 from std_msgs.msg import String
 
 from lisa_ros.inference import Ticket
-from lisa_ros.parameters import validated
+from lisa_ros.parameters import Parameters, validated
 from lisa_ros.questions import Code, Outcome
 from lisa_ros.standing import StandingInstruction
 
@@ -115,6 +115,26 @@ def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monke
     for now[0] in (10.0, 10.9, 11.4, 11.9, 12.1, 15.5, 15.6, 16.4, 16.6):
         standing.frame_arrived("camera")
     assert asked == [10.0, 11.4, 12.1, 15.5, 16.6]
+
+
+def test_a_faster_rate_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, rate, asked = [10.0], [0.001], []
+
+    def answer(ticket: Ticket) -> None:
+        asked.append(now[0])
+        ticket.complete(Outcome(Code.OK))
+
+    def parameters() -> Parameters:
+        return validated({"standing_instruction": "red", "standing_rate": rate[0]})
+
+    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    standing = StandingInstruction(parameters, {}, answer, lambda _: None, lambda *_: None)
+    standing.follow_parameters()
+    standing.frame_arrived("camera")
+    rate[0], now[0] = 10.0, 11.0
+    standing.follow_parameters()
+    standing.frame_arrived("camera")
+    assert asked == [10.0, 11.0]
 
 
 def test_people_go_first(robot: Robot, answers: list[Any]) -> None:
