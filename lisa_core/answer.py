@@ -43,7 +43,8 @@ class Answer:
         segments: one per `[SEG]`, in the order of the words, at most `max_segments`.
         prompt_ids: the prompt's token ids, -200 where the image stands (v0: its patch tokens).
         token_ids: the new tokens, end of sequence included.
-        timings: seconds by stage, e.g. `prefill`, `decode`, `sam`, `masks`.
+        timings: seconds by stage, e.g. `prefill`, `decode`, `sam`, `masks`; on a GPU, work counts to the stage that
+            waits for it.
     """
 
     text: str

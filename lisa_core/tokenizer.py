@@ -117,7 +117,8 @@ class Tokenizer:
         run: list[int] = []
         for token_id in [*ids, self.special_ids[EOS]]:
             if token_id not in self._names:
-                run.append(token_id)
+                if token_id < self._words.GetPieceSize():  # a model may have rows that stand for no token
+                    run.append(token_id)
                 continue
             text = _join(text, self._words.DecodeIds(run))
             run = []

@@ -127,6 +127,10 @@ def test_a_whole_prompt_has_the_special_tokens_of_its_template_only(question, ea
 
 
 class TestDecoding:
+    def test_a_row_of_the_model_that_stands_for_no_token_says_nothing(self):
+        red = words("red")
+        assert TOKENIZER.decode([*red, TOKENIZER.vocabulary_size + 5, *red]) == TOKENIZER.decode([*red, *red])
+
     @pytest.mark.parametrize(
         ("pieces", "text"),
         [
