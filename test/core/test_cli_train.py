@@ -23,14 +23,18 @@ FEW = ("--see-pictures", 2, "--speak-steps", 3, "--speak-pictures", 2, "--dialog
 BY_LORA = (*FEW, "--lora", "--speak-rate", 1e-2)
 
 
+def for_training(folder: Path, *numbers: int) -> Path:
+    """Puts some of the stored scenes into a folder, as if they were for training."""
+    for index, number in enumerate(numbers):
+        scene = replace(dataset.load_scene(STORED, number), seed=index)
+        dataset.save(dataset.load_view(STORED, number), scene, folder, index)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two of the stored scenes, as if they were for training."""
-    folder = tmp_path_factory.mktemp("scenes")
-    for index in range(2):
-        scene = replace(dataset.load_scene(STORED, index), seed=index)
-        dataset.save(dataset.load_view(STORED, index), scene, folder, index)
-    return folder
+    """Two scenes to learn from."""
+    return for_training(tmp_path_factory.mktemp("scenes"), 0, 1)
 
 
 @pytest.fixture(scope="module")
