@@ -43,7 +43,7 @@ from lisa_ros.recording import Recording
 
 QUESTIONS = (
     "Segment the blue mug.",
-    "What could I hammer a nail with?",
+    "What could I read?",
     "Where is the handle of the knife?",
     "Please find the scissors.",
     "Which fruit is rich in potassium? Explain why.",
