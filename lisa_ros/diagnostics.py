@@ -28,11 +28,14 @@ class Statistics:
         self._ends: Counter[Code] = Counter()
         self._latencies: dict[str, deque[float]] = {}
         self._standing_failure = ""
+        self._fault = ""
 
     def add_outcome(self, question: Question | None, outcome: Outcome) -> None:
         """Count the end of a question; None for one that was none."""
         with self._lock:
             self._ends[outcome.code] += 1
+            if outcome.code in (Code.OK, Code.INTERNAL):
+                self._fault = outcome.message if outcome.code is Code.INTERNAL else ""
             if question is not None and question.standing:
                 failed = outcome.code not in (Code.OK, Code.INACTIVE, Code.CANCELED)
                 self._standing_failure = f"{outcome.code.name}: {outcome.message}" if failed else ""
@@ -53,7 +56,7 @@ class Statistics:
         with self._lock:
             ends = Counter(self._ends)
             latencies = {stage: list(seconds) for stage, seconds in self._latencies.items()}
-            standing_failure = self._standing_failure
+            standing_failure, fault = self._standing_failure, self._fault
         failed = {code: n for code, n in ends.items() if code not in REFUSALS | {Code.OK, Code.CANCELED}}
         values: list[tuple[str, object]] = [
             ("in the queue", ahead),
@@ -70,6 +73,8 @@ class Statistics:
                 (f"{stage}, p50, s", f"{median:.4f}"),
                 (f"{stage}, p95, s", f"{p95:.4f}"),
             ]
+        if fault:
+            return _status("questions", DiagnosticStatus.ERROR, f"the last question failed inside: {fault}", values)
         if standing_failure:
             text = f"the standing instruction fails with {standing_failure}"
             return _status("questions", DiagnosticStatus.WARN, text, values)

@@ -11,6 +11,7 @@ from lisa_ros.msg import Answer
 from scenes import box_of
 from std_msgs.msg import String
 
+from lisa_ros.diagnostics import Statistics
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import Parameters, validated
 from lisa_ros.questions import Code, Outcome
@@ -175,6 +176,17 @@ def test_failures_show_in_the_diagnostics_and_are_not_repeated_at_full_speed(
     instruct(robot, "red")
     eventually(lambda: answers)
     eventually(lambda: status(diagnostics, "questions").level == DiagnosticStatus.OK)
+
+
+def test_a_failure_inside_shows_in_the_diagnostics_until_a_question_is_answered() -> None:
+    statistics = Statistics()
+    statistics.add_outcome(None, Outcome(Code.INTERNAL, "RuntimeError: CUDA error: an illegal memory access"))
+    statistics.add_outcome(None, Outcome(Code.BAD_REQUEST, "no instruction"))
+    broken = statistics.status(0)
+    assert broken.level == DiagnosticStatus.ERROR
+    assert broken.message == "the last question failed inside: RuntimeError: CUDA error: an illegal memory access"
+    statistics.add_outcome(None, Outcome(Code.OK))
+    assert statistics.status(0).level == DiagnosticStatus.OK
 
 
 def test_diagnostics_tell_of_model_camera_and_questions(robot: Robot, diagnostics: list[Any]) -> None:
