@@ -117,7 +117,7 @@ class Tokenizer:
         run: list[int] = []
         for token_id in [*ids, self.special_ids[EOS]]:
             if token_id not in self._names:
-                if token_id < self._words.GetPieceSize():  # a model may have rows that stand for no token
+                if token_id < self._words.vocab_size():  # a model may have rows that stand for no token
                     run.append(token_id)
                 continue
             text = _join(text, self._words.DecodeIds(run))
