@@ -41,9 +41,10 @@ from lisa_ros.questions import Code  # noqa: E402
 
 CAMERAS = ("left", "right")
 CLIENTS = 16
-GROWTH = 30.0
-"""MiB that the node may grow by after warm-up: its allocator finds its size within some thousand questions. A picture
-that stayed behind with every question would be a hundred in the shortest run."""
+GROWTH = 10.0
+"""MiB that the node may grow by after warm-up."""
+WARM_UP = 400
+"""Questions at least, until each client has asked in every way and the node holds all that it will hold."""
 
 CYCLE = (
     Transition.TRANSITION_DEACTIVATE,
@@ -63,9 +64,14 @@ class Footprint:
 
     @classmethod
     def of(cls, process: Process) -> "Footprint":
+        """The least of a second's: frames come and go."""
         node = psutil.Process(process.pid)
-        memory = node.memory_info()
-        return cls((memory.rss - memory.shared) / 2**20, node.num_threads(), node.num_fds())
+        memory = []
+        for _ in range(10):
+            time.sleep(0.1)
+            now = node.memory_info()
+            memory.append((now.rss - now.shared) / 2**20)
+        return cls(min(memory), node.num_threads(), node.num_fds())
 
     def assert_no_leak(self, later: "Footprint") -> None:
         assert later.memory - self.memory < GROWTH, f"memory grew by {later.memory - self.memory:.1f} MiB"
@@ -175,7 +181,7 @@ def _check_topics(node: Any) -> list[int]:
 
 
 def soak_questions(count: int, folder: Path) -> str:
-    """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them as warm-up."""
+    """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them or `WARM_UP` more."""
     processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]", queue_size=4, frame_timeout=30.0)]
     processes += [camera(folder / f"{view}.log", "--topic", f"/{view}/image") for view in CAMERAS]
     robot = Robot()
@@ -208,7 +214,7 @@ def _soak_questions(count: int, node: Process, robot: Robot) -> str:
         for task in [executor.create_task(client.ask, per_client) for client in clients]:
             executor.spin_until_future_complete(task)
 
-    run(max(1, count // 5 // CLIENTS))
+    run(max(WARM_UP, count // 5) // CLIENTS)
     first = Footprint.of(node)
     began = time.monotonic()
     warmed = tally.asked
