@@ -18,8 +18,9 @@ Progress = Callable[[float, str], None]
 
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GIB = 1 << 30
-_NF4_BYTES = 0.5 + 4 / 64
-"""Per weight: 4 bit, and for 64 of them one scale in fp32 (`quantization.expand_statistics`)."""
+_NF4_BYTES: Mapping[str, float] = {"cpu": 0.5 + 1 / 64 + 4 / (64 * 256), "cuda": 0.5 + 4 / 64}
+"""Per weight: 4 bit, and one scale for 64 of them: a byte, with one float for 256 of those (double quantisation), or fp32
+(`quantization.expand_statistics`)."""
 
 
 def resolve_device(device: str | None) -> torch.device:
@@ -89,7 +90,7 @@ def load(
                 filled = quantization.quantised_weight(tensor, precision, device)
             else:
                 filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
-            if hasattr(filled, "quant_state"):
+            if device.type == "cuda" and hasattr(filled, "quant_state"):  # a CPU gains no time by it
                 quantization.expand_statistics(filled)
             owner, _, name = parameter.rpartition(".")
             setattr(model.get_submodule(owner), name, filled)
@@ -125,7 +126,7 @@ def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torc
         model = Lisa(shape)
     quantised = {f"{layer}.weight" for layer in quantization.quantised_layers(model)}
     whole = compute_dtype(precision, device).itemsize
-    small = {"nf4": _NF4_BYTES, "int8": 1.0}.get(precision, float(whole))
+    small = {"nf4": _NF4_BYTES[device.type], "int8": 1.0}.get(precision, float(whole))
     parts: dict[str, float] = {}
     for name, parameter in model.named_parameters():
         part = name.split(".")[0]

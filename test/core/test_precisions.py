@@ -61,9 +61,9 @@ class TestFourBit:
             weight = linear[name].weight
             assert weight.dtype == torch.uint8
             assert weight.quant_state.quant_type == "nf4"
-            assert weight.quant_state.absmax.dtype == torch.float32
+            assert weight.quant_state.nested  # double quantisation
 
-    def test_scales_are_those_of_double_quantisation_and_stand_ready(self):
+    def test_scales_that_stand_ready_are_those_of_double_quantisation(self):
         import bitsandbytes
 
         wide = torch.randn(256, 512, generator=torch.Generator().manual_seed(0))
@@ -81,8 +81,8 @@ class TestFourBit:
 
     def test_takes_less_memory(self, load, small_checkpoint):
         whole, small = load(small_checkpoint, "fp32").memory(), load(small_checkpoint, "nf4").memory()
-        assert small["text_hidden_fcs"] < 0.17 * whole["text_hidden_fcs"]
-        assert small["mm_projector"] < 0.17 * whole["mm_projector"]
+        assert small["text_hidden_fcs"] < 0.16 * whole["text_hidden_fcs"]
+        assert small["mm_projector"] < 0.16 * whole["mm_projector"]
         assert small["language"] < 0.35 * whole["language"]  # a fifth of so small a model are its embeddings
         assert small["sam"] == whole["sam"]
         assert small["clip"] == whole["clip"]

@@ -165,6 +165,8 @@ def test_a_real_graph_on_a_gpu(small_checkpoint, precision, caplog):
     engine = LisaEngine.from_pretrained(small_checkpoint, precision, "cuda", TOWER)
     graphed = ask(engine, LONG)
     assert engine._generator._stepper._recorded is not None
+    if precision == "nf4":
+        assert not engine._model.language.lm_head.weight.quant_state.nested
     engine._generator._stepper = Stepper(engine._model.language, None)
     assert graphed.token_ids == ask(engine, LONG).token_ids
     assert not caplog.records
