@@ -19,8 +19,8 @@ Progress = Callable[[float, str], None]
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GIB = 1 << 30
 _NF4_BYTES: Mapping[str, float] = {"cpu": 0.5 + 1 / 64 + 4 / (64 * 256), "cuda": 0.5 + 4 / 64}
-"""Per weight: 4 bit, and one scale for 64 of them: a byte, with one float for 256 of those (double quantisation), or fp32
-(`quantization.expand_statistics`)."""
+"""Per weight: 4 bit, and a scale for 64 of them: a byte, with one float for 256 of those (double quantisation);
+on a GPU in fp32 (`quantization.expand_statistics`)."""
 
 
 def resolve_device(device: str | None) -> torch.device:
