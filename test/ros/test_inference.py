@@ -1,5 +1,6 @@
 """The queue before the engine, without a node: what a question waits for, and until when."""
 
+import math
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import pytest
 from harness import PATIENCE, eventually
 
+from lisa_ros import answering
+from lisa_ros.cameras import Arrival
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
 from lisa_ros.questions import Code, Outcome, Question
 
@@ -173,3 +176,18 @@ class TestTogether:
         busy.refuse_all(Outcome(Code.INACTIVE))
         assert [code(end) for end in ends] == [Code.INACTIVE] * 2
         frames.engine.set()
+
+
+def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at() -> None:
+    class Closing:
+        looks = (Arrival(b"", received=5.0),)
+
+        @property
+        def newest(self) -> Arrival | None:
+            looks, self.looks = self.looks, ()
+            return looks[0] if looks else None
+
+    ticket = Ticket(Question("red", camera="front", max_age=1.0), lambda _: None)
+    camera: Any = Closing()
+    assert answering._outdated(camera, ticket) == 6.0
+    assert answering._outdated(camera, ticket) == -math.inf
