@@ -7,6 +7,7 @@ the question's or mixes two frames, or if memory, threads or files grow.
 """
 
 import argparse
+import os
 import random
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import psutil
@@ -180,9 +182,15 @@ def _check_topics(node: Any) -> list[int]:
     return seen
 
 
+def _node(log: Path, **parameters: object) -> Process:
+    """A node whose images go back to the system at once, so that its memory is what it holds."""
+    with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536"):
+        return lisa(log, "-p", f"cameras:=[{', '.join(CAMERAS)}]", **parameters)
+
+
 def soak_questions(count: int, folder: Path) -> str:
     """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them or `WARM_UP` more."""
-    processes = [lisa(folder / "node.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]", queue_size=4, frame_timeout=30.0)]
+    processes = [_node(folder / "node.log", queue_size=4, frame_timeout=30.0)]
     processes += [camera(folder / f"{view}.log", "--topic", f"/{view}/image") for view in CAMERAS]
     robot = Robot()
     try:
@@ -260,7 +268,7 @@ def _ended(statuses: list[Any]) -> int:
 
 def soak_cycles(count: int, folder: Path) -> str:
     """`count` times down to unconfigured and up again, after a tenth of them as warm-up."""
-    node = lisa(folder / "cycled.log", "-p", f"cameras:=[{', '.join(CAMERAS)}]")
+    node = _node(folder / "cycled.log")
     robot = Robot()
     try:
         robot.until_active()

@@ -64,7 +64,6 @@ def environment() -> dict[str, str]:
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
-        "MALLOC_MMAP_THRESHOLD_": "65536",  # images go back to the system at once, so memory is what is held
     }
 
 
