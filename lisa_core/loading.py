@@ -11,6 +11,7 @@ from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, OutOfMemoryError, is_out_of_memory
 from lisa_core.model.lisa import Lisa, LisaShape
+from lisa_core.model.products import Linear
 from lisa_core.options import PRECISIONS, ResolvedPrecision
 
 Progress = Callable[[float, str], None]
@@ -117,7 +118,7 @@ def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None
 def _is_quantised(model: nn.Module, parameter: str) -> bool:
     owner, _, name = parameter.rpartition(".")
     module = model.get_submodule(owner)
-    return name == "weight" and isinstance(module, nn.Linear) and type(module) is not nn.Linear
+    return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, Linear)
 
 
 def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:

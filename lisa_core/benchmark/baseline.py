@@ -2,8 +2,9 @@
 
 For each generated token CLIP sees the frame again and the language model reads the whole prompt and all that was
 generated, with logits for every position; SAM encodes the frame again for every question, also for an answer without
-`[SEG]`. The modules are the engine's own, so the answers must be too; what differs is when they run, and that SAM's
-attention is written as the reference writes it (`reference_sam.py`).
+`[SEG]`. The modules are the engine's own, so the answers must be too; what differs is when they run, that SAM's
+attention is written as the reference writes it (`reference_sam.py`), and that products are torch's own, for these run
+under `no_grad`, as there, and not under `inference_mode` (`model/products.py`).
 """
 
 from collections.abc import Sequence
@@ -46,7 +47,7 @@ def ask(
     mask_only: bool = False,
 ) -> UncachedAnswer:
     """Answers a question about (H, W, 3) uint8 RGB from nothing; the arguments are those of `LisaEngine.ask`."""
-    with torch.inference_mode():
+    with torch.no_grad():
         clip_pixels = subject.on_device(preprocess.for_clip(rgb, subject.checkpoint.shape.clip.image))
         prompt = subject.prompt(question, history)
         if mask_only:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lisa_core.model.products import Linear
+
 
 @dataclass(frozen=True)
 class ClipShape:
@@ -85,10 +87,10 @@ class _Attention(nn.Module):
     def __init__(self, shape: ClipShape) -> None:
         super().__init__()
         self.heads = shape.heads
-        self.q_proj = nn.Linear(shape.width, shape.width)
-        self.k_proj = nn.Linear(shape.width, shape.width)
-        self.v_proj = nn.Linear(shape.width, shape.width)
-        self.out_proj = nn.Linear(shape.width, shape.width)
+        self.q_proj = Linear(shape.width, shape.width)
+        self.k_proj = Linear(shape.width, shape.width)
+        self.v_proj = Linear(shape.width, shape.width)
+        self.out_proj = Linear(shape.width, shape.width)
 
     def forward(self, states: Tensor) -> Tensor:
         query, key, value = (
@@ -103,8 +105,8 @@ class _Mlp(nn.Module):
     def __init__(self, shape: ClipShape) -> None:
         super().__init__()
         self.quick = shape.activation == "quick_gelu"
-        self.fc1 = nn.Linear(shape.width, shape.hidden)
-        self.fc2 = nn.Linear(shape.hidden, shape.width)
+        self.fc1 = Linear(shape.width, shape.hidden)
+        self.fc2 = Linear(shape.hidden, shape.width)
 
     def forward(self, states: Tensor) -> Tensor:
         states = self.fc1(states)

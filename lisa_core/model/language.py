@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lisa_core.model.products import Linear
+
 
 @dataclass(frozen=True)
 class LanguageShape:
@@ -74,7 +76,7 @@ class Language(nn.Module):
         self.embed_tokens = nn.Embedding(shape.vocabulary, shape.width)
         self.layers = nn.ModuleList(_Layer(shape) for _ in range(shape.layers))
         self.norm = RMSNorm(shape.width, shape.norm_eps)
-        self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
+        self.lm_head = Linear(shape.width, shape.vocabulary, bias=False)
 
     def forward(self, embeddings: Tensor, cache: KVCache, start: int) -> Tensor:
         """Reads T tokens that stand at `start` .. `start + T - 1`, after those that `cache` holds.
@@ -208,10 +210,10 @@ class _Attention(nn.Module):
         self.head_width = shape.head_width
         self.grouped = shape.kv_heads != shape.heads
         kv_width = shape.kv_heads * shape.head_width
-        self.q_proj = nn.Linear(shape.width, shape.width, bias=False)
-        self.k_proj = nn.Linear(shape.width, kv_width, bias=False)
-        self.v_proj = nn.Linear(shape.width, kv_width, bias=False)
-        self.o_proj = nn.Linear(shape.width, shape.width, bias=False)
+        self.q_proj = Linear(shape.width, shape.width, bias=False)
+        self.k_proj = Linear(shape.width, kv_width, bias=False)
+        self.v_proj = Linear(shape.width, kv_width, bias=False)
+        self.o_proj = Linear(shape.width, shape.width, bias=False)
 
     def cached(self, states: Tensor, place: _Place, keys: Tensor, values: Tensor) -> Tensor:
         """Attends over the cache of this layer, (kv_heads, capacity, head_width), after adding T tokens to it."""
@@ -284,9 +286,9 @@ def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
 class _Mlp(nn.Module):
     def __init__(self, shape: LanguageShape) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.up_proj = nn.Linear(shape.width, shape.hidden, bias=False)
-        self.down_proj = nn.Linear(shape.hidden, shape.width, bias=False)
+        self.gate_proj = Linear(shape.width, shape.hidden, bias=False)
+        self.up_proj = Linear(shape.width, shape.hidden, bias=False)
+        self.down_proj = Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
         return self.down_proj(functional.silu(self.gate_proj(states)) * self.up_proj(states))

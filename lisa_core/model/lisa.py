@@ -9,6 +9,7 @@ from torch import nn
 
 from lisa_core.model.clip import ClipShape, VisionTower
 from lisa_core.model.language import Language, LanguageShape
+from lisa_core.model.products import Linear
 from lisa_core.model.sam import Sam, SamShape
 
 
@@ -40,15 +41,15 @@ class Lisa(nn.Module):
         self.clip = VisionTower(shape.clip)
         self.mm_projector = _projector(shape.clip.width, width, shape.projector_layers)
         self.language = Language(shape.language)
-        self.text_hidden_fcs = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, shape.sam.embedding))
+        self.text_hidden_fcs = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, shape.sam.embedding))
         self.sam = Sam(shape.sam)
 
 
 def _projector(visual: int, width: int, layers: int) -> nn.Module:
     """One linear layer, or two with GELU between them as in LLaVA-1.5."""
     if layers == 1:
-        return nn.Linear(visual, width)
-    return nn.Sequential(nn.Linear(visual, width), nn.GELU(), nn.Linear(width, width))
+        return Linear(visual, width)
+    return nn.Sequential(Linear(visual, width), nn.GELU(), Linear(width, width))
 
 
 _PREFIXES = (  # the released name's beginning -> ours; the first that fits

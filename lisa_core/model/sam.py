@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lisa_core.model.products import Linear, multiply
+
 _ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
 _DECODER_HEADS = 8
 
@@ -161,8 +163,8 @@ class _ImageAttention(nn.Module):
         side = window or shape.grid
         self.window = window
         self.heads = shape.heads
-        self.qkv = nn.Linear(shape.width, 3 * shape.width)
-        self.proj = nn.Linear(shape.width, shape.width)
+        self.qkv = Linear(shape.width, 3 * shape.width)
+        self.proj = Linear(shape.width, shape.width)
         self.rel_pos_h = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
         self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
 
@@ -217,10 +219,10 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
         keys, values = key[some], value[some]
         parts = (part[some].split(queries, dim=1) for part in (query, rows, columns))
         for asked, down, across in zip(*parts, strict=True):
-            scores = torch.bmm(asked, keys).unflatten(2, (side, side))
+            scores = multiply(asked, keys).unflatten(2, (side, side))
             scores += down[..., :, None]
             scores += across[..., None, :]
-            mixed.append(torch.bmm(scores.flatten(2).softmax(-1), values))
+            mixed.append(multiply(scores.flatten(2).softmax(-1), values))
     blocks = -(-patches // queries)
     joined = [torch.cat(mixed[start : start + blocks], dim=1) for start in range(0, len(mixed), blocks)]
     return torch.cat(joined).unflatten(0, outer)
@@ -229,8 +231,8 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
 class _Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
-        self.lin1 = nn.Linear(width, hidden)
-        self.lin2 = nn.Linear(hidden, width)
+        self.lin1 = Linear(width, hidden)
+        self.lin2 = Linear(hidden, width)
         self.act = activation
 
     def forward(self, states: Tensor) -> Tensor:
@@ -299,7 +301,7 @@ class _Layers(nn.Module):
     def __init__(self, width: int, hidden: int, out: int, depth: int) -> None:
         super().__init__()
         widths = [width, *[hidden] * (depth - 1), out]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.layers = nn.ModuleList(Linear(a, b) for a, b in itertools.pairwise(widths))
 
     def forward(self, states: Tensor) -> Tensor:
         for layer in self.layers[:-1]:
@@ -351,10 +353,10 @@ class _TwoWayBlock(nn.Module):
 class _DecoderAttention(nn.Module):
     def __init__(self, width: int, inner: int) -> None:
         super().__init__()
-        self.q_proj = nn.Linear(width, inner)
-        self.k_proj = nn.Linear(width, inner)
-        self.v_proj = nn.Linear(width, inner)
-        self.out_proj = nn.Linear(inner, width)
+        self.q_proj = Linear(width, inner)
+        self.k_proj = Linear(width, inner)
+        self.v_proj = Linear(width, inner)
+        self.out_proj = Linear(inner, width)
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = (

@@ -54,7 +54,7 @@ def dialogues(view: View, rng: np.random.Generator, split: Split, count: int) ->
     """
     asker = Asker(look(view), rng, split)
     kinds = tuple(_MAKERS)
-    weights = np.array([_MAKERS[kind][0] for kind in kinds], float)
+    weights = np.array([_MAKERS[kind][0] * (_DRILLED.get(kind, 1) if split == "train" else 1) for kind in kinds])
     found: list[Dialogue] = []
     for _ in range(count):
         for kind in rng.choice(kinds, _KINDS, p=weights / weights.sum()):
@@ -354,3 +354,6 @@ _MAKERS: dict[str, tuple[float, Callable[[Asker], tuple[Turn, ...]]]] = {
     "follow_up": (3.5, _follow_up),
 }
 """How often each kind is tried, and how it is made; nothing comes back of a view for which it is not made."""
+
+_DRILLED = {"place": 1.8, "several": 2.5, "part": 1.4, "nothing": 1.4}
+"""How many times as often training asks for what is hardest to learn."""

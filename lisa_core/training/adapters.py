@@ -18,6 +18,7 @@ from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, parameter_name
+from lisa_core.model.products import Linear
 from lisa_core.training import trouble
 from lisa_core.training.export import export
 
@@ -161,12 +162,12 @@ def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> No
     wanted = {
         name: module
         for name, module in model.named_modules()
-        if f"{name}.".startswith(WHOLE) and isinstance(module, nn.Linear) and type(module) is not nn.Linear
+        if f"{name}.".startswith(WHOLE) and isinstance(module, nn.Linear) and not isinstance(module, Linear)
     }
     if not wanted:
         return
     for name, module in wanted.items():
-        layer = nn.Linear(module.in_features, module.out_features, bias=module.bias is not None, device=device)
+        layer = Linear(module.in_features, module.out_features, bias=module.bias is not None, device=device)
         model.set_submodule(name, layer)
     for parameter, tensor, _ in checkpoint.tensors():
         if parameter.rpartition(".")[0] in wanted:

@@ -1,0 +1,104 @@
+"""Products on a CPU: the same by whichever library, and oneDNN's only where it may and gains."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from lisa_core.model import products
+
+
+class Product:
+    """Stands in for oneDNN's, and remembers the rows of what it was asked for."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __call__(self, states: Tensor, weight: Tensor, bias: Tensor | None, *_: Any) -> Tensor:
+        self.rows.append(states.numel() // states.shape[-1])
+        return functional.linear(states, weight, bias)
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Product:
+    product = Product()
+    monkeypatch.setattr(products, "_onednn", lambda: product)
+    return product
+
+
+@pytest.fixture
+def undecided() -> Iterator[None]:
+    """Whether oneDNN is used is decided anew, and forgotten afterwards."""
+    products._onednn.cache_clear()
+    yield
+    products._onednn.cache_clear()
+
+
+def random(*size: int) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(sum(size)))
+
+
+@pytest.mark.parametrize("size", [(48,), (1, 48), (16, 48), (3, 40, 48), (2, 5, 7, 48)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_linear_layer_gives_what_torchs_gives(size: tuple[int, ...], bias: bool) -> None:
+    layer, states = products.Linear(48, 33, bias=bias), random(*size)
+    with torch.inference_mode():
+        found = layer(states)
+        turned = layer(states.transpose(0, -2).contiguous().transpose(0, -2) if len(size) > 1 else states)
+    expected = functional.linear(states, layer.weight, layer.bias)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(turned, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_products_of_matrices_are_torchs(count: int) -> None:
+    left, right = random(count, 40, 24), random(count, 24, 50)
+    with torch.inference_mode():
+        found = products.multiply(left, right)
+    torch.testing.assert_close(found, torch.bmm(left, right), atol=1e-5, rtol=1e-5)
+
+
+def test_onednn_multiplies_what_answers_and_has_many_rows(asked: Product) -> None:
+    layer = products.Linear(8, 8)
+    with torch.inference_mode():
+        layer(random(2, 20, 8))
+        layer(random(15, 8))
+        layer.double()(random(40, 8).double())
+        products.multiply(random(1, 30, 8), random(1, 8, 4))
+        products.multiply(random(2, 30, 8), random(2, 8, 4))
+    assert asked.rows == [40, 30]
+
+
+def test_what_learns_has_torchs_products(asked: Product) -> None:
+    layer = products.Linear(8, 8)
+    layer(random(40, 8)).sum().backward()
+    assert layer.weight.grad is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(random(40, 8)).dtype == torch.bfloat16
+    assert not asked.rows
+
+
+def test_a_cpu_without_avx512_keeps_torchs(monkeypatch: pytest.MonkeyPatch, undecided: None) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert products._onednn() is None
+
+
+@pytest.mark.parametrize("kind", ["missing", "failing", "wrong"])
+def test_a_onednn_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch, undecided: None, kind: str) -> None:
+    def broken(states: Tensor, weight: Tensor, *_: Any) -> Tensor:
+        if kind == "failing":
+            raise RuntimeError("could not create a primitive")
+        return states @ weight.T + 1
+
+    operators = SimpleNamespace() if kind == "missing" else SimpleNamespace(_linear_pointwise=broken)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", operators)
+    assert products._onednn() is None
+    layer, states = products.Linear(8, 8), random(40, 8)
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(states), functional.linear(states, layer.weight, layer.bias))
