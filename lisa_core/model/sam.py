@@ -228,6 +228,10 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
     return torch.cat(joined).unflatten(0, outer)
 
 
+_MLP_ROWS = 512
+"""Patches whose hidden layer a CPU keeps in its cache."""
+
+
 class _Mlp(nn.Module):
     def __init__(self, width: int, hidden: int, activation: nn.Module) -> None:
         super().__init__()
@@ -236,7 +240,10 @@ class _Mlp(nn.Module):
         self.act = activation
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.lin2(self.act(self.lin1(states)))
+        if states.device.type != "cpu":
+            return self.lin2(self.act(self.lin1(states)))
+        parts = states.flatten(0, -2).split(_MLP_ROWS)
+        return torch.cat([self.lin2(self.act(self.lin1(some))) for some in parts]).view(states.shape)
 
 
 class PromptEncoder(nn.Module):
