@@ -120,8 +120,11 @@ def answers(
 @app.command()
 def tabletop(
     scenes: Annotated[Path, typer.Argument(metavar="SCENES", help="As `lisa tabletop render` writes them.")],
-    kind: Annotated[Kind, typer.Option(metavar="KIND", parser=kind_named, help="Of what is to be found.")],
     out: Out,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(metavar="KIND", parser=kind_named, help="Of what is to be found.", show_default="only the others"),
+    ] = None,
     question: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="That it is the answer to; may be given several times.", show_default="none"),
@@ -136,17 +139,22 @@ def tabletop(
     Where one thing of the kind is clearly seen, it is a label by its name, and
     another one by instructions with it (Where is the teapot?) and --question,
     with answers as the bundled model gives them. --others keeps it from forgetting
-    the rest: colours, places, uses, and to say that something is not there.
+    the rest: colours, places, uses, and to say that something is not there; alone,
+    it makes a set of reminders, for a second folder of [b]lisa finetune[/b].
 
     $ lisa tabletop render scenes --scenes 40 --with teapot
     $ lisa label tabletop scenes --kind teapot --out teapots
         --question "What can tea be poured from?" --others 6
+    $ lisa tabletop render old --scenes 200 --seed 1000
+    $ lisa label tabletop old --others 8 --val 0 --out reminders
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
     wrong usage.
     """
     from lisa_core.labelling.tabletop import from_scenes
 
+    if not kind and (question or not others):
+        raise typer.BadParameter("name the --kind that is to be found, or ask for --others alone")
     _write(lambda: from_scenes(scenes, kind, question or (), others), out, val)
 
 

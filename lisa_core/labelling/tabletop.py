@@ -22,12 +22,14 @@ _TRIED = 4
 """Questions that are drawn for each that is kept: some have several masks."""
 
 
-def from_scenes(folder: Path, kind: Kind, questions: Sequence[str], others: int) -> tuple[list[Label], list[str]]:
+def from_scenes(
+    folder: Path, kind: Kind | None, questions: Sequence[str], others: int
+) -> tuple[list[Label], list[str]]:
     """What is clearly seen of a kind in the scenes of a folder, by its name, in instructions with it, and in questions.
 
     Args:
         folder: as `lisa tabletop render` writes it.
-        kind: of what is to be found; pictures with several of it are left out.
+        kind: of what is to be found; pictures with none or several of it are left out. None: all have the others only.
         questions: that the kind is the answer to.
         others: so many questions about anything in each picture become labels, too, with their answers: by name,
             colour, place, use, about what is not there ...
@@ -46,10 +48,12 @@ def from_scenes(folder: Path, kind: Kind, questions: Sequence[str], others: int)
             faults.append(str(error))
             continue
         asker = Asker(look(view), np.random.default_rng(scene.index), "train")
-        if wanted := asker.sight.alone({kind.name}):
+        wanted = asker.sight.alone({kind.name}) if kind else None
+        if wanted:
             labels += _of_thing(asker, scene, wanted, questions)
+        if wanted or not kind:
             labels += _of_anything(asker, scene, view, others)
-    if not labels and not faults:
+    if kind and not labels and not faults:
         raise DatasetError(f"{folder} shows no {kind.name}; render scenes: lisa tabletop render --with '{kind.name}'.")
     return labels, faults
 

@@ -292,6 +292,21 @@ def test_the_same_scenes_give_the_same_labels_and_none_of_others_unless_asked_fo
     assert len(contents[0]) == 4
 
 
+def test_reminders_of_what_was_known_need_no_kind(tmp_path):
+    scenes_with_a_teapot(tmp_path)
+    out = tmp_path / "out"
+    result = cli.run("label", "tabletop", tmp_path, "--others", 5, "--out", out, "--val", 0)
+    assert result.code == 0, result.errors
+    found = [read_annotation(path) for path in sorted(out.glob("train/*.json"))]
+    scenes = len(list(tmp_path.glob("*.json")))
+    assert scenes > 1  # one of them without a teapot
+    assert len(found) == 5 * scenes
+    assert all(len(each.answers) == 1 for each in found)
+    for words in ((), ("--question", "What is tea poured from?", "--others", 5)):
+        refused = cli.run("label", "tabletop", tmp_path, *words, "--out", tmp_path / "none", "--val", 0)
+        assert (refused.code, "--kind" in refused.errors) == (2, True)
+
+
 def test_scenes_that_will_not_do_are_told(tmp_path):
     scenes_with_a_teapot(tmp_path)
     (tmp_path / "000002.png").unlink()
