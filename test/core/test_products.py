@@ -62,15 +62,16 @@ def test_products_of_matrices_are_torchs(count: int) -> None:
     torch.testing.assert_close(found, torch.bmm(left, right), atol=1e-5, rtol=1e-5)
 
 
-def test_onednn_multiplies_what_answers_and_has_many_rows(asked: Product) -> None:
+def test_onednn_multiplies_what_answers_and_has_many_rows_or_weights(asked: Product) -> None:
     layer = products.Linear(8, 8)
     with torch.inference_mode():
         layer(random(2, 20, 8))
         layer(random(15, 8))
+        products.Linear(1024, 1024)(random(1, 1024))
         layer.double()(random(40, 8).double())
         products.multiply(random(1, 30, 8), random(1, 8, 4))
         products.multiply(random(2, 30, 8), random(2, 8, 4))
-    assert asked.rows == [40, 30]
+    assert asked.rows == [40, 1, 30]
 
 
 def test_what_learns_has_torchs_products(asked: Product) -> None:
