@@ -6,8 +6,8 @@
 
 A JSON file has `text` (the question in one or more wordings, of which the benchmark asks the first), `is_sentence`
 (a question, or the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`. Ours may have
-`answers`, too, one to each text, with one `[SEG]` or none: such questions are asked as they stand, and the model is to
-answer so.
+`answers`, too, one to each text: such questions are asked as they stand, and the model is to answer so. Where answers
+have several `[SEG]`, the `group_id` of a polygon says which one it belongs to, from 0.
 """
 
 import hashlib
@@ -44,11 +44,13 @@ class Polygon:
         number: its place in the file, from 1.
         value: what its pixels are in the ground truth, `TARGET` or `IGNORED`.
         points: (n, 2) int32, x and y in px; they may lie outside the picture.
+        group: which `[SEG]` of an answer it belongs to, if it has several; published files may have any.
     """
 
     number: int
     value: int
     points: NDArray[np.int32]
+    group: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ class Annotation:
     def length(self) -> Length:
         """What kind of query its texts are."""
         return "long" if self.is_sentence else "short"
+
+    def targets_of(self, answer: str) -> list[tuple[Polygon, ...]]:
+        """The polygons of each `[SEG]` in an answer; what is ignored is among all of them."""
+        count = answer.count(SEG)
+        if count < 2:
+            return [self.polygons] * count
+        return [
+            tuple(polygon for polygon in self.polygons if polygon.value == IGNORED or polygon.group == group)
+            for group in range(count)
+        ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,7 +326,9 @@ def _annotation(content: Any) -> Annotation:
         raise DatasetError("`shapes` must be a list of polygons.")
     polygons = (_polygon(number, shape) for number, shape in enumerate(shapes, 1))
     answers = _answers(content.get("answers", []), len(texts))
-    return Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)), answers)
+    annotation = Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)), answers)
+    _check_groups(annotation)
+    return annotation
 
 
 def _answers(answers: Any, texts: int) -> tuple[str, ...]:
@@ -322,9 +336,17 @@ def _answers(answers: Any, texts: int) -> tuple[str, ...]:
         raise DatasetError("`answers` must be a list of words, one answer to each text.")
     if answers and len(answers) != texts:
         raise DatasetError(f"`answers` has {len(answers)}, but there are {texts} texts; give one to each.")
-    if any(answer.count(SEG) > 1 for answer in answers):
-        raise DatasetError("an answer has several [SEG], but a file has one mask; give each its own file.")
     return tuple(answer.strip() for answer in answers)
+
+
+def _check_groups(annotation: Annotation) -> None:
+    groups = {polygon.group for polygon in annotation.polygons if polygon.value == TARGET}
+    for answer in annotation.answers:
+        count = answer.count(SEG)
+        if count > 1 and groups != set(range(count)):
+            raise DatasetError(
+                f"an answer has {count} [SEG], so each target needs the `group_id` of its own, 0 to {count - 1}."
+            )
 
 
 def _polygon(number: int, shape: Any) -> Polygon | None:
@@ -342,7 +364,9 @@ def _polygon(number: int, shape: Any) -> Polygon | None:
         raise DatasetError(f"polygon {number} must have `points`, a list of [x, y] in pixels.")
     if len(points) < 3:
         raise DatasetError(f"polygon {number} has {len(points)} points; it takes at least 3.")
-    return Polygon(number, IGNORED if "ignore" in label.lower() else TARGET, points.astype(np.int32))
+    value = IGNORED if "ignore" in label.lower() else TARGET
+    group = shape.get("group_id")
+    return Polygon(number, value, points.astype(np.int32), group if type(group) is int else None)
 
 
 def _draw(picture: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> None:

@@ -85,13 +85,18 @@ def _files(label: Label, name: str) -> dict[str, bytes]:
     """The picture and its JSON by file name."""
     image = label.image()
     pixels = files.read_rgb(image) if isinstance(image, Path) else image
-    target, unsure = label.masks()
-    _check(pixels, target, label.shows)
+    *targets, unsure = label.masks()
+    for target in targets:
+        _check(pixels, target, label.shows)
     if isinstance(image, Path) and image.suffix.lower() in SUFFIXES:
         picture, content = name + image.suffix, image.read_bytes()
     else:
         picture, content = name + ".png", files.png(pixels)
-    shapes = [_shape("target", points, picture) for points in polygons_of(target)]
+    shapes = [
+        _shape("target", points, picture) | ({"group_id": group} if len(targets) > 1 else {})
+        for group, target in enumerate(targets)
+        for points in polygons_of(target)
+    ]
     shapes += [_shape("ignore", points, picture) for points in polygons_of(unsure)]
     annotation: dict[str, Any] = {"text": label.queries, "is_sentence": label.is_sentence, "shapes": shapes}
     if label.answers:

@@ -31,17 +31,17 @@ class Label:
     Attributes:
         picture: its name, the same for all labels of one picture.
         queries: in words, one or more for the same thing.
-        answers: one to each query, with one `[SEG]` or none; none at all: those of the recipe.
+        answers: one to each query, with a `[SEG]` for each target or none; none at all: those of the recipe.
         is_sentence: they are questions or instructions rather than names.
         image: (H, W, 3) uint8 RGB, or the file that has it.
-        masks: (H, W) each: the target, and what shall count for nothing.
+        masks: (H, W) each: the targets, mostly one, and last what shall count for nothing.
     """
 
     picture: str
     queries: tuple[str, ...]
     is_sentence: bool
     image: Callable[[], Path | NDArray[np.uint8]]
-    masks: Callable[[], tuple[Mask, Mask]]
+    masks: Callable[[], tuple[Mask, ...]]
     answers: tuple[str, ...] = ()
 
     @property

@@ -18,8 +18,6 @@ from lisa_core.tabletop.sight import Seen, look
 
 _INSTRUCTIONS = 6
 """Ways to ask for a thing by name, for each picture, at most."""
-_TRIED = 4
-"""Questions that are drawn for each that is kept: some have several masks."""
 
 
 def from_scenes(
@@ -72,8 +70,8 @@ def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[st
 
 
 def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[Label]:
-    """Questions of one turn with at most one mask."""
-    asked = [dialogue.turns[0] for dialogue in dialogues(view, asker.rng, "train", _TRIED * count)]
+    """Questions of one turn."""
+    asked = [dialogue.turns[0] for dialogue in dialogues(view, asker.rng, "train", count)]
     return [
         Label(
             scene.picture.stem,
@@ -83,7 +81,7 @@ def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[
             partial(_turn_masks, scene, turn),
             (turn.answer,),
         )
-        for turn in [turn for turn in asked if len(turn.masks) <= 1][:count]
+        for turn in asked
     ]
 
 
@@ -93,7 +91,7 @@ def _thing_masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:
     return seen, np.zeros_like(seen)
 
 
-def _turn_masks(scene: Tabletop, turn: Turn) -> tuple[Mask, Mask]:
+def _turn_masks(scene: Tabletop, turn: Turn) -> tuple[Mask, ...]:
     view = scene.read()
     nothing = np.zeros(view.owner.shape, bool)
-    return np.logical_or.reduce([nothing, *targets_of(view, turn)]), nothing
+    return (*(targets_of(view, turn) or [nothing]), nothing)

@@ -14,9 +14,9 @@ from lisa_core import files, preprocess
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import TARGET
-from lisa_core.evaluation.reasonseg import Annotation, Entry, Split, digest_of, rasterize, read_annotation
+from lisa_core.evaluation.reasonseg import Annotation, Entry, Polygon, Split, digest_of, rasterize, read_annotation
 from lisa_core.model.lisa import Lisa
-from lisa_core.template import BY_NAME, SEG, Template
+from lisa_core.template import BY_NAME, Template
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack
 from lisa_core.training.conversation import lesson
@@ -108,11 +108,10 @@ class Annotated:
             entry = split.entries[int(random.integers(len(split.entries)))]
             annotation = read_annotation(entry.annotation)
             one = self._look(entry)
-            truth = rasterize(annotation.polygons, one.size.source) == TARGET
             turns = _turns(annotation, entry.name, split.explanations, random)
             lessons.append([lesson([turn], self._template, self._tokenizer) for turn in turns])
-            shown = sum(SEG in answer for _, answer in turns)
-            masks.append(torch.from_numpy(truth)[None].repeat(shown, 1, 1).to(self._device))
+            shown = [polygons for _, answer in turns for polygons in annotation.targets_of(answer)]
+            masks.append(_drawn(shown, one.size.source).to(self._device))
             seen.append(one)
         pictures = Pictures(
             torch.stack([one.visual for one in seen]).to(self._device),
@@ -141,6 +140,12 @@ class Annotated:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[content] = _Seen(visual.cpu(), embedding.cpu(), size)
         return self._seen[content]
+
+
+def _drawn(shown: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
+    """(n, H, W) bool, the masks that are to be answered with."""
+    truths = [rasterize(polygons, size) == TARGET for polygons in shown]
+    return torch.from_numpy(np.array(truths)) if truths else torch.zeros(0, *size, dtype=torch.bool)
 
 
 def _turns(

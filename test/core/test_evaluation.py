@@ -225,6 +225,18 @@ def test_explanations(split):
     assert "val.json is damaged" in open_split(folder).faults[0]
 
 
+def test_polygons_belong_to_the_mark_of_their_group(split):
+    ids = ((0, "target"), (1, "target"), (1, "target"), (None, "ignore"))
+    shapes = [{"label": label, "points": SQUARE, "group_id": group} for group, label in ids]
+    content = annotation(shapes=shapes, text=["both", "all", "none"])
+    content["answers"] = ["[SEG] and [SEG].", "All [SEG].", "None."]
+    read = read_annotation(open_split(split(**{"cup.json": content})).entries[0].annotation)
+    first, second = read.targets_of(read.answers[0])
+    assert ([each.number for each in first], [each.number for each in second]) == ([1, 4], [2, 3, 4])
+    assert read.targets_of(read.answers[1]) == [read.polygons]
+    assert read.targets_of(read.answers[2]) == []
+
+
 BAD = {
     "cut off": (b'{"text": ["a', "is damaged, or no JSON: Unterminated string .* line 1, column 11"),
     "neither encoding": (b'"\x81\xff"', "neither UTF-8 nor cp1252"),
@@ -236,7 +248,7 @@ BAD = {
     "shapes": (annotation(shapes={}), "`shapes` must be"),
     "answers": (annotation(answers="no"), "`answers` must be"),
     "an answer too many": (annotation(answers=["[SEG]."] * 2), "`answers` has 2, but there are 1 texts"),
-    "two masks in a file": (annotation(answers=["[SEG] and [SEG]."]), "several .SEG."),
+    "two masks in a file": (annotation(answers=["[SEG] and [SEG]."]), "2 .SEG., so each target needs the `group_id`"),
     "no label": (annotation(shapes=[{"points": SQUARE}]), "polygon 1 has no label"),
     "two points": (annotation(points=SQUARE[:2]), "polygon 1 has 2 points; it takes at least 3"),
     "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),

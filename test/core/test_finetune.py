@@ -250,6 +250,25 @@ def test_answers_of_its_own_are_learnt_as_they_stand_with_a_mask_or_without(smal
         assert "segment" not in tokenizer.decode(batch.words.ids[row][batch.words.ids[row] >= 0].tolist())
 
 
+def test_each_mark_of_an_answer_learns_the_polygons_of_its_group(small_checkpoint, small, data, tmp_path):
+    folder = shutil.copytree(data / "train", tmp_path / "train")
+    boxes = [(2, 2, 12, 9), (20, 4, 30, 20)]
+    for path in folder.glob("*.json"):
+        shapes = [
+            {"label": "target", "group_id": group, "points": [[left, top], [right, top], [right, low], [left, low]]}
+            for group, (left, top, right, low) in enumerate(boxes)
+        ]
+        answers = ["The lamp is [SEG] and the bowl is [SEG]."]
+        path.write_text(json.dumps({"text": ["both"], "is_sentence": True, "shapes": shapes, "answers": answers}))
+    split = reasonseg.open_split(tmp_path, "train")
+    tokenizer = Checkpoint.open(small_checkpoint, TOWER).tokenizer
+    batch = annotated.Annotated([split], small._ready(), tokenizer, BY_NAME["llava_v1"], 2, 0).batch(0)
+    for columns, masks in zip(batch.words.before_seg, batch.pictures.masks, strict=True):
+        assert len(columns) == len(masks) == 2
+        for mask, (left, top, right, low) in zip(masks, boxes, strict=True):
+            assert mask.sum() == mask[top : low + 1, left : right + 1].sum() == (low - top + 1) * (right - left + 1)
+
+
 def test_a_picture_with_several_labels_is_encoded_once(small_checkpoint, small, data, tmp_path, monkeypatch):
     folder = shutil.copytree(data / "train", tmp_path / "train")
     first, *others = sorted(folder.glob("*.jpg")) or sorted(folder.glob("*.png"))
