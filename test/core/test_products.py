@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lisa_core.model import products
+from lisa_core.model import products, sam
 
 
 class Product:
@@ -103,3 +103,25 @@ def test_a_onednn_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch
     layer, states = products.Linear(8, 8), random(40, 8)
     with torch.inference_mode():
         torch.testing.assert_close(layer(states), functional.linear(states, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("size", [(1, 1100, 16), (3, 20, 20, 16), (1, 5, 16)])
+def test_sams_hidden_layers_are_the_same_in_parts(size: tuple[int, ...]) -> None:
+    mlp, states = sam._Mlp(16, 40, torch.nn.GELU()), random(*size)
+    with torch.inference_mode():
+        found = mlp(states)
+        whole = mlp.lin2(mlp.act(mlp.lin1(states)))
+    assert found.shape == states.shape
+    torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+
+
+def test_sams_attention_is_the_same_by_either_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    side = 6
+    heads = [random(1, 2, side * side, 8) for _ in range(3)]
+    rows, columns = (random(1, 2, side * side, side) for _ in range(2))
+    monkeypatch.setattr(sam, "_BLOCK", 4000)
+    at_once = sam._attend_at_once(*heads, rows, columns)
+    torch.testing.assert_close(sam._attend_in_blocks(*heads, rows, columns), at_once, atol=1e-5, rtol=1e-5)
+    monkeypatch.setattr(sam, "_BLOCK", 36 * 20)  # one head at a time, 20 of its queries
+    with torch.inference_mode():
+        torch.testing.assert_close(sam._attend_in_blocks(*heads, rows, columns), at_once, atol=1e-5, rtol=1e-5)
