@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -125,7 +126,7 @@ def mask_array(message: Image) -> NDArray[np.bool_]:
 
 async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
     known = service in _clients.setdefault(node, {})
-    client = _clients[node][service] if known else node.create_client(ReasonSegment, service, qos_profile=BURST)
+    client = _clients[node][service] if known else _client(node, service)
     _clients[node][service] = client
     await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
@@ -141,6 +142,11 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
     raise AskError(Code.TIMEOUT, f"{client.srv_name} went away, or did not answer in time")
 
 
+def _client(node: Node, service: str) -> Client:
+    """In a group of its own: the node's may be taken until the callback ends that awaits the reply."""
+    return node.create_client(ReasonSegment, service, qos_profile=BURST, callback_group=ReentrantCallbackGroup())
+
+
 async def _settled(node: Node, future: Future, given_up: Callable[[], bool], limit: float) -> None:
     """Return when the future is done, or `given_up` says something, or after `limit` seconds."""
     settled = Future()
@@ -151,7 +157,8 @@ async def _settled(node: Node, future: Future, given_up: Callable[[], bool], lim
             settled.set_result(None)
 
     future.add_done_callback(settled.set_result)
-    timer = node.create_timer(POLL, look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    group = ReentrantCallbackGroup()  # as for the client
+    timer = node.create_timer(POLL, look, callback_group=group, clock=Clock(clock_type=ClockType.STEADY_TIME))
     try:
         look()
         await settled

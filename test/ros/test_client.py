@@ -1,0 +1,72 @@
+"""The client in a callback of another node, whose own group of callbacks is busy until the reply is there."""
+
+from collections.abc import Iterator
+
+import pytest
+import rclpy
+from harness import PATIENCE
+from lisa_ros.srv import ReasonSegment
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+
+from lisa_ros import client
+from lisa_ros.client import AskError, ask
+from lisa_ros.questions import Code
+
+
+class Picker(Node):
+    """Asks once, in the callback of its timer; `heard` is what came of it."""
+
+    def __init__(self, context: rclpy.Context) -> None:
+        super().__init__("picker", context=context)
+        self.heard = ""
+        self._timer = self.create_timer(0.05, self._on_timer)
+
+    async def _on_timer(self) -> None:
+        self._timer.cancel()
+        try:
+            self.heard = (await ask(self, "red", timeout=5.0)).text
+        except AskError as error:
+            self.heard = error.code.name
+
+
+@pytest.fixture
+def executor() -> Iterator[SingleThreadedExecutor]:
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = SingleThreadedExecutor(context=context)
+    yield made
+    rclpy.shutdown(context=context)
+    made.shutdown()
+
+
+def heard(executor: SingleThreadedExecutor) -> str:
+    picker = Picker(executor.context)
+    executor.add_node(picker)
+    for _ in range(round(PATIENCE / 0.1)):
+        executor.spin_once(timeout_sec=0.1)
+        if picker.heard:
+            break
+    picker.destroy_node()
+    return picker.heard
+
+
+def test_the_reply_comes_in_a_callback(executor: SingleThreadedExecutor) -> None:
+    server = Node("lisa", context=executor.context)
+
+    def on_request(request: ReasonSegment.Request, response: ReasonSegment.Response) -> ReasonSegment.Response:
+        response.success = True
+        response.answer.text = f"{request.instruction} is [SEG]."
+        return response
+
+    server.create_service(ReasonSegment, "~/reason_segment", on_request)
+    executor.add_node(server)
+    assert heard(executor) == "red is [SEG]."
+    server.destroy_node()
+
+
+def test_that_nobody_serves_is_said_in_a_callback(
+    executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "DISCOVERY", 0.5)
+    assert heard(executor) == Code.TIMEOUT.name
