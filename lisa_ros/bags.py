@@ -1,5 +1,6 @@
 """Bags without a ROS graph: MCAP and sqlite3, read and written through `rosbags`, our own message types included."""
 
+import itertools
 import shutil
 import struct
 from collections.abc import Collection, Iterator
@@ -40,11 +41,18 @@ class Topic(NamedTuple):
 
 
 class Message(NamedTuple):
-    """One recorded message: `time` is when it was recorded, ns since 1970; `data` is CDR, as it went over the wire."""
+    """One recorded message.
+
+    Attributes:
+        time: when it was recorded, ns since 1970.
+        data: CDR, as it went over the wire.
+        place: how many of its topic were recorded before it at that same time, as by a clock that ticks slowly.
+    """
 
     topic: str
     time: int
     data: bytes
+    place: int = 0
 
     @property
     def stamp(self) -> int:
@@ -153,13 +161,18 @@ class BagReader:
         """The messages of these topics in the order of their recording, from start (ns) to before stop."""
         with self._damage_named():
             connections = [connection for connection in self._reader.connections if connection.topic in topics]
-            if connections:  # none would mean all
-                for connection, time, data in self._reader.messages(connections, start, stop):
-                    yield Message(connection.topic, time, bytes(data))
+            if not connections:  # none would mean all
+                return
+            newest: dict[str, Message] = {}
+            for connection, time, data in self._reader.messages(connections, start, stop):
+                before = newest.get(connection.topic)
+                place = before.place + 1 if before and before.time == time else 0
+                newest[connection.topic] = message = Message(connection.topic, time, bytes(data), place)
+                yield message
 
-    def at(self, topic: str, time: int) -> Message:
-        """The message of that topic that was recorded at that time, one of those that `messages` gave before."""
-        return next(self.messages([topic], time, time + 1))
+    def at(self, topic: str, time: int, place: int) -> Message:
+        """The message of that topic, time and place, one of those that `messages` gave before."""
+        return next(itertools.islice(self.messages([topic], time, time + 1), place, None))
 
     def decode(self, message: Message) -> Any:
         """The message with the fields that ROS gives it; arrays are numpy. Raises BagError if its bytes are damaged."""

@@ -10,7 +10,6 @@ from typing import Annotated, Any, NoReturn
 
 import numpy as np
 import typer
-from builtin_interfaces.msg import Time
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
 from rich.console import Console
@@ -19,23 +18,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_msgs.msg import Header
 
-from lisa_core.answer import Answer
 from lisa_core.errors import ImageError, LisaError
-from lisa_core.geometry import Placement, locate
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, Precision, TemplateName
 from lisa_core.overlay import draw
 from lisa_ros import conversions
-from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
+from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
+from lisa_ros.bags import BagError, BagReader, TopicError, typestore, write_bag
 from lisa_ros.model import Load, load_engine
-from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import Difference, Journal, Record, RecordError, compare, read_records, write_records
-
-IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
 
 OUTPUTS = {"/lisa/answer": "lisa_ros/msg/Answer", "/lisa/mask": IMAGE, "/lisa/overlay": IMAGE}
 """Topics of the bag that is written, with their types: those of a node of the default name."""
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
 console = Console(stderr=True, highlight=False)
 
 
@@ -94,12 +94,15 @@ def replay(
     min_iou: Annotated[
         float, typer.Option(metavar="IOU", min=0, max=1, help="What masks must reach to be those expected.")
     ] = 0.95,
-    precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.")
+    ] = "auto",
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="cuda, cuda:1, cpu; default: cuda if there is one.")
     ] = "",
     vision_tower: Annotated[
-        str, typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint names.")
+        str,
+        typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
     ] = "",
     template: Annotated[
         TemplateName | None, typer.Option(help="The prompt's template; default: what the checkpoint is.")
@@ -133,7 +136,8 @@ def replay(
         --checkpoint xinlai/LISA-7B-v1 --out cups
         --depth /camera/depth --camera-info /camera/camera_info
 
-    [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong usage.
+    [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong
+    usage, or OUT is there already; 130 stopped.
     """
     if bool(depth) != bool(camera_info):
         raise typer.BadParameter("positions need both --depth and --camera-info")
@@ -181,101 +185,6 @@ class Asking:
     questions: tuple[str, ...]
     max_new_tokens: int
     mask_only: bool
-
-
-@dataclass(frozen=True)
-class FrameOfBag:
-    """A frame that is asked about: its number on its topic, when it was recorded, and the stamp of its header, ns."""
-
-    number: int
-    time: int
-    stamp: int
-
-
-class Frames:
-    """The frames of a bag that are asked about, in the order of their recording, with what is known of their depth."""
-
-    def __init__(self, bag: BagReader, camera: str, depth: str, camera_info: str, every: float) -> None:
-        """Chooses the frames; raises TopicError if a topic is not there, BagError if there is no frame."""
-        self._bag = bag
-        self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
-        self._to_rgb = (
-            conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
-        )
-        self.depth = bag.require(depth, IMAGE).name if depth else ""
-        self.camera_info = bag.require(camera_info, INFO).name if camera_info else ""
-        self._chosen = list(_spaced(bag.messages([self.camera]), every))
-        if not self._chosen:
-            raise BagError(f"{bag.path} has no frame on {self.camera}. {bag.listing()}")
-        self._depths = self._stamps(self.depth)
-        self._infos = self._stamps(self.camera_info)
-
-    def _stamps(self, topic: str) -> list[tuple[int, int]]:
-        """(stamp, time of recording) of all messages of a topic, by stamp; none for no topic."""
-        return sorted((m.stamp, m.time) for m in self._bag.messages([topic])) if topic else []
-
-    def __iter__(self) -> Iterator[FrameOfBag]:
-        return iter(self._chosen)
-
-    def __len__(self) -> int:
-        return len(self._chosen)
-
-    def rgb(self, frame: FrameOfBag) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB; raises ImageError if the image is in no encoding that is known, or damaged."""
-        return self._to_rgb(self._read(self.camera, frame.time))
-
-    def header(self, frame: FrameOfBag) -> Header:
-        """The header of the image."""
-        recorded = self._read(self.camera, frame.time).header
-        time = Time(sec=int(recorded.stamp.sec), nanosec=int(recorded.stamp.nanosec))
-        return Header(stamp=time, frame_id=recorded.frame_id)
-
-    def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
-        """Where each segment is, None where that is unknown; raises ImageError if the depth image is no good."""
-        nowhere: list[Placement | None] = [None] * len(answer.segments)
-        if not self._depths or not self._infos:
-            return nowhere
-        stamp, time = _nearest(self._depths, frame.stamp)
-        if abs(stamp - frame.stamp) > CameraParameters.depth_max_dt * 1e9:
-            return nowhere
-        info = self._read(self.camera_info, _nearest(self._infos, frame.stamp)[1])
-        depth = conversions.to_depth(self._read(self.depth, time))
-        found = []
-        for segment in answer.segments:
-            lens = conversions.intrinsics(info, segment.mask.shape)
-            found.append(locate(segment.mask, depth, lens) if lens else None)
-        return found
-
-    def _read(self, topic: str, time: int) -> Any:
-        return self._bag.decode(self._bag.at(topic, time))
-
-
-def _only_camera(bag: BagReader) -> Any:
-    """The one topic of the bag with colour images; raises TopicError if there is none, or a choice."""
-    cameras = [topic for topic in bag.topics.values() if topic.messages and _is_colour(bag, topic.name, topic.type)]
-    if len(cameras) != 1:
-        problem = "several topics with colour images: choose one with --camera" if cameras else "no colour images"
-        raise TopicError(f"{bag.path} has {problem}. {bag.listing()}")
-    return cameras[0]
-
-
-def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
-    if kind == COMPRESSED:
-        return not name.endswith("/compressedDepth")
-    return kind == IMAGE and bag.decode(next(bag.messages([name]))).encoding not in conversions.DEPTH_ENCODINGS
-
-
-def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
-    """The first message, and each that was recorded at least that many seconds after the one before it."""
-    due = 0
-    for number, message in enumerate(messages):
-        if message.time >= due:
-            yield FrameOfBag(number, message.time, message.stamp)
-            due = message.time + round(every * 1e9)
-
-
-def _nearest(stamps: Sequence[tuple[int, int]], stamp: int) -> tuple[int, int]:
-    return min(stamps, key=lambda entry: abs(entry[0] - stamp))
 
 
 def _describe(

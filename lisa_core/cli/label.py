@@ -196,7 +196,7 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
         return
     try:
         # by name, for lisa_core itself needs no ROS
-        bags, replay = import_module("lisa_ros.bags"), import_module("lisa_ros.replay")
+        bags, bag_frames = import_module("lisa_ros.bags"), import_module("lisa_ros.bag_frames")
     except ImportError as error:
         terminal.fail(
             f"{frames} as a bag needs ROS and lisa_ros, which do not import here ({error}); source ROS, or"
@@ -204,7 +204,7 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
         )
     try:
         with bags.BagReader(frames) as bag:
-            recorded = replay.Frames(bag, camera, "", "", 0)
+            recorded = bag_frames.Frames(bag, camera, "", "", 0)
             by_number = {frame.number: frame for frame in recorded}
 
             def rgb(number: int) -> "NDArray[np.uint8]":

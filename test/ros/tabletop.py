@@ -51,7 +51,7 @@ def save(path: Path, contents: Iterable[Message], **other_types: str) -> Path:
         for name in sorted({message.topic for message in contents}):
             writer.add_topic(name, types[name])
         for message in contents:
-            writer.write(*message)
+            writer.write(message.topic, message.time, message.data)
     return path
 
 

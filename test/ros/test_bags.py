@@ -16,9 +16,9 @@ from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
 
 
-def as_sqlite3(path: Path) -> Path:
-    """The bag in `test/data` in the other format."""
-    with BagReader(BAG) as bag, Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
+def as_sqlite3(path: Path, source: Path = BAG) -> Path:
+    """The bag in `test/data`, or another one, in the other format."""
+    with BagReader(source) as bag, Writer(path, version=8, storage_plugin=StoragePlugin.SQLITE3) as writer:
         connections = {
             name: writer.add_connection(name, topic.type, typestore=typestore()) for name, topic in bag.topics.items()
         }
@@ -57,10 +57,15 @@ def test_a_single_file_is_a_bag_too() -> None:
     assert messages(BAG / "tabletop_bag.mcap") == messages()
 
 
-def test_one_message_is_found_again_by_its_time() -> None:
-    wanted = messages()[20]
-    with BagReader(BAG) as bag:
-        assert bag.at(wanted.topic, wanted.time) == wanted
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_messages_are_found_again_though_some_have_the_same_time(tmp_path: Path, storage: str) -> None:
+    path = save(tmp_path / "bag", [m._replace(time=1 + index // 9) for index, m in enumerate(messages())])
+    with BagReader(path if storage == "mcap" else as_sqlite3(tmp_path / "other", path)) as bag:
+        found = list(bag.messages(bag.topics))
+        assert sum(m.place > 0 for m in found) > len(found) / 3
+        assert [bag.at(m.topic, m.time, m.place) for m in found] == found
+        for topic in bag.topics:
+            assert [m.stamp for m in found if m.topic == topic] == [m.stamp for m in messages() if m.topic == topic]
 
 
 def test_no_topics_are_no_messages() -> None:

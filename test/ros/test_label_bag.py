@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from lisa_core.cli import app
 from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.reasonseg import open_split
+from lisa_ros.bag_frames import Frames
 from lisa_ros.bags import BagReader
-from lisa_ros.replay import Frames
 
 BAG = Path(__file__).resolve().parent.parent / "data" / "tabletop_bag"
 

@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from tabletop import BAG, DEPTH, IMAGE, INFO, messages
 from test_bags import as_sqlite3
 
-from lisa_ros.bags import BagReader, Message, Topic, typestore, write_bag
+from lisa_ros.bags import BagReader, Topic, typestore, write_bag
 from lisa_ros.play import offered
 
 KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image}
@@ -167,7 +167,7 @@ def test_a_type_that_is_not_installed_is_left_out(listener: Listener, tmp_path: 
         bag.add_topic(IMAGE, "sensor_msgs/msg/Image")
         for image in (message for message in messages() if message.topic == IMAGE):
             bag.write("/thing", image.time, bytes(store.serialize_cdr(thing, "foreign_msgs/msg/Thing")))
-            bag.write(*image)
+            bag.write(image.topic, image.time, image.data)
     printed = play("--wait", "--rate", 4, bag=tmp_path / "bag")
     assert "left out: /thing, its type foreign_msgs/msg/Thing is not installed" in printed
     eventually(lambda: listener.heard[IMAGE] == recorded(IMAGE), "all images")
@@ -186,7 +186,7 @@ def test_the_quality_of_service_is_that_of_the_recording(tmp_path: Path) -> None
         writer.add_topic("/fast", "sensor_msgs/msg/Image", [best_effort])
         writer.add_topic("/latched", "sensor_msgs/msg/Image", [latched])
         writer.add_topic("/unsaid", "sensor_msgs/msg/Image")
-        writer.write(*Message("/fast", 0, recorded(IMAGE)[0]))
+        writer.write("/fast", 0, recorded(IMAGE)[0])
     with BagReader(tmp_path / "bag") as bag:
         profiles = {name: offered(topic) for name, topic in bag.topics.items()}
     got = {name: (profile.reliability, profile.durability, profile.depth) for name, profile in profiles.items()}

@@ -128,6 +128,14 @@ def test_one_frame_a_second_is_the_default(replay: Replay) -> None:
     assert [record.frame for record in replay.answers("out")] == [0, 4, 8, 12]
 
 
+def test_frames_of_the_same_time_are_told_apart(replay: Replay) -> None:
+    slow_clock = save(replay.folder / "slow", [m._replace(time=m.time // 10**9 * 10**9) for m in messages()])
+    for name, bag in (("one", BAG), ("other", slow_clock)):
+        replay.ask(name, "--depth", DEPTH, "--camera-info", INFO, bag=bag)
+    assert replay.answers("one") == replay.answers("other")
+    assert len({str(record.segments) for record in replay.answers("other")}) > 10
+
+
 def test_both_formats_give_the_same_answers(replay: Replay) -> None:
     replay.ask("mcap")
     replay.ask("sqlite3", bag=as_sqlite3(replay.folder / "other"))

@@ -1,0 +1,134 @@
+"""The frames of a recorded camera, with the depth and the intrinsics that go with each."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from numpy.typing import NDArray
+from std_msgs.msg import Header
+
+from lisa_core.answer import Answer
+from lisa_core.geometry import Placement, locate
+from lisa_ros import conversions
+from lisa_ros.bags import BagError, BagReader, Message, TopicError
+from lisa_ros.parameters import CameraParameters
+
+IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
+
+
+class _Recorded(NamedTuple):
+    """A message with a header: its stamp, ns, and where it is in the recording, as in `Message`."""
+
+    stamp: int
+    time: int
+    place: int
+
+    @classmethod
+    def of(cls, message: Message) -> "_Recorded":
+        return cls(message.stamp, message.time, message.place)
+
+
+@dataclass(frozen=True)
+class FrameOfBag:
+    """A frame that is asked about: its number on its topic, and its image."""
+
+    number: int
+    image: _Recorded
+
+    @property
+    def stamp(self) -> int:
+        """Of its header, ns."""
+        return self.image.stamp
+
+    @property
+    def time(self) -> int:
+        """When it was recorded, ns since 1970."""
+        return self.image.time
+
+
+class Frames:
+    """The frames of a bag that are asked about, in the order of their recording, with what is known of their depth."""
+
+    def __init__(self, bag: BagReader, camera: str, depth: str, camera_info: str, every: float) -> None:
+        """Chooses the frames; raises TopicError if a topic is not there, BagError if there is no frame."""
+        self._bag = bag
+        self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
+        self._to_rgb = (
+            conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
+        )
+        self.depth = bag.require(depth, IMAGE).name if depth else ""
+        self.camera_info = bag.require(camera_info, INFO).name if camera_info else ""
+        self._chosen = list(_spaced(bag.messages([self.camera]), every))
+        if not self._chosen:
+            raise BagError(f"{bag.path} has no frame on {self.camera}. {bag.listing()}")
+        self._depths = self._all_of(self.depth)
+        self._infos = self._all_of(self.camera_info)
+
+    def _all_of(self, topic: str) -> list[_Recorded]:
+        """All messages of a topic, by stamp; none for no topic."""
+        return sorted(map(_Recorded.of, self._bag.messages([topic]))) if topic else []
+
+    def __iter__(self) -> Iterator[FrameOfBag]:
+        return iter(self._chosen)
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def rgb(self, frame: FrameOfBag) -> NDArray[np.uint8]:
+        """(H, W, 3) RGB; raises ImageError if the image is in no encoding that is known, or damaged."""
+        return self._to_rgb(self._read(self.camera, frame.image))
+
+    def header(self, frame: FrameOfBag) -> Header:
+        """The header of the image."""
+        recorded = self._read(self.camera, frame.image).header
+        time = Time(sec=int(recorded.stamp.sec), nanosec=int(recorded.stamp.nanosec))
+        return Header(stamp=time, frame_id=recorded.frame_id)
+
+    def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
+        """Where each segment is, None where that is unknown; raises ImageError if the depth image is no good."""
+        nowhere: list[Placement | None] = [None] * len(answer.segments)
+        if not self._depths or not self._infos:
+            return nowhere
+        nearest = _nearest(self._depths, frame.stamp)
+        if abs(nearest.stamp - frame.stamp) > CameraParameters.depth_max_dt * 1e9:
+            return nowhere
+        info = self._read(self.camera_info, _nearest(self._infos, frame.stamp))
+        depth = conversions.to_depth(self._read(self.depth, nearest))
+        found = []
+        for segment in answer.segments:
+            lens = conversions.intrinsics(info, segment.mask.shape)
+            found.append(locate(segment.mask, depth, lens) if lens else None)
+        return found
+
+    def _read(self, topic: str, recorded: _Recorded) -> Any:
+        return self._bag.decode(self._bag.at(topic, recorded.time, recorded.place))
+
+
+def _only_camera(bag: BagReader) -> Any:
+    """The one topic of the bag with colour images; raises TopicError if there is none, or a choice."""
+    cameras = [topic for topic in bag.topics.values() if topic.messages and _is_colour(bag, topic.name, topic.type)]
+    if len(cameras) != 1:
+        problem = "several topics with colour images: choose one with --camera" if cameras else "no colour images"
+        raise TopicError(f"{bag.path} has {problem}. {bag.listing()}")
+    return cameras[0]
+
+
+def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
+    if kind == COMPRESSED:
+        return not name.endswith("/compressedDepth")
+    return kind == IMAGE and bag.decode(next(bag.messages([name]))).encoding not in conversions.DEPTH_ENCODINGS
+
+
+def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
+    """The first message, and each that was recorded at least that many seconds after the one before it."""
+    due = 0
+    for number, message in enumerate(messages):
+        if message.time >= due:
+            yield FrameOfBag(number, _Recorded.of(message))
+            due = message.time + round(every * 1e9)
+
+
+def _nearest(recorded: Sequence[_Recorded], stamp: int) -> _Recorded:
+    return min(recorded, key=lambda one: abs(one.stamp - stamp))
