@@ -8,7 +8,7 @@ first may hang in the engine: whatever happens there, every question is answered
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from lisa_ros.questions import Code, Outcome, Question, Refused
@@ -120,6 +120,11 @@ class InferenceThread:
             thread.start()
 
     @property
+    def closed(self) -> bool:
+        """Whether it was told to end, and takes no questions any more."""
+        return not self._open
+
+    @property
     def ahead(self) -> int:
         """How many questions are waiting or being answered."""
         return len(self._waiting) + len(self._current)
@@ -198,8 +203,21 @@ class InferenceThread:
 
     def _ready(self) -> list[Ticket]:
         """Those that are to be answered next, together."""
-        ready = filter(self._answering.is_ready, self._waiting)
+        later = self._later_turns()
+        ready = (ticket for ticket in self._waiting if ticket not in later and self._answering.is_ready(ticket))
         return _together(sorted(ready, key=lambda ticket: ticket.question.standing))
+
+    def _later_turns(self) -> set[Ticket]:
+        """Those of conversations in which one that was asked before them has not ended yet; they wait for it."""
+        conversations: set[str] = set()
+        later = set()
+        for ticket in (*self._current, *self._waiting):
+            conversation = ticket.question.conversation
+            if conversation in conversations:
+                later.add(ticket)
+            elif conversation:
+                conversations.add(conversation)
+        return later
 
     def _watch(self) -> None:
         while self._open:
@@ -216,8 +234,9 @@ class InferenceThread:
         """The questions whose time is over with what to say, and when the next one's will be."""
         now = time.monotonic()
         overdue, limits = {}, []
+        later = self._later_turns()
         for ticket in self._waiting:
-            patience = self._answering.patience(ticket)
+            patience = math.inf if ticket in later else self._answering.patience(ticket)
             if ticket.deadline <= now:
                 overdue[ticket] = _timeout(ticket)
             elif patience <= now:
@@ -232,19 +251,9 @@ class InferenceThread:
         return overdue, min(limits, default=math.inf)
 
 
-def _together(tickets: Iterable[Ticket]) -> list[Ticket]:
-    """The first, and those that can be answered with it; the turns of a conversation come one after the other."""
-    chosen: list[Ticket] = []
-    conversations: set[str] = set()
-    for ticket in tickets:
-        conversation = ticket.question.conversation
-        if conversation in conversations or len(chosen) == MOST_TOGETHER:
-            continue
-        if conversation:
-            conversations.add(conversation)
-        if not chosen or ticket.question.goes_with(chosen[0].question):
-            chosen.append(ticket)
-    return chosen
+def _together(tickets: Sequence[Ticket]) -> list[Ticket]:
+    """The first, and those that can be answered with it."""
+    return [it for it in tickets if it is tickets[0] or it.question.goes_with(tickets[0].question)][:MOST_TOGETHER]
 
 
 def _timeout(ticket: Ticket) -> Outcome:

@@ -19,6 +19,7 @@ class Frames:
 
     def __init__(self) -> None:
         self.young = False
+        self.late: set[str] = set()
         self.patient_for = 1000.0
         self.engine = threading.Event()
         self.engine.set()
@@ -45,7 +46,7 @@ class Frames:
         return Outcome(Code.INTERNAL, str(error))
 
     def is_ready(self, ticket: Ticket) -> bool:
-        return self.young
+        return self.young and ticket.question.instruction not in self.late
 
     def patience(self, ticket: Ticket) -> float:
         return ticket.asked + self.patient_for
@@ -107,6 +108,32 @@ def test_other_limits_hold_at_once(inference: InferenceThread, frames: Frames) -
     frames.patient_for = 0.0
     inference.look_again()
     assert code(ends) == Code.NO_FRAME
+
+
+def test_no_turn_overtakes_one_that_waits_for_its_frame(inference: InferenceThread, frames: Frames) -> None:
+    frames.young, frames.late = True, {"first"}
+    first, second = (ask(inference, words, conversation="a") for words in ("first", "second"))
+    other = ask(inference, "other")
+    assert code(other) == Code.OK
+    assert not second
+    frames.late = set()
+    inference.look_again()
+    assert (code(first), code(second)) == (Code.OK, Code.OK)
+    assert frames.together == [["other"], ["first"], ["second"]]
+
+
+def test_a_turn_has_patience_while_one_before_it_is_answered(inference: InferenceThread, frames: Frames) -> None:
+    frames.young = True
+    frames.engine.clear()
+    first = ask(inference, "first", conversation="a")
+    assert frames.taken.wait(PATIENCE)
+    frames.young, frames.patient_for = False, 0.0
+    second, other = ask(inference, "second", conversation="a"), ask(inference, "other")
+    assert code(other) == Code.NO_FRAME
+    assert not second
+    frames.young = True
+    frames.engine.set()
+    assert (code(first), code(second)) == (Code.OK, Code.OK)
 
 
 class TestTogether:
