@@ -4,10 +4,13 @@ Nothing raises out of here: whatever happens, the caller gets a code and a sente
 """
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
 from rclpy.task import Future
 
 from lisa_ros.action import ReasonSegment as Action
@@ -45,17 +48,19 @@ class Requests:
         self._desk = desk
         self._tickets: dict[bytes, Ticket] = {}  # of the goals that are being answered, by goal id
         node.create_service(Service, "~/reason_segment", self._on_service, qos_profile=BURST)
-        self._server = ActionServer(
-            node,
-            Action,
-            "~/reason_segment",
-            execute_callback=self._on_goal,
-            cancel_callback=self._on_cancel,
-            goal_service_qos_profile=BURST,
-            result_service_qos_profile=BURST,
-            cancel_service_qos_profile=BURST,
-            result_timeout=RESULT_KEPT,
-        )
+        # By the clock of a bag that stands still, or loops, results would be kept for ever.
+        with _steady_clock(node) as self._clock:  # which has to live as long as the server, or rcl reads freed memory
+            self._server = ActionServer(
+                node,
+                Action,
+                "~/reason_segment",
+                execute_callback=self._on_goal,
+                cancel_callback=self._on_cancel,
+                goal_service_qos_profile=BURST,
+                result_service_qos_profile=BURST,
+                cancel_service_qos_profile=BURST,
+                result_timeout=RESULT_KEPT,
+            )
 
     def close(self) -> None:
         """Stop serving the action."""
@@ -76,7 +81,7 @@ class Requests:
             self._tickets[goal_id] = ticket
             ticket.enter("waiting")
             if goal.is_cancel_requested:  # before there was a ticket to cancel
-                self._desk.cancel(ticket)
+                raise Refused(Code.CANCELED, "canceled before it waited")
 
         goal_id = bytes(goal.goal_id.uuid)
         outcome = await self._outcome(goal.request, on_ticket, on_progress)
@@ -118,9 +123,9 @@ class Requests:
         try:
             question = self._desk.question(request)
             ticket = Ticket(question, on_done, on_progress)
-            self._desk.submit(ticket)
             if on_ticket is not None:
                 on_ticket(ticket)
+            self._desk.submit(ticket)
             outcome = await ended
         except Refused as refused:
             outcome = refused.outcome
@@ -132,3 +137,14 @@ class Requests:
         except Exception:  # it is about the count, and the caller is waiting
             self._node.get_logger().error(traceback.format_exc())
         return outcome
+
+
+@contextmanager
+def _steady_clock(node: Node) -> Iterator[Clock]:
+    """What is made meanwhile takes a steady clock for the node's."""
+    steady = Clock(clock_type=ClockType.STEADY_TIME)
+    node.get_clock = lambda: steady  # type: ignore[method-assign]
+    try:
+        yield steady
+    finally:
+        del node.get_clock  # the instance's; the class has its own

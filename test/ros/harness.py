@@ -304,6 +304,10 @@ class Goal:
         answer = self._robot.wait(self._result, patience)
         return int(answer.status), answer.result
 
+    def result_again(self) -> int:
+        """The status (GoalStatus) that is told to who asks for the result once more."""
+        return int(self._robot.wait(self._handle.get_result_async()).status)
+
 
 def _request(kind: Callable[..., T], instruction: str, fields: Mapping[str, Any]) -> T:
     values = dict(fields)

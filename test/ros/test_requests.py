@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 import rclpy
-from harness import Robot
+from action_msgs.msg import GoalStatus
+from harness import Robot, eventually
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.parameter import Parameter
 
+from lisa_ros import requests as requests_module
 from lisa_ros.inference import Ticket
 from lisa_ros.lifecycle import SelfStartingNode
 from lisa_ros.questions import Code, Outcome, Question
@@ -33,12 +36,14 @@ class SlowDesk:
 
 
 @pytest.fixture
-def robot() -> Iterator[Robot]:
-    """A client of a node with the two servers and nothing else: no timer, no camera."""
+def robot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
+    """A client of a node with the two servers and nothing else: no timer, no camera, and a clock that stands still."""
+    monkeypatch.setattr(requests_module, "RESULT_KEPT", 1)
     context = rclpy.Context()
     robot = Robot()
     rclpy.init(context=context)
     node = SelfStartingNode("lisa", context=context)
+    node.set_parameters([Parameter("use_sim_time", value=True)])
     requests = Requests(node, SlowDesk())
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
@@ -55,6 +60,13 @@ def robot() -> Iterator[Robot]:
     thread.join()
     requests.close()
     node.destroy_node()
+
+
+def test_results_are_given_up_by_the_time_on_the_wall(robot: Robot) -> None:
+    goal = robot.pursue("red")
+    assert goal.result()[1].message == "by another thread"
+    assert goal.result_again() != GoalStatus.STATUS_UNKNOWN
+    eventually(lambda: goal.result_again() == GoalStatus.STATUS_UNKNOWN, "the result to be given up")
 
 
 def test_service_and_action(robot: Robot) -> None:
