@@ -254,8 +254,8 @@ class Answerer:
                 if not picture.camera:
                     raise
                 raise Refused(Code.NO_FRAME, f"the newest frame of camera {picture.camera}: {error}") from None
-            if picture.camera in self._cameras:
-                self._cameras[picture.camera].add_companions(picture)
+            if camera := self._cameras.get(picture.camera):  # once: another thread may close it
+                camera.add_companions(picture)
         return picture.encoded
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:

@@ -46,6 +46,9 @@ _LAYOUTS = {
 _GENERIC_TYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 _GENERIC_NAMES = {numpy_name: name for name, numpy_name in _GENERIC_TYPES.items()}
 
+_DIGITS = 3
+"""Of a number of channels; OpenCV has 512 at most."""
+
 _PLANAR_ROWS = {"nv21": 1.5, "nv24": 3}
 """Rows of width bytes in which the planes of one row of pixels lie."""
 
@@ -167,7 +170,7 @@ def _layout(encoding: str) -> tuple[str, int]:
     if encoding in _LAYOUTS:
         return _LAYOUTS[encoding]
     name, _, channels = encoding.partition("C")
-    if name in _GENERIC_TYPES and channels.isdecimal() and int(channels):
+    if name in _GENERIC_TYPES and len(channels) <= _DIGITS and channels.isdecimal() and int(channels):
         return _GENERIC_TYPES[name], int(channels)
     raise CvBridgeError(f"encoding '{encoding}' is unknown; for colours use one of {', '.join(COLOUR_ENCODINGS)}")
 

@@ -10,7 +10,7 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lisa_core import Frame
 
 SILENCE = 5.0
-"""Seconds without an image after which a camera is called silent."""
+"""Seconds without an image after which a camera is called silent, and after which depth is of another one."""
 
 COMPANIONS_KEPT = 8
 """Depth images, and as many CameraInfos, that wait for their colour image; they come in any order."""
@@ -140,17 +140,24 @@ class Camera:
         self._node = node
         self._on_image = on_image
         self._opened = time.monotonic()
-        self._warned = False
+        self._warned: set[str] = set()
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
-        self.topic = node.resolve_topic_name(parameters.image) + ("/compressed" if self._compressed else "")
         self._message_type = CompressedImage if self._compressed else Image
+        # Remapped once, by rclpy, but for a compressed image: that is remapped by the name of the image, too.
+        image = node.resolve_topic_name(parameters.image) + "/compressed" if self._compressed else parameters.image
+        self._names = {"image": image, "depth": parameters.depth, "camera_info": parameters.camera_info}
         self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
-        self._subscriptions = [self._subscribe(self._message_type, self.topic, self._keep_image)]
-        if parameters.depth:
-            self._subscriptions.append(self._subscribe(Image, parameters.depth, self._keep_depth))
-        if parameters.camera_info:
-            self._subscriptions.append(self._subscribe(CameraInfo, parameters.camera_info, self._keep_info))
+        self._subscriptions = {
+            stream: self._subscribe(message_type, self._names[stream], keep)
+            for stream, message_type, keep in (
+                ("image", self._message_type, self._keep_image),
+                ("depth", Image, self._keep_depth),
+                ("camera_info", CameraInfo, self._keep_info),
+            )
+            if self._names[stream]
+        }
+        self.topic = str(self._subscriptions["image"].topic_name)
 
     def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
         reliable = self.parameters.qos == "reliable"
@@ -160,9 +167,9 @@ class Camera:
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._subscriptions = {}
         self._streams = _Streams()
 
     def _keep_image(self, serialized: bytes) -> None:
@@ -204,12 +211,27 @@ class Camera:
         info = min(infos, key=picture.apart, default=None)
         if info is not None and picture.apart(info) < picture.intrinsics_apart:
             picture.intrinsics_apart = picture.apart(info)
-            picture.intrinsics = conversions.intrinsics(deserialize_message(info.serialized, CameraInfo), picture.size)
+            picture.intrinsics = self._intrinsics(info, picture.size)
         depth = min(depths, key=picture.apart, default=None)
-        latest = (self.parameters.depth_max_dt * 1e9, math.inf)
-        if depth is not None and picture.apart(depth) < min(picture.depth_apart, latest):
+        if depth is not None and picture.apart(depth) < picture.depth_apart and self._belongs(picture.apart(depth)):
             picture.depth_apart = picture.apart(depth)
             picture.depth = self._depth(depth)
+
+    def _belongs(self, apart: Apart) -> bool:
+        """Whether depth so far from an image is of the same moment; stamps of zero never are apart."""
+        stamps, receipts = apart
+        return stamps <= self.parameters.depth_max_dt * 1e9 and receipts <= SILENCE
+
+    def _intrinsics(self, arrival: Arrival, size: tuple[int, int]) -> Intrinsics | None:
+        info = deserialize_message(arrival.serialized, CameraInfo)
+        found = conversions.intrinsics(info, size)
+        if found is None:
+            self._node.get_logger().warning(
+                f"camera_info of camera {self.name} is of {info.width}x{info.height} px, or uncalibrated, "
+                f"and images are of {size[1]}x{size[0]} px: no positions",
+                throttle_duration_sec=5.0,
+            )
+        return found
 
     def _depth(self, arrival: Arrival) -> NDArray[np.float32] | None:
         try:
@@ -231,20 +253,40 @@ class Camera:
         return CameraHealth(now - receipts[-1], len(recent) / span if span > 0 else 0.0)
 
     def warn_if_silent(self) -> None:
-        """Log a warning that names topic and QoS once per spell of silence."""
-        age = self.health.age
-        silent = (time.monotonic() - self._opened if age is None else age) > SILENCE
-        if silent and not self._warned:
-            self._node.get_logger().warning(self.silence())
+        """Log a warning that names topic and QoS once per spell of silence; without images, of those alone."""
+        silent = self._silent()
+        if "image" in silent:
+            silent = {"image"}
+        for stream in sorted(silent - self._warned):
+            self._node.get_logger().warning(self.silence(stream))
         self._warned = silent
 
-    def silence(self) -> str:
-        """Why no image comes, as far as can be seen: the topic, its QoS here and that of its publishers."""
-        publishers = self._node.get_publishers_info_by_topic(self.topic)
+    def _silent(self) -> set[str]:
+        """The streams of which nothing came for a while; CameraInfo may come once and never again."""
+        now, streams = time.monotonic(), self._streams
+        with streams.lock:
+            newest = {"image": streams.image, "depth": _last(streams.depths), "camera_info": _last(streams.infos)}
+        silent = set()
+        for stream in self._subscriptions:
+            arrival = newest[stream]
+            since = arrival.received if arrival else self._opened
+            if now - since > SILENCE and not (arrival and stream == "camera_info"):
+                silent.add(stream)
+        return silent
+
+    def silence(self, stream: str = "image") -> str:
+        """Why nothing of it comes, as far as can be seen: the topic, its QoS here and that of its publishers."""
+        publishers = self._node.get_publishers_info_by_topic(self._names[stream])
+        topic = self._node.resolve_topic_name(self._names[stream]) if stream != "image" else self.topic
         heard = "nothing publishes there"
         if publishers:
             offered = ", ".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers}))
-            heard = f"{len(publishers)} publish there, {offered}"
+            types = ", ".join(sorted({p.topic_type for p in publishers}))
+            heard = f"{len(publishers)} publish {types} there, {offered}"
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
-        return f"camera {self.name}: no image for {SILENCE:g} s on {self.topic} (QoS {self.parameters.qos}): {heard}"
+        return f"camera {self.name}: no {stream} for {SILENCE:g} s on {topic} (QoS {self.parameters.qos}): {heard}"
+
+
+def _last(arrivals: Sequence[Arrival]) -> Arrival | None:
+    return arrivals[-1] if arrivals else None

@@ -4,6 +4,7 @@ import importlib.util
 from typing import Any
 
 from geometry_msgs.msg import PoseStamped, Quaternion
+from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
@@ -30,6 +31,8 @@ class TargetFrame:
         self._unavailable: type[Exception] = tf2_ros.TransformException
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
+        back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
+        self._jump: Any = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
     def __call__(self, pose: PoseStamped) -> PoseStamped | None:
         """The position in the frame, with identity orientation there; None, and a warning, if tf does not know."""
@@ -49,8 +52,13 @@ class TargetFrame:
         moved.pose.orientation.w = 1.0
         return moved
 
+    def _forget(self, _: Any) -> None:
+        """The clock jumped back, as when a bag begins again: to tf all that comes now would be too old."""
+        self._buffer.clear()
+
     def close(self) -> None:
         """Stop listening."""
+        self._jump.unregister()
         self._listener.unregister()
 
 

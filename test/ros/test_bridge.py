@@ -220,7 +220,7 @@ def test_an_array_that_is_not_of_the_encoding_is_refused(converter, pixels, enco
         converter.cv2_to_imgmsg(pixels, encoding)
 
 
-@pytest.mark.parametrize("encoding", ["rgb16", "nv12", "8UC", "8UC0", "9UC1", "8UCx", "", "jpeg"])
+@pytest.mark.parametrize("encoding", ["rgb16", "nv12", "8UC", "8UC0", "9UC1", "8UCx", "8UC" + "9" * 5000, "", "jpeg"])
 def test_an_unknown_encoding_is_named(converter, encoding):
     with pytest.raises(CvBridgeError, match=f"'{encoding}'.*rgb8"):
         converter.imgmsg_to_cv2(Image(height=1, width=1, step=8, encoding=encoding, data=bytes(8)), "rgb8")

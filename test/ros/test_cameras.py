@@ -1,5 +1,6 @@
 """Cameras in all their moods: slow, silent, lying about the time, changing, broken; and what depth adds."""
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -30,6 +31,8 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
         zipped__qos="reliable",
         zipped__transport="compressed",
         strict__qos="reliable",
+        rear__depth="/rear/depth",
+        rear__camera_info="/rear/info",
         max_frame_age=YOUNG,
         frame_timeout=0.3,
     )
@@ -145,6 +148,21 @@ def test_compressed_images_and_garbage(robot: Robot) -> None:
         robot.publish(topic, good)
         response = eventually(lambda: (r := robot.ask("red", camera="zipped")).success and r)
         assert roi(response) == box_of("red", 12)
+
+
+def test_depth_and_intrinsics_that_do_not_come_are_warned_about(robot: Robot) -> None:
+    wrong = robot.node.create_publisher(CompressedImage, "/rear/depth", 1)
+
+    def warned() -> str:
+        robot.show(scene(3), "/rear/image")
+        time.sleep(0.1)
+        log = str(robot.log())  # type: ignore[attr-defined]
+        return log if "camera rear: no camera_info" in log and "camera rear: no depth" in log else ""
+
+    log = eventually(warned, "two warnings")
+    robot.node.destroy_publisher(wrong)
+    assert "no camera_info for 5 s on /rear/info (QoS reliable): nothing publishes there" in log
+    assert "no depth for 5 s on /rear/depth (QoS reliable): 1 publish sensor_msgs/msg/CompressedImage there" in log
 
 
 def test_silence_is_warned_about_with_topic_and_qos(robot: Robot) -> None:

@@ -1,6 +1,7 @@
 """Where things are: depth and intrinsics give each segment a position; anything wrong with them takes only that."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from lisa_ros.cameras import Arrival, Picture
+from lisa_ros.cameras import Arrival, Camera, Picture
 from lisa_ros.conversions import image_message
+from lisa_ros.parameters import CameraParameters
 
 Vector = tuple[float, float, float]
 
@@ -31,6 +33,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
         camera__qos="reliable",
     )
     robot = Robot()
+    robot.log = lambda: process.output  # type: ignore[attr-defined]
     yield robot.until_active()
     robot.close()
     process.stop()
@@ -133,6 +136,14 @@ def test_a_camera_info_may_come_after_its_image(show: Scene) -> None:
     assert (segment.position.x, segment.position.y, segment.position.z) == pytest.approx((x / 2, y / 2, z), abs=0.01)
 
 
+@pytest.mark.parametrize(
+    ("stamps", "receipts", "belongs"), [(0.0, 0.1, True), (0.04, 0.1, True), (0.06, 0.1, False), (0.0, 60.0, False)]
+)
+def test_depth_of_another_moment_is_not_taken(stamps: float, receipts: float, belongs: bool) -> None:
+    view: Any = SimpleNamespace(parameters=CameraParameters())
+    assert Camera._belongs(view, (stamps * 1e9, receipts)) is belongs
+
+
 def test_among_equal_stamps_the_receipt_decides() -> None:
     picture = Picture(header(0.0), "camera", scene(1), received=5.0)
     depths = [Arrival(serialize_message(Image(header=header(0.0))), received) for received in (4.8, 5.1, 9.0)]
@@ -154,6 +165,8 @@ def test_a_camera_info_that_is_none_takes_the_position_only(show: Scene, info: d
     segment = show.ask(50, depth_of(50), **info)
     assert segment.area > 0
     eventually(lambda: not show.again().has_position, "the position to go")
+    warning = "px, or uncalibrated, and images are of 640x480 px: no positions"
+    eventually(lambda: warning in show.robot.log(), "a warning")  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

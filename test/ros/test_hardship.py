@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, Quaternion
 from harness import HERE, Process, Robot, camera, eventually, lisa
+from rclpy.time import Time as RosTime
 from rosgraph_msgs.msg import Clock
 from scenes import box_of, scene
 from test_depth import Scene, centre, depth_of
 
 from lisa_ros.client import AskError, ask
 from lisa_ros.questions import Code
-from lisa_ros.transforms import rotated
+from lisa_ros.transforms import TargetFrame, rotated
 
 
 @pytest.fixture
@@ -112,6 +114,38 @@ def test_namespaces_and_remaps(start: Callable[..., Process]) -> None:
         assert {"/arm/eyes/answer", "/arm/eyes/mask", "/diagnostics"} <= set(names)
     finally:
         robot.close()
+
+
+def test_cameras_that_are_swapped_by_remapping(start: Callable[..., Process], robot: Robot) -> None:
+    swap = ["-r", "left/image:=right/image", "-r", "right/image:=left/image"]
+    start(lisa, *swap, "-p", "cameras:=[left, right]", left__qos="reliable", right__qos="reliable")
+    robot.until_active()
+    for index, (name, topic) in enumerate((("left", "/right/image"), ("right", "/left/image")), start=1):
+
+        def seen(index: int = index, name: str = name, topic: str = topic) -> str:
+            robot.show(scene(index), topic)
+            return str(robot.ask("red", camera=name).answer.header.frame_id)
+
+        assert eventually(seen, f"a frame of {name}") == topic
+
+
+def test_a_clock_that_jumps_back_clears_what_tf_knows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE / "tf2_double"))
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("listener", context=context)
+    clock = node.get_clock()
+    clock._set_ros_time_is_active(True)
+    target = TargetFrame(node, "base")
+    cleared = []
+    for seconds in (100, 101, 50, 60):
+        clock.set_ros_time_override(RosTime(seconds=seconds))
+        cleared.append(target._buffer.cleared)
+    target.close()
+    clock.set_ros_time_override(RosTime(seconds=1))
+    assert [*cleared, target._buffer.cleared] == [0, 0, 1, 1, 1]
+    node.destroy_node()
+    rclpy.shutdown(context=context)
 
 
 def test_a_target_in_another_frame(

@@ -10,7 +10,13 @@ class TransformException(Exception):
 
 
 class Buffer:
-    """Knows one transform: turned by a quarter about x, and shifted."""
+    """Knows one transform: turned by a quarter about x, and shifted; `cleared` counts how often it was cleared."""
+
+    def __init__(self) -> None:
+        self.cleared = 0
+
+    def clear(self) -> None:
+        self.cleared += 1
 
     def lookup_transform(self, target: str, source: str, time: Any, timeout: Any) -> TransformStamped:
         if (target, source) != ("base", "optical"):
