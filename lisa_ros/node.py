@@ -24,7 +24,7 @@ from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
-from lisa_ros import transforms
+from lisa_ros import arguments, transforms
 from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Camera
 from lisa_ros.declaration import DeclaredParameters
@@ -96,6 +96,8 @@ class LisaNode(SelfStartingNode):
 
     def activate(self) -> None:
         """Listen to the cameras."""
+        if self._inference is None or self._inference.closed:
+            raise TransitionFailed("the model is half cleaned up: clean up again, when the engine has come to its end")
         try:
             if frame := self._settings().target_frame:
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
@@ -179,11 +181,9 @@ class LisaNode(SelfStartingNode):
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
-    """Run the node until it is told to stop; 0, or 2 if an argument or a parameter cannot be."""
+    """Run the node until it is told to stop; 0, or 2 if a parameter cannot be. Ends the process for other arguments."""
     argv = sys.argv if argv is None else argv
-    if {"-h", "--help"} & set(argv[1:]):
-        sys.stdout.write(USAGE.format(parameters=as_text()))
-        return 0
+    arguments.check(argv, USAGE.format(parameters=as_text()))
     try:
         rclpy.init(args=list(argv))
         node = LisaNode(load)

@@ -30,6 +30,7 @@ from lisa_core.errors import LisaError
 from lisa_core.tabletop.render import Renderer
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import HELD_OUT_SEED, View
+from lisa_ros import arguments
 from lisa_ros.conversions import image_message
 
 RATE = 15.0
@@ -135,7 +136,8 @@ def _quaternion(turned: NDArray[np.float64]) -> Quaternion:
 
 
 def main() -> NoReturn:
-    """Runs the node until Ctrl-C; exits with 1 where nothing can be drawn."""
+    """Runs the node until Ctrl-C; exits with 1 where nothing can be drawn, and with 2 for arguments that it has not."""
+    arguments.check(sys.argv, __doc__)
     rclpy.init(args=sys.argv)
     try:
         rclpy.spin(Tabletop())
@@ -143,6 +145,9 @@ def main() -> NoReturn:
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:
+        if rclpy.ok():  # else it was told to end while it published
+            raise
     sys.exit(0)
 
 

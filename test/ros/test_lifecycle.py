@@ -6,12 +6,16 @@ from typing import Any
 
 import psutil
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from harness import Process, Robot, eventually, lisa
+from fake_engine import FakeEngine
+from harness import PATIENCE, Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
 from scenes import scene
 
+from lisa_ros.lifecycle import TransitionFailed
+from lisa_ros.node import LisaNode
 from lisa_ros.questions import Code
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -139,6 +143,21 @@ def test_cleanup_gives_the_memory_of_model_and_frames_back(start: Start) -> None
     assert robot.change_state(CLEANUP)
     freed = full - node.memory_info().rss
     assert freed > 240 << 20, f"of 250 MiB it gave back {freed / 2**20:.0f}"
+
+
+def test_a_node_that_is_half_cleaned_up_does_not_pretend_to_be_active() -> None:
+    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake"])
+    node = LisaNode(FakeEngine.from_pretrained)
+    node.configure()
+    assert node._inference is not None
+    node._inference.close(timeout=PATIENCE)  # as after a cleanup in which the engine did not come back
+    with pytest.raises(TransitionFailed, match="clean up again"):
+        node.activate()
+    node.cleanup()
+    node.configure()
+    node.activate()
+    node.end()
+    rclpy.shutdown()
 
 
 def test_cycles_leave_nothing_behind(start: Start) -> None:

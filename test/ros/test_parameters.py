@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from harness import Robot, eventually, lisa
+from harness import Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import ParameterType
 
@@ -180,3 +180,17 @@ def test_what_cannot_be_at_start_ends_the_node_with_a_sentence(
     assert process.wait() == 2
     assert sentence in process.output
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("script", ["node_process.py", "tabletop_process.py"])
+def test_arguments_that_ros_would_pass_over_are_refused(script: str, tmp_path: Path) -> None:
+    process = Process(script, ["-p", "queue_size", "--ros-args", "-p", "queue_size:=3"], tmp_path / "node.log")
+    assert process.wait() == 2
+    assert "error: -p queue_size: there is no such argument; parameters are given as" in process.output
+
+
+@pytest.mark.parametrize("script", ["node_process.py", "tabletop_process.py"])
+def test_help_on_demand(script: str, tmp_path: Path) -> None:
+    process = Process(script, ["--help"], tmp_path / "node.log")
+    assert process.wait() == 0
+    assert "--ros-args" in process.output
