@@ -17,6 +17,8 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 SHARE = FindPackageShare("lisa_ros")
 TOPICS = {"image": "/camera/image", "depth": "/camera/depth", "camera_info": "/camera/camera_info"}
 """Where the camera is, unless the arguments say otherwise."""
+SHOWN = ("overlay", "points", "target")
+"""What RViz shows of the node's topics."""
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -56,9 +58,7 @@ def _world(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if not bag:
         seed = ParameterValue(LaunchConfiguration("seed"), value_type=int)
         return [lisa, Node(package="lisa_ros", executable="tabletop", parameters=[{"seed": seed}], output="screen")]
-    # Waits for the node's subscriptions, so that the model is loaded when the bag begins.
-    arguments = [bag, "--loop", "--wait"]
-    return [lisa, Node(package="lisa_ros", executable="play", arguments=arguments, output="screen")]
+    return [lisa, Node(package="lisa_ros", executable="play", arguments=[bag, "--loop"], output="screen")]
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
@@ -67,9 +67,18 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return []
     if wanted == "auto" and not _installed("rviz2"):
         return [LogInfo(msg="RViz is not installed: see /lisa/overlay and /lisa/text with other tools")]
-    config, bag = PathJoinSubstitution([SHARE, "config", "lisa.rviz"]), context.launch_configurations["bag"]
+    given = context.launch_configurations
+    shown = [(TOPICS["image"], given["image"])]
+    if namespace := given.get("namespace", "").strip("/"):
+        shown += [(f"/lisa/{topic}", f"/{namespace}/lisa/{topic}") for topic in SHOWN]
     return [
-        Node(package="rviz2", executable="rviz2", arguments=["-d", config], parameters=[{"use_sim_time": bool(bag)}])
+        Node(
+            package="rviz2",
+            executable="rviz2",
+            arguments=["-d", PathJoinSubstitution([SHARE, "config", "lisa.rviz"])],
+            parameters=[{"use_sim_time": bool(given["bag"])}],
+            remappings=[(here, there) for here, there in shown if here != there],
+        )
     ]
 
 
