@@ -18,8 +18,9 @@ class Segment:
         mask: (H, W) bool, the size of the source image.
         score: the mask decoder's raw estimate of IoU; neither clipped nor calibrated, LISA never trains that head.
         box: tight box (x, y, width, height) in px.
-        embedding: (256,) float32, the projected hidden state that prompted the mask decoder.
-        low_res_logits: (256, 256) float32 for SAM at 1024; the mask is where they are above 0 once upsampled.
+        embedding: (256,) float32, (128,) of the bundled model: the projected hidden state that prompted the decoder.
+        low_res_logits: (256, 256) float32 for SAM at 1024, (96, 96) of the bundled model; once upsampled, the mask is
+            where they are above 0.
     """
 
     mask: NDArray[np.bool_]
@@ -49,8 +50,8 @@ class Answer:
 
     text: str
     segments: tuple[Segment, ...] = ()
-    prompt_ids: tuple[int, ...] = ()
-    token_ids: tuple[int, ...] = ()
+    prompt_ids: list[int] = field(default_factory=list)
+    token_ids: list[int] = field(default_factory=list)
     timings: Mapping[str, float] = field(default_factory=dict)
 
 

@@ -93,7 +93,7 @@ class LisaEngine:
 
         Args:
             checkpoint: folder or hub id.
-            precision: "nf4", "int8", "bf16", "fp16" or "fp32"; "auto": nf4 on a GPU, fp32 on the CPU.
+            precision: "nf4", "int8", "bf16", "fp16" or "fp32"; "auto": nf4 on a GPU and if stored so, else fp32.
             device: "cuda", "cuda:1", "cpu"; None: the GPU if there is one.
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
             template: "llava_v1", "llava_llama_2" or "vicuna_v1_1"; None: what the checkpoint is.
@@ -319,8 +319,8 @@ class LisaEngine:
         return Answer(
             text=reply.text,
             segments=segments,
-            prompt_ids=tuple(self._as_released(prompt)),
-            token_ids=tuple(reply.ids),
+            prompt_ids=list(self._as_released(prompt)),
+            token_ids=list(reply.ids),
             timings=dict(watch.laps),
         )
 

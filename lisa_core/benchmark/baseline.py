@@ -33,7 +33,7 @@ class UncachedAnswer:
         low_res_logits: (N, h, w) float32, one for each `[SEG]`.
     """
 
-    token_ids: tuple[int, ...]
+    token_ids: list[int]
     low_res_logits: NDArray[np.float32]
 
 
@@ -54,7 +54,7 @@ def ask(
             tokens, states = _taken(subject, clip_pixels, prompt)
         else:
             tokens, states = _generated(subject, clip_pixels, prompt, max_new_tokens)
-        return UncachedAnswer(tuple(tokens), _masks(subject, rgb, states))
+        return UncachedAnswer(tokens, _masks(subject, rgb, states))
 
 
 def _generated(

@@ -11,6 +11,7 @@ from lisa_core.benchmark.cases import Case
 from lisa_core.benchmark.cost import Costs, Gpu, Work, known_gpu
 from lisa_core.benchmark.stages import Stage
 from lisa_core.benchmark.subject import Subject
+from lisa_core.tokenizer import IMAGE_ID
 
 MASK_TOLERANCE = 1e-3
 """Largest difference between the mask logits of an answer and the baseline's, relative to the largest of them."""
@@ -115,7 +116,9 @@ def _least(case: Case, costs: Costs, gpu: Gpu | None) -> float | None:
     work: list[Work] = [costs.clip()] if case.new_frame else []
     if case.new_frame and case.answer.segments:
         work.append(costs.sam())
-    before = len(case.answer.prompt_ids) + costs.shape.clip.tokens - 1 - case.read
+    ids = case.answer.prompt_ids  # v0's have the image's tokens already
+    prompt = len(ids) + (costs.shape.clip.tokens - 1) * ids.count(IMAGE_ID)
+    before = prompt - case.read
     work.append(costs.read(case.read, before))
     if not case.asked.mask_only:
         steps = range(len(case.answer.token_ids) - 1)  # the first token is what reading gave

@@ -128,7 +128,7 @@ class TestMaskOnly:
         monkeypatch.setattr(Generator, "decode", None)
         answer = small.ask(frame, "segment the handle", mask_only=True)
         assert answer.text == "[SEG]."
-        assert answer.token_ids == (SEG, 337, 2)
+        assert answer.token_ids == [SEG, 337, 2]
         assert len(answer.segments) == 1
 
     def test_does_not_disturb_the_next_question(self, small, frame):
@@ -154,7 +154,7 @@ class TestLength:
     def test_ends_where_the_context_is_full(self, tight):
         answer = ask(tight, LONG)
         assert len(answer.prompt_ids) - 1 + 256 + len(answer.token_ids) == CONTEXT
-        assert answer.token_ids == tuple(LONG.recorded["new_ids"][: len(answer.token_ids)])
+        assert answer.token_ids == LONG.recorded["new_ids"][: len(answer.token_ids)]
 
 
 class TestStreaming:
@@ -214,7 +214,7 @@ class TestStreaming:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Generator, "decode", lambda self, hidden, *_: ((token, hidden) for token in ids))
             answer = engine.ask(frame, "?", max_segments=0, on_token=pieces.append)
-        assert answer.token_ids == tuple(ids)
+        assert answer.token_ids == ids
         assert "".join(pieces) == answer.text
         return answer.text
 

@@ -55,12 +55,12 @@ def answer_to(load):
 
 @every_case
 def test_prompt(case, answer_to):
-    assert list(answer_to(case).prompt_ids) == case.recorded["input_ids"]
+    assert answer_to(case).prompt_ids == case.recorded["input_ids"]
 
 
 @every_case
 def test_tokens(case, answer_to):
-    assert list(answer_to(case).token_ids) == case.recorded["new_ids"]
+    assert answer_to(case).token_ids == case.recorded["new_ids"]
 
 
 @every_case

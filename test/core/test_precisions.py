@@ -42,7 +42,7 @@ def test_auto_is_fp32_on_the_cpu(small_checkpoint):
 @pytest.mark.parametrize("asked", V1_CASES, ids=str)
 def test_nf4_on_the_golden(load, asked):
     answer = ask(load(V1, "nf4"), asked)
-    assert list(answer.token_ids) == asked.recorded["new_ids"]
+    assert answer.token_ids == asked.recorded["new_ids"]
     assert len(answer.segments) == asked.masks
     if asked.masks:
         assert distance(embeddings(answer), asked.arrays["seg_embedding"]) < NF4_EMBEDDING

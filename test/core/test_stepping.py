@@ -61,7 +61,7 @@ def test_it_says_what_the_reference_says(replayed, asked):
     engine, captures = replayed
     before = captures.replays
     answer = ask(engine, asked)
-    assert list(answer.token_ids) == asked.recorded["new_ids"]
+    assert answer.token_ids == asked.recorded["new_ids"]
     assert captures.replays > before
 
 
