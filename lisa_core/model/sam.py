@@ -63,10 +63,10 @@ class Sam(nn.Module):
         return self.image_encoder(pixels)
 
     def decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """Masks for N prompts on one frame.
+        """Masks for N prompts on one frame, or on one each.
 
         Args:
-            embedding: (embedding, grid, grid) of the frame.
+            embedding: (embedding, grid, grid) of the frame, or (N, embedding, grid, grid).
             prompts: (N, embedding), each the only sparse prompt of its mask.
 
         Returns:
@@ -287,14 +287,16 @@ class MaskDecoder(nn.Module):
         self.iou_prediction_head = _Layers(width, shape.iou_hidden, shape.mask_tokens, shape.iou_depth)
 
     def forward(self, image: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """`image` and `positions` are (C, H, W), `prompts` (N, C); gives logits (N, 4H, 4W) and IoU (N,).
+        """`image` is (C, H, W) or (N, C, H, W), `positions` (C, H, W), `prompts` (N, C).
+
+        Gives logits (N, 4H, 4W) and IoU (N,).
 
         Of SAM's mask tokens only the first, the single-mask output, is read.
         """
-        count, height = prompts.shape[0], image.shape[1]
+        count, height = prompts.shape[0], image.shape[-2]
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([output.expand(count, -1, -1), prompts[:, None]], dim=1)
-        patches, places = (grid.flatten(1).T.expand(count, -1, -1) for grid in (image, positions))
+        patches, places = (grid.flatten(-2).mT.expand(count, -1, -1) for grid in (image, positions))
         tokens, patches = self.transformer(tokens, patches, places)
         upscaled = self.output_upscaling(patches.transpose(1, 2).unflatten(2, (height, -1)))
         reader = self.output_hypernetworks_mlps[0](tokens[:, 1])

@@ -1,5 +1,6 @@
 """A batch through the model: words for every conversation, a mask for every `[SEG]`."""
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,17 +39,17 @@ def of_batch(model: Lisa, pictures: Pictures, words: Packed, weights: losses.Wei
     learnt = words.labels[:, 1:] != NOT_LEARNT
     ce = losses.of_words(model.language.lm_head(hidden[:, :-1][learnt]), words.labels[:, 1:][learnt])
     bce = dice = hidden.new_zeros((), dtype=torch.float32)
-    for row, (columns, masks) in enumerate(zip(words.before_seg, pictures.masks, strict=True)):
-        if not columns:
-            continue
-        prompts = model.text_hidden_fcs(hidden[row, list(columns)])
-        low_res, _ = model.sam.decode(pictures.embedding[row], prompts)
-        size = pictures.sizes[row]
-        logits = upsample(low_res, model.shape.sam.image, size.resized, size.source)
-        one_bce, one_dice = losses.of_masks(logits, masks)
-        bce, dice = bce + one_bce, dice + one_dice
-    count = sum(len(columns) for columns in words.before_seg)
-    return losses.total(ce, bce, dice, count, weights)
+    counts = [len(columns) for columns in words.before_seg]
+    if any(counts):
+        rows = [row for row, count in enumerate(counts) for _ in range(count)]
+        prompts = model.text_hidden_fcs(hidden[rows, list(itertools.chain(*words.before_seg))])
+        low_res, _ = model.sam.decode(pictures.embedding[rows], prompts)
+        for some, size, masks in zip(low_res.split(counts), pictures.sizes, pictures.masks, strict=True):
+            if len(some):
+                logits = upsample(some, model.shape.sam.image, size.resized, size.source)
+                one_bce, one_dice = losses.of_masks(logits, masks)
+                bce, dice = bce + one_bce, dice + one_dice
+    return losses.total(ce, bce, dice, sum(counts), weights)
 
 
 def read(model: Lisa, visual: Tensor, words: Packed) -> Tensor:
