@@ -93,11 +93,16 @@ class Journal(Generic[R]):
 
 
 def state_of(model: str) -> list[Any]:
-    """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files."""
+    """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
+
+    Those of the folders in it count, too: its vision tower may be one. Empty for no name.
+    """
+    if not model:
+        return []
     folder = hub.folder_of(model) if model == CHECKPOINT else Path(model).expanduser()
     if not folder.is_dir():
         return [model]
-    states = ((path.name, path.stat()) for path in sorted(folder.iterdir()) if path.is_file())
+    states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
 
 

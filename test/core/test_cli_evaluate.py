@@ -139,6 +139,25 @@ def test_ctrl_c_and_on(evaluate, tmp_path, stopped_at):
     assert not (tmp_path / "out.json.journal").exists()
 
 
+def test_it_goes_on_wherever_it_is_started(evaluate, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the journal itself grows
+    assert evaluate(FakeEngine({3: KeyboardInterrupt()})).code == 130
+    (tmp_path / "a_log").write_text("of something else")
+    assert "going on after 2 of 4" in evaluate(FakeEngine()).errors
+
+
+def test_a_model_that_changed_is_asked_again(evaluate, tmp_path):
+    tower = tmp_path / "some" / "vision_tower"
+    tower.mkdir(parents=True)
+    (tower / "model.safetensors").write_bytes(b"before")
+    model = ("--checkpoint", tmp_path / "some")
+    assert evaluate(FakeEngine({3: KeyboardInterrupt()}), *model).code == 130
+    (tower / "model.safetensors").write_bytes(b"another one")
+    engine = FakeEngine()
+    assert evaluate(engine, *model).code == 0
+    assert len(engine.asked) == 4
+
+
 def test_ctrl_c_while_the_model_loads(data, tmp_path):
     def load(**_):
         raise KeyboardInterrupt
