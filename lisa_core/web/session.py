@@ -167,8 +167,10 @@ class Session:
         turns, frame = self.turns, self._frame
         encoding: Mapping[str, float] = {}
         if frame is None:
-            frame = self._frame = self._inference.encode(image)
+            frame = self._inference.encode(image)
             encoding = frame.timings
+            if self.image is image:  # else the visitor has turned to another one meanwhile
+                self._frame = frame
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
             if isinstance(part, Answer):

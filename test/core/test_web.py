@@ -71,6 +71,22 @@ def test_another_picture_starts_again(talk):
     assert talk.turns[0].answer.segments[0].mask.shape == (217, 333)
 
 
+def test_a_picture_that_was_left_while_it_was_encoded_is_not_asked_about(talk, inference, monkeypatch):
+    encode = inference.encode
+
+    def slowly(image):
+        frame = encode(image)
+        if image.shape[:2] == (480, 640):
+            talk.open(picture(ODD))
+        return frame
+
+    monkeypatch.setattr(inference, "encode", slowly)
+    list(ask(talk, "where"))
+    assert talk.turns == []
+    list(ask(talk, "where"))
+    assert talk.turns[0].answer.segments[0].mask.shape == (217, 333)
+
+
 def test_reset_forgets_the_words_and_keeps_the_picture(talk):
     list(ask(talk, "where"))
     talk.reset()
