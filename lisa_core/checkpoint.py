@@ -33,12 +33,13 @@ from lisa_core.tokenizer import Tokenizer
 
 Layout = Literal["v1", "v0"]
 
-_V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
 _DEFAULT_TEMPLATE: Mapping[Layout, TemplateName] = {"v1": "llava_v1", "v0": "vicuna_v1_1"}
 QUANTISED_KEY = "quantization_config"
 """In `config.json` of a checkpoint whose linear layers are stored in NF4, as transformers names it."""
 LAYOUT_KEY = "lisa_layout"
 """In `config.json` of a checkpoint that was stored anew: the layout that it came from."""
+TEMPLATE_KEY = "lisa_template"
+"""In `config.json` of a checkpoint that was fine-tuned: the template that it learnt with."""
 OWN_TOWER = "vision_tower"
 """A checkpoint may bring its vision tower along, in a folder of this name."""
 
@@ -99,7 +100,7 @@ class Checkpoint:
         Args:
             checkpoint: folder or hub id.
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
-            template: one of `options.TEMPLATES`; None: the layout's.
+            template: one of `options.TEMPLATES`; None: the one it was fine-tuned with, else the layout's.
 
         Raises:
             CheckpointError: missing, damaged, or no LISA; names the file or tensor.
@@ -121,7 +122,16 @@ class Checkpoint:
             )
         quantised = QUANTISED_KEY in config
         parameters = _check(stored, shape, folder, quantised)
-        return cls(folder, tower, layout, _template(template, layout), shape, tokenizer, quantised, parameters)
+        return cls(
+            folder,
+            tower,
+            layout,
+            _template(template or config.get(TEMPLATE_KEY, _DEFAULT_TEMPLATE[layout])),
+            shape,
+            tokenizer,
+            quantised,
+            parameters,
+        )
 
     def tensors(self) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor]]]:
         """Every (parameter, tensor on the host, its statistics if it is 4 bit), file by file.
@@ -143,14 +153,12 @@ class Checkpoint:
 
 
 def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
-    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in _V0_PARTS):
+    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in hub.V0_PARTS):
         return "v0"
     return "v1"
 
 
-def _template(name: str | None, layout: Layout) -> TemplateName:
-    if name is None:
-        return _DEFAULT_TEMPLATE[layout]
+def _template(name: str) -> TemplateName:
     for known in BY_NAME:
         if name == known:
             return known
@@ -194,7 +202,7 @@ def _weights(folder: Path, layout: Layout) -> list[Path]:
             f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
         )
     if layout == "v0" and files[0].suffix == ".bin":
-        files += [folder / part for part in _V0_PARTS]
+        files += [folder / part for part in hub.V0_PARTS]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; fetch the missing files.")
@@ -221,7 +229,7 @@ def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
     for file in files:
         with _OpenFile(file) as opened:
             for tensor in opened.catalogue():
-                prefix = "model." if layout == "v0" and file.name in _V0_PARTS else ""
+                prefix = "model." if layout == "v0" and file.name in hub.V0_PARTS else ""
                 stored[prefix + tensor.name] = tensor
     return stored
 

@@ -10,6 +10,11 @@ from lisa_core.options import CHECKPOINT
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
+"""Files of a v0 checkpoint besides the language model, which is all that its index knows."""
+TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
+LISA_TYPE = "llava"
+"""`model_type` in the `config.json` of a LISA."""
 _FILES = ("*.json", "*.bin", "*.safetensors", "tokenizer.model")
 
 
@@ -28,11 +33,14 @@ def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
         raise CheckpointError(
             f"No checkpoint is named; give a folder, a hub id such as xinlai/LISA-7B-v1, or {CHECKPOINT}."
         )
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        return folder
-    if folder.exists():
-        raise CheckpointError(f"{folder} is a file; give the checkpoint's folder.")
+    try:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        if folder.exists():
+            raise CheckpointError(f"{folder} is a file; give the checkpoint's folder.")
+    except (OSError, RuntimeError) as error:  # a name too long, somebody else's home, no such user's
+        raise CheckpointError(f"{name} cannot be looked at ({error}); give a checkpoint's folder.") from error
     if not _HUB_ID.fullmatch(str(name)):
         raise CheckpointError(
             f"There is no folder {folder}, and it is no hub id either; give a checkpoint's folder or an id such as"
@@ -43,7 +51,7 @@ def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
 
 def _from_hub(name: str, files: Sequence[str]) -> Path:
     from huggingface_hub import constants, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
         cached = Path(snapshot_download(name, allow_patterns=list(files), local_files_only=True))
@@ -51,6 +59,10 @@ def _from_hub(name: str, files: Sequence[str]) -> Path:
             return cached
     except LocalEntryNotFoundError:
         pass
+    except HFValidationError as error:
+        raise CheckpointError(
+            f"There is no folder {name}, and it is no hub id either: {_first_line(error)}."
+        ) from error
     try:
         return Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the hub's client lets through whatever the network below it raises
@@ -61,17 +73,25 @@ def _from_hub(name: str, files: Sequence[str]) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder has a configuration and every shard that its index names."""
-    if not (folder / "config.json").is_file():
-        return False
+    """Whether a folder has a configuration and every shard that its index names; a LISA all its other parts, too."""
     indexes = [path for path in folder.glob("*.index.json") if path.is_file()]
     try:
-        shards = {shard for index in indexes for shard in json.loads(index.read_text())["weight_map"].values()}
-    except (OSError, ValueError, KeyError, AttributeError):
+        is_lisa = json.loads((folder / "config.json").read_text()).get("model_type") == LISA_TYPE
+        shard_of = {name: shard for index in indexes for name, shard in _weight_map(index).items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
         return False
-    if indexes:
-        return all((folder / shard).is_file() for shard in shards)
-    return (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
+    needed = set(shard_of.values())
+    if is_lisa:
+        needed |= set(TOKENIZER_FILES)
+        if shard_of and not any("visual_model" in name for name in shard_of):
+            needed |= set(V0_PARTS)
+    if not all((folder / str(file)).is_file() for file in needed):
+        return False
+    return bool(indexes) or (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    return dict(json.loads(index.read_text())["weight_map"])
 
 
 def _first_line(error: Exception) -> str:

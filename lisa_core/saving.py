@@ -1,4 +1,4 @@
-"""A checkpoint stored anew in 4 bit: a quarter of the size, ready to be mapped into memory and used as it lies.
+"""A checkpoint stored anew in 4 bit: about a third of the size, ready to be mapped into memory and used as it lies.
 
 The folder holds what the official v1 layout holds, in safetensors, with the vision tower in a folder of its own. Each
 quantised weight lies beside its statistics under the names that bitsandbytes and transformers use.
@@ -19,7 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lisa_core import quantization
+from lisa_core import hub, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, released_name
@@ -159,6 +159,6 @@ def _copy_the_rest(checkpoint: Checkpoint, out: Path) -> None:
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     config |= {QUANTISED_KEY: _QUANTISATION, LAYOUT_KEY: checkpoint.layout}
     (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    for name in ("tokenizer.model", "added_tokens.json"):
+    for name in hub.TOKENIZER_FILES:
         shutil.copyfile(checkpoint.folder / name, out / name)
     shutil.copyfile(checkpoint.vision_tower / "config.json", out / OWN_TOWER / "config.json")

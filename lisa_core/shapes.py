@@ -33,8 +33,11 @@ def read_shape(config: Config, tower: Config, tensors: Shapes) -> LisaShape:
     layer = config.get("mm_vision_select_layer", -2)
     if config.get("mm_vision_select_feature", "patch") != "patch":
         raise CheckpointError("config.json: only mm_vision_select_feature 'patch' is known.")
+    vision = tower.get("vision_config", tower)
+    if not isinstance(vision, Mapping):
+        raise CheckpointError("config.json of the vision tower: vision_config is no object.")
     return LisaShape(
-        clip=_clip(tower.get("vision_config", tower), layer),
+        clip=_clip(vision, layer),
         language=_language(config),
         sam=_sam(tensors),
         projector_layers=2 if "model.mm_projector.0.weight" in tensors else 1,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from lisa_core import loading, quantization
-from lisa_core.checkpoint import LAYOUT_KEY, Checkpoint
+from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.model.products import Linear
@@ -113,7 +113,7 @@ def write_merged(
     _check_fits(checkpoint, taught)
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
-    config |= {LAYOUT_KEY: checkpoint.layout}
+    config |= {LAYOUT_KEY: checkpoint.layout, TEMPLATE_KEY: checkpoint.template}
     weights = _merged(checkpoint, taught, scale)
     with trouble.told(out.parent):
         export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)

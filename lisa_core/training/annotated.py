@@ -3,6 +3,7 @@
 The wordings of questions and answers are those of LISA's published training code.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -53,8 +54,9 @@ _KEPT = 1000
 def check_length(split: Split, entry: Entry, checkpoint: Checkpoint) -> None:
     """Raises DatasetError if a query of the picture, with its explanation, is longer than the model can read."""
     template, context = BY_NAME[checkpoint.template], checkpoint.shape.language.context
-    for text in read_annotation(entry.annotation).texts:
-        turn = text, split.explanations.get((entry.name, text), "")
+    annotation = read_annotation(entry.annotation)
+    for text, answer in itertools.zip_longest(annotation.texts, annotation.answers):
+        turn = text, answer or split.explanations.get((entry.name, text), "")
         words = len(lesson([turn], template, checkpoint.tokenizer).ids) + _RECIPE
         if words + checkpoint.shape.clip.tokens > context:
             raise DatasetError(

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from lisa_core.checkpoint import OWN_TOWER
+from lisa_core.hub import TOKENIZER_FILES
 from lisa_core.model.lisa import released_name
 from lisa_core.saving import whole_folder, write_weights
-
-TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
 
 
 def export(

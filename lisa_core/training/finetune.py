@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -84,15 +83,15 @@ class Finetuning:
         target = resolve_device(device)
         torch.manual_seed(recipe.plan.seed)  # adapters begin at random
         self._model = adapters.load_learner(checkpoint, precision, target, recipe.lora, progress)
-        self._device = target
-        self._keep_settings(train, resolve_precision(precision, target))
+        self._device, self._precision = target, resolve_precision(precision, target)
+        self._keep_settings(train)
         self._engine = LisaEngine(
             str(checkpoint.folder),
             self._model,
             checkpoint.tokenizer,
             checkpoint.layout,
             checkpoint.template,
-            resolve_precision(precision, target),
+            self._precision,
             target,
         )
         data = Annotated(
@@ -176,16 +175,18 @@ class Finetuning:
             partial.unlink(missing_ok=True)
         self._best = giou
 
-    def _autocast(self) -> AbstractContextManager[Any]:
-        """On a GPU the fp32 weights that learn are multiplied in bf16, as the frozen ones are."""
-        return torch.autocast("cuda", torch.bfloat16) if self._device.type == "cuda" else nullcontext()
+    def _autocast(self) -> torch.autocast:
+        """The fp32 weights that learn are multiplied in bf16 on a GPU, and wherever the frozen ones are."""
+        mixed = self._device.type == "cuda" or self._precision == "bf16"
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=mixed)
 
-    def _keep_settings(self, train: Sequence[reasonseg.Split], precision: str) -> None:
+    def _keep_settings(self, train: Sequence[reasonseg.Split]) -> None:
         """What the training depends on; one under way that depends on something else is not gone on with."""
         settings = {
             "checkpoint": state_of(str(self._checkpoint.folder)),
+            "vision_tower": state_of(str(self._checkpoint.vision_tower)),
             "template": self._checkpoint.template,
-            "precision": precision,
+            "precision": self._precision,
             "data": [_state(split) for split in (*train, self._val)],
             "recipe": asdict(self._recipe),
         }
@@ -220,8 +221,9 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
 
 
 def _state(split: reasonseg.Split) -> list[str]:
-    digest = hashlib.sha256("".join(entry.digest() for entry in split.entries).encode())
-    return [str(split.folder), digest.hexdigest()]
+    digests = [entry.digest() for entry in split.entries]
+    explanations = sorted([*key, words] for key, words in split.explanations.items())
+    return [str(split.folder), hashlib.sha256(json.dumps([digests, explanations]).encode()).hexdigest()]
 
 
 def _read_best(path: Path) -> dict[str, Any]:

@@ -324,6 +324,11 @@ class TestConfig:
 
 
 class TestVisionTower:
+    def test_whose_configuration_is_none(self, folder, tmp_path):
+        towers = copy_of(TOWER, tmp_path / "tower")
+        change_json(towers / "config.json", vision_config=None)
+        refused(folder, "vision_config is no object", vision_tower=towers)
+
     def test_of_another_width(self, folder, tmp_path):
         wide = tower(tmp_path / "tower", hidden_size=48)
         refused(

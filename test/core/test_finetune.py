@@ -16,6 +16,7 @@ from PIL import Image
 
 from lisa_core import LisaEngine
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.errors import DatasetError
 from lisa_core.evaluation import reasonseg, runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
@@ -233,6 +234,18 @@ def test_an_explanation_is_learnt_where_there_is_one():
     assert all("expla" in question and "[SEG]" in answer for question, answer in explained)
     plain = [question for question, answer in turns if answer in annotated.ANSWERS]
     assert all(question.startswith("what gives light Please") for question in plain)
+
+
+def test_an_answer_that_is_longer_than_the_model_reads_is_told(small_checkpoint, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    path = folder / "train" / "0.json"
+    answers = ["It is [SEG].", "and so on " * 3000]
+    path.write_text(json.dumps({**json.loads(path.read_text()), "answers": answers}))
+    split = reasonseg.open_split(folder, "train")
+    checkpoint = Checkpoint.open(small_checkpoint, TOWER)
+    with pytest.raises(DatasetError, match="more than this model reads"):
+        annotated.check_length(split, split.entries[0], checkpoint)
+    annotated.check_length(split, split.entries[1], checkpoint)
 
 
 def test_answers_of_its_own_are_learnt_as_they_stand_with_a_mask_or_without(small_checkpoint, small, data, tmp_path):

@@ -167,6 +167,33 @@ def test_what_torch_hides_is_told(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_bf16_on_the_cpu_learns_and_its_template_is_remembered(data, small_checkpoint, out):  # noqa: F811
+    arguments = list(words(data, small_checkpoint, out, "--template", "llava_llama_2", steps=STEPS))
+    result = cli.run(*("bf16" if word == "fp32" else word for word in arguments))
+    assert result.code == 0, result.errors
+    assert Checkpoint.open(small_checkpoint, cli.TOWER).template == "llava_v1"
+    assert Checkpoint.open(out).template == "llava_llama_2"
+    assert Checkpoint.open(out, template="llava_v1").template == "llava_v1"
+
+
+def test_another_tower_or_explanation_is_another_training(data, small_checkpoint, out, tmp_path):  # noqa: F811
+    mine = shutil.copytree(data, tmp_path / "mine")
+    explanations = mine / "explanatory" / "train.json"
+    explanations.parent.mkdir()
+    said = {"image": "0.png", "query": "lamp", "outputs": "It shines."}
+    explanations.write_text(json.dumps([said]))
+    arguments = list(map(str, words(mine, small_checkpoint, out, steps=STEPS)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer.Trainer, "run", raising(KeyboardInterrupt())(None))
+        assert cli.run(*arguments).code == 130
+    other = shutil.copytree(cli.TOWER, tmp_path / "tower")
+    elsewhere = cli.run(*(str(other) if word == str(cli.TOWER) else word for word in arguments))
+    assert "differs in vision_tower;" in elsewhere.errors
+    explanations.write_text(json.dumps([said | {"outputs": "It hangs."}]))
+    assert "differs in data;" in cli.run(*arguments).errors
+
+
+@pytest.mark.slow
 def test_a_v0_checkpoint_learns_and_becomes_one_in_the_v1_layout(learn, data, out):  # noqa: F811
     result = learn(checkpoint=V0)
     assert result.code == 0, result.errors

@@ -1,5 +1,6 @@
 """Hub ids: what is cached whole is used without a network, and offline it is said what is missing and where."""
 
+import json
 import shutil
 
 import pytest
@@ -51,6 +52,31 @@ def test_incomplete(tmp_path, name):
     folder = copy_of(V1, tmp_path / "lisa")
     (folder / name).unlink()
     assert not is_whole(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "added_tokens.json"])
+def test_a_lisa_without_its_words(tmp_path, name):
+    folder = copy_of(V1, tmp_path / "lisa")
+    (folder / name).unlink()
+    assert not is_whole(folder)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin"])
+def test_a_v0_without_one_of_its_parts(tmp_path, name):
+    folder = copy_of(V0, tmp_path / "lisa")
+    (folder / "pytorch_model.bin").rename(folder / "pytorch_model-00001-of-00001.bin")
+    index = {"weight_map": {"model.embed_tokens.weight": "pytorch_model-00001-of-00001.bin"}}
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert is_whole(folder)
+    (folder / name).unlink()
+    assert not is_whole(folder)
+
+
+@pytest.mark.parametrize("name", ["runs/lisa--v2", "models/LISA-7B.", "a/" + "b" * 200, "x" * 300, "~nosuchuser/lisa"])
+def test_what_is_neither_a_folder_nor_an_id(cache, name):
+    with pytest.raises(CheckpointError) as caught:
+        folder_of(name)
+    assert name.partition("/")[0] in str(caught.value)
 
 
 def test_empty(tmp_path):
