@@ -4,12 +4,18 @@ The format knows no holes: it draws each polygon filled, and its outline. So the
 one around it by a line there and back, which the rule of even and odd crossings fills with nothing.
 """
 
+from collections import defaultdict
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Polygon = list[list[int]]
 """x, y in px, at least three."""
+
+_PAIRS = 1 << 20
+"""Distances that are computed at once."""
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[Polygon]:
@@ -28,20 +34,57 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[Polygon]:
     return polygons
 
 
+@dataclass(frozen=True)
+class _Joint:
+    """From a corner of one ring to a corner of a hole, each by its number."""
+
+    ring: int
+    here: int
+    hole: int
+    there: int
+
+
 def _joined(ring: NDArray[np.int32], holes: list[NDArray[np.int32]]) -> NDArray[np.int32]:
     """The ring and its holes as one line, joined where they are nearest: no shorter way could leave the mask."""
-    waiting = list(holes)
-    while waiting:
-        nearest = [_nearest(ring, hole) for hole in waiting]
-        chosen = min(range(len(waiting)), key=lambda index: nearest[index][0])
-        _, here, there = nearest[chosen]
-        hole = np.roll(waiting.pop(chosen), -there, axis=0)
-        ring = np.concatenate([ring[: here + 1], hole, hole[:1], ring[here:]])
-    return ring
+    rings = [ring, *holes]
+    joints = _nearest_first(rings)
+    at: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
+    for joint in joints:
+        at[joint.ring, joint.here].append(joint.hole)
+    lines: dict[int, list[NDArray[np.int32]]] = {}
+    starts = [(joint.hole, joint.there) for joint in joints]
+    for number, start in ((0, 0), *starts)[::-1]:  # what is joined to a hole was joined later than that
+        line = lines[number] = []
+        for corner in (*range(start, len(rings[number])), *range(start)):
+            point = rings[number][corner : corner + 1]
+            line.append(point)
+            for hole in at[number, corner]:
+                inner = lines.pop(hole)
+                line += [*inner, inner[0], point]
+    return np.concatenate(lines[0])
 
 
-def _nearest(ring: NDArray[np.int32], hole: NDArray[np.int32]) -> tuple[float, int, int]:
-    """The distance of the nearest two corners, and which they are."""
-    squares = ((ring[:, None].astype(np.int64) - hole[None]) ** 2).sum(-1)
-    here, there = np.unravel_index(squares.argmin(), squares.shape)
-    return float(squares[here, there]), int(here), int(there)
+def _nearest_first(rings: list[NDArray[np.int32]]) -> list[_Joint]:
+    """What joins all to the first, the shortest way first, as Prim finds a shortest tree.
+
+    Each corner that waits knows the nearest one that is joined, so it looks only at those that were joined last.
+    """
+    corners = np.concatenate(rings).astype(np.int64)
+    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
+    place = np.concatenate([np.arange(len(ring)) for ring in rings])
+    nearest, distance = np.zeros(len(corners), int), np.full(len(corners), np.inf)
+    joints: list[_Joint] = []
+    waiting = np.flatnonzero(owner > 0)
+    joined = np.flatnonzero(owner == 0)
+    while len(waiting):
+        for some in np.array_split(waiting, 1 + len(waiting) * len(joined) // _PAIRS):
+            squares = ((corners[some, None] - corners[joined]) ** 2).sum(-1)
+            best = squares.argmin(axis=1)
+            squares = squares[np.arange(len(some)), best]
+            nearer = squares < distance[some]
+            distance[some[nearer]], nearest[some[nearer]] = squares[nearer], joined[best[nearer]]
+        there = waiting[distance[waiting].argmin()]
+        here, hole = nearest[there], owner[there]
+        joints.append(_Joint(int(owner[here]), int(place[here]), int(hole), int(place[there])))
+        joined, waiting = waiting[owner[waiting] == hole], waiting[owner[waiting] != hole]
+    return joints

@@ -8,12 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_core.errors import DatasetError
+from lisa_core.evaluation import coco
 from lisa_core.labelling import rle
 from lisa_core.template import SEG
 
@@ -193,25 +193,10 @@ def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
     for item in annotations:
         try:
-            (unsure if item.get("iscrowd") else target)[_coco_mask(item.get("segmentation"), size)] = True
+            (unsure if item.get("iscrowd") else target)[coco.mask_of(item.get("segmentation"), size)] = True
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise DatasetError(f"annotation {item.get('id')} cannot be used: {error}.") from error
     return target, unsure & ~target
-
-
-def _coco_mask(segmentation: Any, size: tuple[int, int]) -> Mask:
-    """Raises ValueError and its like for what is no segmentation, or of a picture of another size."""
-    if isinstance(segmentation, dict):
-        return rle.decode(segmentation)
-    if not segmentation:
-        raise ValueError("it has no segmentation")
-    mask = np.zeros(size, np.uint8)
-    for outline in segmentation:
-        points = np.array(outline, np.float64).reshape(-1, 2)
-        if len(points) < 3:
-            raise ValueError(f"a polygon of it has {len(points)} points; it takes at least 3")
-        cv2.fillPoly(mask, [points.round().astype(np.int32)], (1,))
-    return mask.astype(bool)
 
 
 def _united(masks: Iterable[Any]) -> tuple[Mask, Mask]:

@@ -52,6 +52,16 @@ def test_shapes_come_back_to_the_pixel():
     assert _iou(drawn(ring), ring) > 0.99
 
 
+def test_hundreds_of_holes_are_joined_where_they_are_nearest():
+    mask = np.zeros((480, 640), bool)
+    mask[20:460, 20:620] = True
+    random = np.random.default_rng(0)
+    mask[random.integers(21, 459, 700), random.integers(21, 619, 700)] = False
+    mask[200:260, 300:380] = False
+    assert len(polygons_of(mask)) == 1
+    assert np.array_equal(drawn(mask), mask)
+
+
 @settings(deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_run_lengths_are_those_of_coco(mask):
@@ -160,7 +170,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
     packed = {"size": [48, 64], "counts": encoded["counts"].decode()}
     content = instances(
         [
-            {"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 14, 10, 14, 19, 5, 19]]},
+            {"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 15, 10, 15, 20, 5, 20]]},
             {"image_id": 7, "category_id": 1, "segmentation": packed},
             {"image_id": 7, "category_id": 2, "segmentation": packed},
             {"image_id": 8, "category_id": 2, "segmentation": packed},
@@ -179,7 +189,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
     out = tmp_path / "out"
     result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
     assert result.code == 1
-    for sentence in ("2 points; it takes at least 3", "do not fill 64x48", "no picture or category that is listed"):
+    for sentence in ("takes at least three points", "do not fill 64x48", "no picture or category that is listed"):
         assert sentence in result.errors
     found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
     assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
