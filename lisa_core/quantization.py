@@ -24,6 +24,11 @@ _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
 
+# bitsandbytes advises to install a package that fetches code from a hub when it is imported; nobody shall.
+logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.msg)
+# LLM.int8 is specified on fp16 inputs; saying so at every product of an fp32 model tells nobody anything.
+logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "will be cast" not in record.msg)
+
 
 def quantised_layers(model: nn.Module) -> list[str]:
     """Names of the linear layers that 4 and 8 bit replace."""
@@ -128,8 +133,6 @@ def stored_bytes(parameter: nn.Parameter) -> int:
 
 
 def _bitsandbytes() -> ModuleType:
-    # It advises to install a package that fetches code from a hub when it is imported; nobody shall.
-    logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.msg)
     try:
         import bitsandbytes
     except ImportError as error:
@@ -137,6 +140,4 @@ def _bitsandbytes() -> ModuleType:
             f"4 and 8 bit need bitsandbytes, which does not import here ({error});"
             " install it with pip, or choose another precision."
         ) from error
-    # LLM.int8 is specified on fp16 inputs; saying so at every product of an fp32 model tells nobody anything
-    logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "will be cast" not in record.msg)
     return bitsandbytes

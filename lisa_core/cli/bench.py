@@ -35,7 +35,7 @@ def bench(
         ),
     ] = "",
     checkpoint: Annotated[
-        str, typer.Option(metavar="MODEL", help="Measure this LISA instead: a folder or a hub id.")
+        str, typer.Option(metavar="MODEL", help="Measure this LISA instead: a folder, a hub id or bundled.")
     ] = "",
     precision: options.Precision = "auto",
     device: options.Device = "",
@@ -154,6 +154,8 @@ def _load(
     if checkpoint:
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
         resolved, name = loading.resolve_precision(precision, target, opened.quantised), checkpoint
+    elif vision_tower or template:
+        raise typer.BadParameter("--vision-tower and --template go with --checkpoint; a random model has its own")
     else:
         resolved, name = loading.resolve_precision(precision, target), f"random {shape}"
         opened = RandomCheckpoint.of(_known(shape), resolved, target)

@@ -1,6 +1,7 @@
 """An answer in files: a mask for each segment, the picture with all of them, and JSON that names them."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,17 @@ def picture(names: Names, rgb: NDArray[np.uint8], answer: Answer) -> dict[Path, 
 
 
 def record(names: Names, question: str, answer: Answer, timings: Mapping[str, float]) -> dict[str, Any]:
-    """The answer as JSON has it; masks by the names of their files."""
+    """The answer as JSON has it, which knows no NaN; masks by the names of their files."""
     return {
         "question": question,
         "text": answer.text,
         "segments": [
-            {"box": list(segment.box), "area": segment.area, "score": segment.score, "mask": mask}
+            {
+                "box": list(segment.box),
+                "area": segment.area,
+                "score": segment.score if math.isfinite(segment.score) else None,
+                "mask": mask,
+            }
             for segment, mask in zip(answer.segments, names.masks(answer), strict=True)
         ],
         "timings": dict(timings),

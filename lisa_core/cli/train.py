@@ -68,7 +68,7 @@ def train(
         typer.Option(help="What matrices are multiplied in; auto: bf16 on a GPU, fp32 on the CPU."),
     ] = "auto",
 ) -> None:
-    """Train a small LISA from scratch: first its eyes, then its words and masks.
+    """Train a small LISA, from scratch or on: first its eyes, then its words and masks.
 
     The encoders learn what is where in the pictures. Then SAM's is frozen, as in
     the official recipe, and the rest learns to answer: cross entropy, and
@@ -113,10 +113,10 @@ def train(
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
-        origin = {"scenes": str(scenes.resolve()), "speak_scenes": speak_scenes, "checkpoint": checkpoint, "lora": lora}
-        _check(scenes)
+        origin = {"scenes": str(scenes.resolve()), "number_of_scenes": _number_of(scenes)}
+        chosen = {"speak_scenes": speak_scenes, "checkpoint": checkpoint, "lora": lora, "seed": seed, "mixed": mixed}
         before = _opened(checkpoint, lora) if checkpoint else None
-        _keep(run, {**origin, "seed": seed, "mixed": mixed, **lessons})
+        _keep(run, {**origin, **chosen, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), before, lora)
         with trouble.told(run):
             if not checkpoint:
@@ -280,8 +280,8 @@ def _keep(run: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def _check(folder: Path) -> None:
-    """Raises DatasetError for scenes that nothing may be learnt from."""
+def _number_of(folder: Path) -> int:
+    """How many scenes there are; raises DatasetError for those that nothing may be learnt from."""
     from lisa_core.tabletop.dataset import count, load_scene
     from lisa_core.tabletop.scene import HELD_OUT_SEED
 
@@ -289,6 +289,7 @@ def _check(folder: Path) -> None:
         raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
     if load_scene(folder, scenes - 1).seed >= HELD_OUT_SEED:
         raise DatasetError(f"{folder} has scenes to measure with (seeds from {HELD_OUT_SEED}); train on others.")
+    return scenes
 
 
 @contextmanager

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from lisa_core.model.clip import ClipShape
 from lisa_core.model.language import LanguageShape
@@ -163,8 +162,3 @@ def write_tokenizer(sentences: Iterable[str], pieces: int, folder: Path) -> int:
     added = {token: words + index for index, token in enumerate(ADDED_TOKENS)}
     (folder / "added_tokens.json").write_text(json.dumps(added))
     return int(words) + len(added)
-
-
-def parameters_of(module: nn.Module) -> int:
-    """How many weights it has."""
-    return sum(parameter.numel() for parameter in module.parameters())

@@ -120,6 +120,7 @@ def test_without_a_baseline_nothing_is_compared(tmp_path):
 
 def test_wrong_usage():
     assert "not both" in run("bench", "--shape", "tiny", "--checkpoint", "there").errors
+    assert "go with --checkpoint" in run("bench", "--shape", "tiny", "--template", "llava_v1").errors
     result = run("bench", "--shape", "huge")
     assert result.code == 2
     assert "tiny, small, 7b, 13b" in result.errors

@@ -18,6 +18,8 @@ from goldens import GOLDENS, V1, picture
 from PIL import Image
 
 from lisa_core import OutOfMemoryError, overlay
+from lisa_core.answer import Answer, Segment
+from lisa_core.cli import results
 from lisa_core.cli.results import stems
 
 QUESTION = "Please segment the two cups on the table."
@@ -86,6 +88,14 @@ def test_question_answer_boxes_and_scores_are_printed(segment, small):
         assert ", ".join(map(str, segment_.box)) in result.out
         assert f"{segment_.score:.3f}" in result.out
     assert result.errors == ""  # progress is for terminals
+
+
+def test_a_score_that_is_no_number_leaves_valid_json():
+    nothing = np.zeros(0, np.float32)
+    answer = Answer("[SEG]", (Segment(np.ones((2, 2), bool), float("nan"), (0, 0, 2, 2), nothing, nothing),))
+    written = results.as_json(results.record(results.Names(Path(), "a"), "What?", answer, {}))
+    assert b"NaN" not in written
+    assert json.loads(written)["segments"][0]["score"] is None
 
 
 def test_an_answer_without_masks_is_an_answer(segment, out):

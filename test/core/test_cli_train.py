@@ -195,6 +195,7 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
     (tmp_path / "lisa.run").mkdir()
     before = {
         "scenes": str(scenes.resolve()),
+        "number_of_scenes": 1,
         "speak_scenes": None,
         "checkpoint": "",
         "lora": False,
@@ -206,7 +207,7 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
     (tmp_path / "lisa.run" / "settings.json").write_text(json.dumps(before | {"dialogues": 3}))
     said = cli.run("train", scenes, "--out", out, *FEW, "--see-pictures", 4, "--seed", 1)
     assert said.code == 1
-    assert "differs in seed, see_pictures;" in said.errors
+    assert "differs in number_of_scenes, seed, see_pictures;" in said.errors
     assert not out.exists()
 
 
