@@ -63,7 +63,12 @@ PR_SET_PDEATHSIG = 1
 LAST_LINES = 20
 """Of the node's log, shown when something fails."""
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
 
 
 class DemoError(Exception):
@@ -85,7 +90,9 @@ def demo(
         str,
         typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
     ] = "",
-    precision: Annotated[Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.")] = "auto",
+    precision: Annotated[
+        Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.")
+    ] = "auto",
     image: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A picture to ask about instead of the recording.", show_default=False),
@@ -106,7 +113,7 @@ def demo(
 ) -> None:
     """Ask some questions over ROS 2: starts the node and a recorded camera, prints the answers, writes a picture, ends.
 
-    [b]Exit codes[/b]: 0 answered; 1 something failed; 2 wrong usage.
+    [b]Exit codes[/b]: 0 answered; 1 something failed; 2 wrong usage; 130 stopped.
     """
     if image is not None and not question:
         raise typer.BadParameter("say with --question what to ask about the picture")

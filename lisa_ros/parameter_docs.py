@@ -21,7 +21,7 @@ def as_yaml() -> str:
         if name.startswith("<camera>.") and not nested:
             nested = True
             lines.append(
-                f"    {CAMERA}:  # one such block for each of `cameras`; its image is <camera>/image by default"
+                f"    {CAMERA}:  # a block for each of `cameras`; of several, each without `image` has <camera>/image"
             )
         indent = "      " if nested else "    "
         lines += [f"{indent}# {_text(rule)}", f"{indent}{name.removeprefix('<camera>.')}: {_value(default)}"]

@@ -79,10 +79,10 @@ class Parameters:
         CHECKPOINT, "the LISA model: bundled (knows rendered tables only), a folder or a hub id"
     )
     precision: str = _parameter(
-        "auto", "precision of the weights; auto: nf4 on a GPU, fp32 on the CPU", choices=PRECISIONS
+        "auto", "precision of the weights; auto: nf4 on a GPU and if stored so, else fp32", choices=PRECISIONS
     )
     device: str = _parameter("", "cuda, cuda:1, cpu; empty: cuda if there is one")
-    vision_tower: str = _parameter("", "folder or hub id of CLIP; empty: what the checkpoint names")
+    vision_tower: str = _parameter("", "folder or hub id of CLIP; empty: what the checkpoint brings or names")
     template: str = _parameter("", "the prompt's template; empty: what the checkpoint is", choices=("", *TEMPLATES))
     memory_limit: float = _parameter(
         0.0,

@@ -33,7 +33,12 @@ FAREWELL = 2.0
 WAIT_INTERVAL = 0.05
 """Seconds between two looks for subscribers."""
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app = typer.Typer(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
 console = Console(stderr=True, highlight=False)
 
 

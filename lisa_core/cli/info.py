@@ -21,7 +21,9 @@ DEVICES = ("cuda", "cpu")
 
 
 def info(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="The LISA model: a folder or a hub id.")],
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="The LISA model: a folder, a hub id or bundled.")
+    ],
     vision_tower: options.VisionTower = "",
     template: options.Template = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs; sizes in bytes.")] = False,
@@ -29,9 +31,11 @@ def info(
     """Print what a checkpoint is, and what memory it needs in each precision; its weights are not loaded.
 
     The memory is that of the weights; the KV cache and what an answer is
-    computed in come on top.
+    computed in come on top. A hub id that is not on this machine is downloaded.
 
     $ lisa info xinlai/LISA-7B-v1
+
+    [b]Exit codes[/b]: 0; 1 the model will not do; 2 wrong usage.
     """
     from lisa_core.checkpoint import Checkpoint
 

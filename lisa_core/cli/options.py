@@ -19,7 +19,7 @@ Checkpoint = Annotated[
 ]
 Precision = Annotated[
     options.Precision,
-    typer.Option(help="Of the weights; auto: nf4 on a GPU, fp32 on the CPU.", rich_help_panel=_MODEL),
+    typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.", rich_help_panel=_MODEL),
 ]
 Device = Annotated[
     str,
@@ -40,7 +40,10 @@ Template = Annotated[
 MemoryLimit = Annotated[
     float,
     typer.Option(
-        metavar="GIB", min=0, help="GiB of device memory that the model may take; 0: no limit.", rich_help_panel=_MODEL
+        metavar="GIB",
+        min=0,
+        help="GiB of device memory for weights, KV caches and frames; 0: no limit.",
+        rich_help_panel=_MODEL,
     ),
 ]
 MaxNewTokens = Annotated[int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")]
