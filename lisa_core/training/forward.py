@@ -35,21 +35,32 @@ class Pictures:
 
 def of_batch(model: Lisa, pictures: Pictures, words: Packed, weights: losses.Weights) -> dict[str, Tensor]:
     """The official recipe's losses of a batch, by name."""
-    hidden = read(model, pictures.visual, words)
+    return of_states(model, read(model, pictures.visual, words), pictures, words, weights)
+
+
+def of_states(
+    model: Lisa, hidden: Tensor, pictures: Pictures, words: Packed, weights: losses.Weights
+) -> dict[str, Tensor]:
+    """The same of what `read` has made of the words."""
     learnt = words.labels[:, 1:] != NOT_LEARNT
     ce = losses.of_words(model.language.lm_head(hidden[:, :-1][learnt]), words.labels[:, 1:][learnt])
     bce = dice = hidden.new_zeros((), dtype=torch.float32)
     counts = [len(columns) for columns in words.before_seg]
     if any(counts):
-        rows = [row for row, count in enumerate(counts) for _ in range(count)]
-        prompts = model.text_hidden_fcs(hidden[rows, list(itertools.chain(*words.before_seg))])
-        low_res, _ = model.sam.decode(pictures.embedding[rows], prompts)
+        rows, states = before_seg(hidden, words)
+        low_res, _ = model.sam.decode(pictures.embedding[rows], model.text_hidden_fcs(states))
         for some, size, masks in zip(low_res.split(counts), pictures.sizes, pictures.masks, strict=True):
             if len(some):
                 logits = upsample(some, model.shape.sam.image, size.resized, size.source)
                 one_bce, one_dice = losses.of_masks(logits, masks)
                 bce, dice = bce + one_bce, dice + one_dice
     return losses.total(ce, bce, dice, sum(counts), weights)
+
+
+def before_seg(hidden: Tensor, words: Packed) -> tuple[list[int], Tensor]:
+    """Of each `[SEG]`, picture by picture: which picture it is about, and the state (width) that emitted it."""
+    rows = [row for row, columns in enumerate(words.before_seg) for _ in columns]
+    return rows, hidden[rows, list(itertools.chain(*words.before_seg))]
 
 
 def read(model: Lisa, visual: Tensor, words: Packed) -> Tensor:

@@ -43,13 +43,14 @@ class Sights:
 
 @dataclass(frozen=True, eq=False)
 class Talk:
-    """Dialogues about scenes: which scenes, what CLIP sees of them, what is said, and where that is."""
+    """Dialogues about scenes: which scenes, what CLIP sees of them, what is said, where that is, and what is where."""
 
     scenes: list[int]
     for_clip: Tensor
     words: Packed
     sizes: list[SamSize]
     masks: list[Tensor]
+    clip_truth: Truth
 
 
 class Scenes:
@@ -80,7 +81,8 @@ class Scenes:
     def talk(self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer) -> Talk:
         """Dialogues about scenes, several to a scene."""
         chosen, random = self._choose(step, size)
-        lessons, masks, sizes, kept, pictures = [], [], [], [], []
+        lessons, masks, sizes, kept, pictures, truths = [], [], [], [], [], []
+        side = 2 * shape.clip.image // shape.clip.patch
         for index in chosen:
             view = self._read(index)
             said = dialogues(view, random, "train", dialogues_each)
@@ -91,7 +93,9 @@ class Scenes:
             lessons.append([lesson(_as_text(one), BY_NAME["llava_v1"], tokenizer) for one in said])
             masks.append(_masks(view, [turn for one in said for turn in one.turns]))
             sizes.append(_mask_size(view, shape.sam.image))
-        return Talk(kept, torch.stack(pictures), pack(lessons, shape.clip.tokens), sizes, masks)
+            truths.append(_what_is_where(view, _centre(view), side))
+        words = pack(lessons, shape.clip.tokens)
+        return Talk(kept, torch.stack(pictures), words, sizes, masks, _stacked(truths))
 
     def sentences(self, views: int) -> list[str]:
         """All that is said about some views, for a tokenizer."""

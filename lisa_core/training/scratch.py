@@ -2,7 +2,7 @@
 
 The encoders train first, on what is where in the pictures. Then SAM's is frozen, as in the official recipe, so what it
 makes of a scene is computed once; on it the mask decoder trains together with the language model and CLIP, which here
-has not seen millions of pictures before and goes on learning.
+has not seen millions of pictures before and goes on learning, by hints beside the official losses.
 """
 
 import json
@@ -20,8 +20,9 @@ from lisa_core.files import write_whole
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
 from lisa_core.tokenizer import Tokenizer
-from lisa_core.training import losses, vision
-from lisa_core.training.forward import Pictures, of_batch
+from lisa_core.training import forward, losses, vision
+from lisa_core.training.forward import Pictures
+from lisa_core.training.hints import Hints
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
 from lisa_core.training.trainer import Plan, Trainer
 
@@ -152,19 +153,34 @@ def speaking(
     folder: Path,
     plan: Plan,
     weights: losses.Weights,
+    with_hints: bool,
 ) -> Trainer[Talk]:
-    """Training of what is `learnt`, all of `speakers` or less, by the official losses."""
+    """Training of what is `learnt`, all of `speakers` or less, by the official losses, with or without hints."""
+    hints = Hints(model.shape, SENSES) if with_hints else None
+    if hints:
+        hints.load_state_dict(_first_heads(hints, plan.seed))
+        hints.to(machine.device)
 
     def loss_of(talk: Talk) -> Mapping[str, Tensor]:
         model.language.train()  # adapters have dropout
         embedding = torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device)
         masks = [of_one.to(machine.device) for of_one in talk.masks]
+        words = talk.words.to(machine.device)
         with machine.products():
             visual = model.clip(talk.for_clip.to(machine.device))
-            pictures = Pictures(visual, embedding, talk.sizes, masks)
-            return of_batch(model, pictures, talk.words.to(machine.device), weights)
+            hidden = forward.read(model, visual, words)
+            told = forward.of_states(model, hidden, Pictures(visual, embedding, talk.sizes, masks), words, weights)
+            if not hints:
+                return told
+            seen = vision.at_patches(hints.clip(visual))
+            rows, states = forward.before_seg(hidden, words)
+            pointed = hints.pointing(states, model.mm_projector(visual)[rows])
+        hinted = hints.losses(seen, talk.clip_truth.to(machine.device), pointed, masks)
+        return {**told, **hinted, "loss": told["loss"] + hinted["loss"]}
 
     _free(model, learnt)
+    if hints:
+        learnt = {**learnt, **{f"heads.{name}": weight for name, weight in hints.named_parameters()}}
 
     def make_batch(step: int) -> Talk:
         return scenes.talk(step, portion.scenes, portion.dialogues, model.shape, tokenizer)
@@ -177,7 +193,7 @@ def _free(model: Lisa, learnt: Mapping[str, nn.Parameter]) -> None:
         weight.requires_grad_(name in learnt)
 
 
-def _first_heads(heads: vision.Heads, seed: int) -> dict[str, Tensor]:
+def _first_heads(heads: nn.Module, seed: int) -> dict[str, Tensor]:
     random = torch.Generator().manual_seed(seed)
     return {
         name: torch.zeros_like(weight)

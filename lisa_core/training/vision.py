@@ -67,9 +67,7 @@ class Heads(nn.Module):
             nn.GELU(),
             nn.Conv2d(48, senses.channels, 1),
         )
-        self.clip = nn.Sequential(
-            nn.LayerNorm(model.shape.clip.width), nn.Linear(model.shape.clip.width, 4 * senses.channels)
-        )
+        self.clip = clip_head(model.shape.clip.width, senses)
 
     def of_sam(self, encoder: ImageEncoder, pixels: Tensor) -> Tensor:
         """Answers at SAM's low resolution, four to a patch's side."""
@@ -77,9 +75,18 @@ class Heads(nn.Module):
 
     def of_clip(self, tower: VisionTower, pixels: Tensor) -> Tensor:
         """Answers two to a patch's side."""
-        answers = self.clip(tower(pixels))
-        side = round(answers.shape[1] ** 0.5)
-        return functional.pixel_shuffle(answers.transpose(1, 2).unflatten(2, (side, side)), 2)
+        return at_patches(self.clip(tower(pixels)))
+
+
+def clip_head(width: int, senses: Senses) -> nn.Sequential:
+    """A head on CLIP's features (B, N, width), whose answers `at_patches` lays out."""
+    return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * senses.channels))
+
+
+def at_patches(answers: Tensor) -> Tensor:
+    """(B, N, 4 * channels) of N patches in a square as (B, channels, side, side), two to a patch's side."""
+    side = round(answers.shape[1] ** 0.5)
+    return functional.pixel_shuffle(answers.transpose(1, 2).unflatten(2, (side, side)), 2)
 
 
 def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:

@@ -1,0 +1,76 @@
+"""Hints while a model learns to speak: pointing is right at the target, and what CLIP does not see is no fault."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lisa_core.training import fresh
+from lisa_core.training.hints import Hints
+from lisa_core.training.scenes import SENSES
+from lisa_core.training.vision import Truth, at_patches
+
+SIDE = 12
+SHAPE = fresh.small_shape(300)
+
+
+@pytest.fixture
+def hints() -> Hints:
+    torch.manual_seed(0)
+    return Hints(SHAPE, SENSES)
+
+
+def truth() -> Truth:
+    """Things of one kind in the left half of one picture."""
+    grid = torch.zeros(1, 2 * SIDE, 2 * SIDE, dtype=torch.long)
+    grid[..., :SIDE] = 1
+    return Truth(grid, torch.zeros_like(grid), torch.zeros_like(grid), torch.zeros(1, 2, 2 * SIDE, 2 * SIDE))
+
+
+def mask(row: int, column: int) -> Tensor:
+    """(1, 144, 192) of a picture 4:3: the patch in that row and column of the square that CLIP sees."""
+    made = torch.zeros(1, 144, 192)
+    made[0, 12 * row : 12 * row + 12, 24 + 12 * column : 24 + 12 * column + 12] = 1
+    return made
+
+
+def pointing_at(*places: int) -> Tensor:
+    pointed = torch.zeros(len(places), SIDE * SIDE)
+    pointed[range(len(places)), list(places)] = 50.0
+    return pointed
+
+
+def points(hints: Hints, pointed: Tensor, *masks: Tensor) -> float:
+    seen = at_patches(hints.clip(torch.zeros(1, SIDE * SIDE, SHAPE.clip.width)))
+    return float(hints.losses(seen, truth(), pointed, masks)["points"])
+
+
+def test_who_points_at_the_target_has_nothing_to_learn(hints: Hints) -> None:
+    at, elsewhere = pointing_at(3 * SIDE + 5), pointing_at(3 * SIDE + 6)
+    assert points(hints, at, mask(3, 5)) == pytest.approx(0, abs=1e-3)
+    assert points(hints, elsewhere, mask(3, 5)) > 10
+    both = (mask(3, 5) + mask(3, 6)).clamp(max=1)
+    assert points(hints, at, both) > points(hints, torch.maximum(at, elsewhere), both)
+
+
+def test_of_several_pictures_each_has_its_own(hints: Hints) -> None:
+    pictures = (torch.cat([mask(0, 0), mask(1, 1)]), torch.zeros(0, 144, 192), mask(2, 2))
+    assert points(hints, pointing_at(0, SIDE + 1, 2 * SIDE + 2), *pictures) == pytest.approx(0, abs=1e-3)
+    assert points(hints, pointing_at(0, SIDE + 1, 0), *pictures) > 1
+
+
+def test_a_target_beside_the_square_is_no_fault(hints: Hints) -> None:
+    beside = torch.zeros(1, 144, 192)
+    beside[0, :, :20] = 1
+    assert points(hints, pointing_at(0), beside) == 0
+    assert points(hints, pointing_at(), torch.zeros(0, 144, 192)) == 0
+
+
+def test_both_hints_reach_what_learns(hints: Hints) -> None:
+    visual = torch.randn(1, SIDE * SIDE, SHAPE.clip.width, requires_grad=True)
+    states = torch.randn(1, SHAPE.language.width, requires_grad=True)
+    tokens = torch.randn(1, SIDE * SIDE, SHAPE.language.width, requires_grad=True)
+    told = hints.losses(at_patches(hints.clip(visual)), truth(), hints.pointing(states, tokens), [mask(4, 4)])
+    told["loss"].backward()
+    assert all(reached.grad is not None and reached.grad.abs().sum() > 0 for reached in (visual, states, tokens))
+    assert all(weight.grad is not None for weight in hints.parameters())
+    assert float(told["loss"].detach()) == pytest.approx(0.1 * float((told["sees"] + told["points"]).detach()))
