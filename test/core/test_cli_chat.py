@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import termios
@@ -248,7 +249,7 @@ class Terminal:
     def __init__(self, folder, **environment):
         (folder / "slow.py").write_text(SLOW)
         self._keys, theirs = pty.openpty()
-        termios.tcsetwinsize(theirs, (40, 200))
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 200, 0, 0))  # rows, columns
         variables = {name: value for name, value in os.environ.items() if name not in ("TMUX", "TERM_PROGRAM")}
         words = ["chat", ODD, "--checkpoint", "slow", "--out", folder / "out"]
         self.process = subprocess.Popen(
