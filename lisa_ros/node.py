@@ -89,7 +89,7 @@ class LisaNode(SelfStartingNode):
         """Load the model and start the thread that owns it."""
         frame = self._settings().target_frame
         if frame and not transforms.is_installed():
-            raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install that, or leave it empty")
+            raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py")
         self._model.load(self._settings())
         answerer = Answerer(self, self._model, self._cameras, self._settings, self._publications, self._statistics)
         self._inference = InferenceThread(answerer)

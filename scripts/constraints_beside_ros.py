@@ -1,7 +1,8 @@
 """Print constraints.txt as it holds beside a sourced ROS; run by the environment's Python.
 
 What ROS's Python already has stays as it is wherever the ranges in pyproject.toml allow it; NumPy stays in any case,
-because the compiled modules of ROS are built for it.
+because the compiled modules of ROS are built for it. So packages whose exact versions need a newer NumPy are left to
+pip, and setuptools' version holds though there is one already: colcon takes no newer one.
 """
 
 import re
@@ -13,9 +14,12 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+OLDER_BESIDE_ROS = {"contourpy", "matplotlib", "pandas"}
+ALWAYS = {"setuptools"}
+
 installed = {normalized(found.name): found.version for found in distributions()}
 for line in Path("constraints.txt").read_text().splitlines():
     name = normalized(line.partition("==")[0])
-    if name not in installed:
+    if name in ALWAYS or name not in installed.keys() | OLDER_BESIDE_ROS:
         print(line)
 print(f"numpy=={installed['numpy']}")

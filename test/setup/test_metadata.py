@@ -19,7 +19,7 @@ PACKAGE = parse_package(ROOT)
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 # Where the name to import, the name for pip and rosdep's key differ.
-PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "yaml": "pyyaml"}
+PIP_NAMES = {"PIL": "pillow", "cv2": "opencv-python-headless", "tf2_ros": "tf2_ros_py", "yaml": "pyyaml"}
 ROSDEP_KEYS = {"python3-opencv": "opencv-python-headless", "python3-pil": "pillow"}
 
 
