@@ -17,7 +17,7 @@ from lisa_core.tabletop.dataset import load_view
 
 SCENES = Path(__file__).resolve().parents[1] / "test" / "data" / "tabletop_scenes"
 QUESTIONS = (
-    (37, "What all is there to play racing with?"),
+    (0, "Help me find the object farther back, behind the tin."),
     (35, "Would you detect the handle of the screwdriver for me?"),
     (12, "My plan is to clean up a spill: what fits? Say why."),
     (46, "Of all of this, what tastes sour?"),
