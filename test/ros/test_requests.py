@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import rclpy
@@ -72,3 +73,24 @@ def test_results_are_given_up_by_the_time_on_the_wall(robot: Robot) -> None:
 def test_service_and_action(robot: Robot) -> None:
     assert robot.ask("red").message == "by another thread"
     assert robot.pursue("red").result()[1].message == "by another thread"
+
+
+def test_a_goal_that_is_cancelled_before_it_waits_is_not_asked() -> None:
+    class Closed(SlowDesk):
+        def submit(self, ticket: Ticket) -> None:
+            raise AssertionError("nobody wants the answer")
+
+        def ended(self, question: Question | None, outcome: Outcome) -> None:
+            ends.append(outcome)
+
+    ends: list[Outcome] = []
+    requests: Any = Requests.__new__(Requests)
+    requests._desk, requests._tickets, requests._node = Closed(), {}, None
+    goal = Mock(is_cancel_requested=True, request=Mock(instruction="red"), goal_id=Mock(uuid=bytes(16)))
+    with pytest.raises(StopIteration) as returned:
+        requests._on_goal(goal).send(None)
+    assert [outcome.code for outcome in ends] == [Code.CANCELED]
+    assert returned.value.value.code == Code.CANCELED
+    goal.canceled.assert_called_once_with()
+    assert [call.args[0].stage for call in goal.publish_feedback.call_args_list] == ["waiting"]
+    assert requests._tickets == {}
