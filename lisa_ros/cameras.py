@@ -157,7 +157,8 @@ class Camera:
             )
             if self._names[stream]
         }
-        self.topic = str(self._subscriptions["image"].topic_name)
+        self._topics = {stream: str(subscribed.topic_name) for stream, subscribed in self._subscriptions.items()}
+        self.topic = self._topics["image"]
 
     def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
         reliable = self.parameters.qos == "reliable"
@@ -277,7 +278,6 @@ class Camera:
     def silence(self, stream: str = "image") -> str:
         """Why nothing of it comes, as far as can be seen: the topic, its QoS here and that of its publishers."""
         publishers = self._node.get_publishers_info_by_topic(self._names[stream])
-        topic = self._node.resolve_topic_name(self._names[stream]) if stream != "image" else self.topic
         heard = "nothing publishes there"
         if publishers:
             offered = ", ".join(sorted({p.qos_profile.reliability.name.lower() for p in publishers}))
@@ -285,7 +285,8 @@ class Camera:
             heard = f"{len(publishers)} publish {types} there, {offered}"
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
-        return f"camera {self.name}: no {stream} for {SILENCE:g} s on {topic} (QoS {self.parameters.qos}): {heard}"
+        where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
+        return f"camera {self.name}: no {stream} for {SILENCE:g} s on {where}: {heard}"
 
 
 def _last(arrivals: Sequence[Arrival]) -> Arrival | None:
