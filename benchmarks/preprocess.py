@@ -53,7 +53,9 @@ LIBRARIES: dict[str, Resize | None] = {"PIL": None, "OpenCV": with_opencv, "torc
 def prepared(rgb: Picture, size: int, resize: Resize | None) -> Tensor:
     """The input of the encoder of that size, with `lisa_core`'s own way (None) or another resizing."""
     if resize is None:
-        return preprocess.for_sam(rgb, size)[0] if size == SAM else preprocess.for_clip(rgb, size)
+        if size == SAM:
+            return preprocess.sam_input(preprocess.for_sam(rgb, size)[0], size)
+        return preprocess.clip_input(preprocess.for_clip(rgb, size))
     sides = rgb.shape[:2]
     if size == SAM:
         height, width = (int(side * size / max(sides) + 0.5) for side in sides)

@@ -305,7 +305,8 @@ class LisaEngine:
             model = self._ready()
             pixels = preprocess.for_clip(frame.image, model.shape.clip.image)
             watch.lap("preprocess")
-            features = model.clip(pixels.to(self._torch_device, self._dtype)[None])[0]
+            seen = preprocess.clip_input(pixels.to(self._torch_device)).to(self._dtype)
+            features = model.clip(seen[None])[0]
             tokens = model.mm_projector(features)
             self._memory.take(tokens.nbytes)
             frame._visual = Visual(tokens)

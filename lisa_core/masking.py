@@ -73,7 +73,8 @@ class Masker:
         return encoded
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        return self._model.sam.encode(pixels.to(self._device, self._dtype)[None])[0]
+        seen = preprocess.sam_input(pixels.to(self._device), self._model.shape.sam.image)
+        return self._model.sam.encode(seen.to(self._dtype)[None])[0]
 
     def _embedding_bytes(self) -> int:
         shape = self._model.shape.sam

@@ -1,7 +1,8 @@
 """A camera's image as the two encoders want it, to the pixel as the reference does.
 
 CLIP sees the centre: the shortest side resized to its input size (PIL bicubic), then a square cut out of the middle.
-SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom.
+SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom. Resizing is the host's; bytes go
+to the device, which normalises them.
 """
 
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from lisa_core.errors import ImageError
 
@@ -60,7 +62,7 @@ def check_image(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def for_clip(rgb: NDArray[np.uint8], size: int) -> Tensor:
-    """(3, size, size) float32: the centre of a (H, W, 3) RGB image, normalised for CLIP."""
+    """(size, size, 3) uint8: the centre of a (H, W, 3) RGB image, at CLIP's input size."""
     image = Image.fromarray(_without_far_ends(rgb))
     if image.width < image.height:
         width, height = size, int(size * image.height / image.width)
@@ -68,18 +70,27 @@ def for_clip(rgb: NDArray[np.uint8], size: int) -> Tensor:
         width, height = int(size * image.width / image.height), size
     left, top = (width - size) // 2, (height - size) // 2
     centre = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return _normalised(centre, 1 / 255, CLIP_MEAN, CLIP_STD)
+    return torch.from_numpy(np.array(centre))
 
 
 def for_sam(rgb: NDArray[np.uint8], size: int) -> tuple[Tensor, SamSize]:
-    """(3, size, size) float32: a (H, W, 3) RGB image, normalised for SAM and zero-padded right and bottom."""
+    """(h, w, 3) uint8: a (H, W, 3) RGB image, its longest side at SAM's input size."""
     source = (rgb.shape[0], rgb.shape[1])
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
     resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
-    pixels = _normalised(resized, 1.0, SAM_MEAN, SAM_STD)
-    padded = torch.nn.functional.pad(pixels, (0, size - width, 0, size - height))
-    return padded, SamSize(source, (height, width))
+    return torch.from_numpy(np.array(resized)), SamSize(source, (height, width))
+
+
+def clip_input(pixels: Tensor) -> Tensor:
+    """(..., 3, size, size) float32 of what `for_clip` gave, on whichever device it was moved to."""
+    return _normalised(pixels, 1 / 255, CLIP_MEAN, CLIP_STD)
+
+
+def sam_input(pixels: Tensor, size: int) -> Tensor:
+    """(..., 3, size, size) float32 of what `for_sam` gave, zero-padded right and bottom."""
+    height, width = pixels.shape[-3:-1]
+    return functional.pad(_normalised(pixels, 1.0, SAM_MEAN, SAM_STD), (0, size - width, 0, size - height))
 
 
 def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -89,7 +100,6 @@ def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rgb[top : top + keep, left : left + keep]
 
 
-def _normalised(image: Image.Image, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float()
-    channels = (-1, 1, 1)
-    return (pixels * scale - torch.tensor(mean).view(channels)) / torch.tensor(std).view(channels)
+def _normalised(pixels: Tensor, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    means, deviations = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
+    return (pixels.movedim(-1, -3).float() * scale - means) / deviations

@@ -23,6 +23,8 @@ STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant
 _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
+_WORKS = 0.2
+"""How far a product by normal weights may be off, as a share of its length: in 4 bit it is by half of that."""
 
 # bitsandbytes advises to install a package that fetches code from a hub when it is imported; nobody shall.
 logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "kernels" not in record.msg)
@@ -103,11 +105,12 @@ def expand_statistics(weight: nn.Parameter) -> None:
 def check_works(precision: Quantised, device: torch.device, compute: torch.dtype) -> None:
     """Runs one real product on the device: a bitsandbytes built for another machine imports, then fails here."""
     width = 128
+    weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     layer = nn.Sequential(nn.Linear(width, width, bias=False, device="meta"))
     make_quantised(layer, precision, compute)
     try:
-        layer[0].weight = quantised_weight(torch.eye(width), precision, device)
-        product = layer(torch.ones(1, width, dtype=compute, device=device))
+        layer[0].weight = quantised_weight(weight, precision, device)
+        product = layer(torch.ones(1, width, dtype=compute, device=device)).float().cpu()[0]
     except Exception as error:  # whatever else a foreign kernel raises means the same
         if is_out_of_memory(error):
             raise
@@ -115,7 +118,8 @@ def check_works(precision: Quantised, device: torch.device, compute: torch.dtype
             f"bitsandbytes does not run {precision} on {device} here ({error}). Install a bitsandbytes that was built"
             " for this machine, or choose another precision."
         ) from error
-    if not torch.allclose(product, torch.ones_like(product), rtol=0.1, atol=0.0):
+    exact = weight.sum(1)
+    if not (product - exact).norm() <= _WORKS * exact.norm():
         raise CheckpointError(
             f"bitsandbytes computes {precision} wrongly on {device}: install one that was built for this machine,"
             " or choose another precision."

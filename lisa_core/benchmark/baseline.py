@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import preprocess, template
+from lisa_core import template
 from lisa_core.benchmark import reference_sam
 from lisa_core.benchmark.subject import Subject
 from lisa_core.model.language import KVCache
@@ -48,7 +48,7 @@ def ask(
 ) -> UncachedAnswer:
     """Answers a question about (H, W, 3) uint8 RGB from nothing; the arguments are those of `LisaEngine.ask`."""
     with torch.no_grad():
-        clip_pixels = subject.on_device(preprocess.for_clip(rgb, subject.checkpoint.shape.clip.image))
+        clip_pixels = subject.for_clip(rgb)
         prompt = subject.prompt(question, history)
         if mask_only:
             tokens, states = _taken(subject, clip_pixels, prompt)
@@ -95,8 +95,8 @@ def _read(subject: Subject, pixels: Tensor, ids: Sequence[int]) -> tuple[Tensor,
 
 def _masks(subject: Subject, rgb: NDArray[np.uint8], states: Sequence[Tensor]) -> NDArray[np.float32]:
     sam = subject.model.sam
-    pixels, size = preprocess.for_sam(rgb, sam.shape.image)
-    embedding = reference_sam.encode(sam.image_encoder, subject.on_device(pixels))[0]
+    pixels, size = subject.for_sam(rgb)
+    embedding = reference_sam.encode(sam.image_encoder, pixels)[0]
     if not states:
         return np.empty((0, 4 * sam.shape.grid, 4 * sam.shape.grid), np.float32)
     prompts = subject.model.text_hidden_fcs(torch.cat(list(states[:MAX_SEGMENTS])))

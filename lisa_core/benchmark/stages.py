@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import preprocess
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
@@ -45,21 +44,20 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
         on_progress(name)
         return seconds
 
-    clip_pixels = subject.on_device(preprocess.for_clip(rgb, shape.clip.image))
-    sam_pixels, size = preprocess.for_sam(rgb, shape.sam.image)
-    on_device = subject.on_device(sam_pixels)
+    clip_pixels = subject.for_clip(rgb)
+    sam_pixels, size = subject.for_sam(rgb)
     prompt = subject.prompt(question(0))
     wanted = torch.tensor(prompt, device=subject.device)
     embeddings = model.language.embed_tokens(wanted.clamp(min=0))
     embeddings[wanted == IMAGE_ID] = model.mm_projector(model.clip(clip_pixels)[0]).to(embeddings.dtype)
     cache = KVCache(shape.language, len(prompt), subject.dtype, subject.device)
     state = model.language(embeddings, cache, 0)[-1:]
-    embedding = model.sam.encode(on_device)[0]
+    embedding = model.sam.encode(sam_pixels)[0]
     logits, _ = model.sam.decode(embedding, model.text_hidden_fcs(state))
 
     def prepare() -> None:
-        preprocess.for_clip(rgb, shape.clip.image)
-        preprocess.for_sam(rgb, shape.sam.image)
+        subject.for_clip(rgb)
+        subject.for_sam(rgb)
 
     height, width = rgb.shape[:2]
     return [
@@ -70,7 +68,7 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
             timed("clip", lambda: model.mm_projector(model.clip(clip_pixels))),
             costs.clip(),
         ),
-        Stage("sam", "what masks are made from", timed("sam", lambda: model.sam.encode(on_device)), costs.sam()),
+        Stage("sam", "what masks are made from", timed("sam", lambda: model.sam.encode(sam_pixels)), costs.sam()),
         Stage(
             "prefill",
             f"a prompt of {len(prompt)} tokens",

@@ -2,14 +2,17 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import loading
+from lisa_core import loading, preprocess
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import ResolvedPrecision
+from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME, History
 from lisa_core.tokenizer import IMAGE_ID
 
@@ -57,9 +60,16 @@ class Subject:
         where = ids.index(IMAGE_ID)
         return [*ids[:where], *[IMAGE_ID] * self.checkpoint.shape.clip.tokens, *ids[where + 1 :]]
 
-    def on_device(self, pixels: Tensor) -> Tensor:
-        """Preprocessed pixels (3, size, size) as a batch for an encoder."""
-        return pixels.to(self.device, self.dtype)[None]
+    def for_clip(self, rgb: NDArray[np.uint8]) -> Tensor:
+        """(1, 3, size, size) what CLIP sees of (H, W, 3) RGB."""
+        pixels = preprocess.for_clip(rgb, self.checkpoint.shape.clip.image)
+        return preprocess.clip_input(pixels.to(self.device)).to(self.dtype)[None]
+
+    def for_sam(self, rgb: NDArray[np.uint8]) -> tuple[Tensor, SamSize]:
+        """(1, 3, size, size) what SAM sees of it."""
+        side = self.checkpoint.shape.sam.image
+        pixels, size = preprocess.for_sam(rgb, side)
+        return preprocess.sam_input(pixels.to(self.device), side).to(self.dtype)[None], size
 
     def synchronise(self) -> None:
         """Waits for the device, so that a clock can be read."""

@@ -136,8 +136,9 @@ class Annotated:
             dtype = self._model.language.norm.weight.dtype
             pixels, size = preprocess.for_sam(rgb, self._model.shape.sam.image)
             centre = preprocess.for_clip(rgb, self._model.shape.clip.image)
-            visual = self._model.clip(centre[None].to(self._device, dtype))[0]
-            embedding = self._model.sam.encode(pixels[None].to(self._device, dtype))[0]
+            for_clip = preprocess.clip_input(centre[None].to(self._device)).to(dtype)
+            for_sam = preprocess.sam_input(pixels[None].to(self._device), self._model.shape.sam.image).to(dtype)
+            visual, embedding = self._model.clip(for_clip)[0], self._model.sam.encode(for_sam)[0]
             if len(self._seen) >= _KEPT:
                 self._seen.pop(next(iter(self._seen)))
             self._seen[content] = _Seen(visual.cpu(), embedding.cpu(), size)

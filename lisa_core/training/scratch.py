@@ -62,11 +62,12 @@ def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Pat
     heads = vision.Heads(model, SENSES)
     heads.load_state_dict(_first_heads(heads, plan.seed))
     heads.to(machine.device)
+    image = model.shape.sam.image
 
     def loss_of(sights: Sights) -> Mapping[str, Tensor]:
         with machine.products():
-            clip = heads.of_clip(model.clip, sights.for_clip.to(machine.device))
-            sam = heads.of_sam(model.sam.image_encoder, sights.for_sam.to(machine.device))
+            clip = heads.of_clip(model.clip, preprocess.clip_input(sights.for_clip.to(machine.device)))
+            sam = heads.of_sam(model.sam.image_encoder, preprocess.sam_input(sights.for_sam.to(machine.device), image))
         clip_truth, sam_truth = sights.clip_truth.to(machine.device), sights.sam_truth.to(machine.device)
         clip_loss = vision.loss(clip, clip_truth, SENSES)
         sam_loss = vision.loss(sam, sam_truth, SENSES)
@@ -123,9 +124,9 @@ def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Mach
     shape, count = model.shape, len(looked.embedding)
     for first in range(looked.done, count, _AT_ONCE):
         rgbs = [read(index).rgb for index in range(first, min(count, first + _AT_ONCE))]
-        wholes = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs])
+        wholes = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs]).to(machine.device)
         with torch.no_grad(), machine.products():
-            looked.keep(first, model.sam.encode(wholes.to(machine.device)))
+            looked.keep(first, model.sam.encode(preprocess.sam_input(wholes, shape.sam.image)))
         yield first + len(rgbs)
 
 
@@ -167,7 +168,7 @@ def speaking(
         masks = [of_one.to(machine.device) for of_one in talk.masks]
         words = talk.words.to(machine.device)
         with machine.products():
-            visual = model.clip(talk.for_clip.to(machine.device))
+            visual = model.clip(preprocess.clip_input(talk.for_clip.to(machine.device)))
             hidden = forward.read(model, visual, words)
             told = forward.of_states(model, hidden, Pictures(visual, embedding, talk.sizes, masks), words, weights)
             if not hints:

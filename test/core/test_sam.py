@@ -127,7 +127,7 @@ def test_image_embedding_as_recorded(v1, name):
     asked = case(name)
     pixels, size = preprocess.for_sam(asked.rgb, 1024)
     assert size.resized == tuple(asked.recorded["resized"])
-    embedding = v1._model.sam.encode(pixels[None])[0]
+    embedding = v1._model.sam.encode(preprocess.sam_input(pixels, 1024)[None])[0]
     assert distance(embedding[::8], asked.arrays["sam_embedding_every8"]) < CLOSE
 
 

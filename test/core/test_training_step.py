@@ -41,10 +41,11 @@ def lessons(checkpoint: Checkpoint) -> list[list[Any]]:
 
 def pictures(model: Lisa) -> Pictures:
     rgbs = [np.array(Image.open(GOLDENS / "images" / item["image"]).convert("RGB")) for item in STEP["batch"]]
-    seen = [preprocess.for_sam(rgb, model.shape.sam.image) for rgb in rgbs]
+    side, image = model.shape.clip.image, model.shape.sam.image
+    seen = [preprocess.for_sam(rgb, image) for rgb in rgbs]
     with torch.no_grad():
-        visual = model.clip(torch.stack([preprocess.for_clip(rgb, model.shape.clip.image) for rgb in rgbs]))
-        embedding = model.sam.encode(torch.stack([pixels for pixels, _ in seen]))
+        visual = model.clip(torch.stack([preprocess.clip_input(preprocess.for_clip(rgb, side)) for rgb in rgbs]))
+        embedding = model.sam.encode(torch.stack([preprocess.sam_input(pixels, image) for pixels, _ in seen]))
     masks = []
     for rgb, item in zip(rgbs, STEP["batch"], strict=True):
         boxes = [box for pair in item["pairs"] for box in pair["boxes"]]
