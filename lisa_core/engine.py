@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import loading, preprocess, quantization, stepping, template
+from lisa_core import loading, preprocess, quantization, replay, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint, Layout
@@ -30,6 +30,7 @@ from lisa_core.masking import Masker
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
+from lisa_core.replay import Replayed
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, History
@@ -71,11 +72,12 @@ class LisaEngine:
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
-        capture = stepping.capture_for(device, precision)
+        capture = replay.capture_for(device, precision)
         self._generator = Generator(model.language, end, self._dtype, device, capture)
+        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture)
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
         self._memory = self._generator.room = FrameMemory(room, self._generator.memory)
-        self._masker = Masker(model, self._memory, self._dtype, device, beside_on(device))
+        self._masker = Masker(model, self._memory, self._dtype, device, precision, beside_on(device))
 
     @classmethod
     def from_pretrained(
@@ -189,14 +191,14 @@ class LisaEngine:
         with self._guarded():
             notify("answering")
             self._memory.use([frame])
-            hidden = self._generator.read(self._visual(frame, watch), self._expand(prompt), cancel)
+            step = self._generator.read(self._visual(frame, watch), self._expand(prompt), cancel)
             watch.lap("prefill")
             self._masker.begin(frame, watch)
             reply = Reply(self._tokenizer, on_token)
             if mask_only:
-                reply.take(hidden)
+                reply.take(step.hidden)
             else:
-                for token, state in self._generator.decode(hidden, max_new_tokens, cancel):
+                for token, state in self._generator.decode(step, max_new_tokens, cancel):
                     reply.add(token, state)
                 reply.end()
             watch.lap("decode")
@@ -291,7 +293,7 @@ class LisaEngine:
         if self._model is None:
             return
         self._model = None
-        del self._generator, self._masker, self._memory
+        del self._generator, self._masker, self._memory, self._look
         self._release()
 
     def _ready(self) -> Lisa:
@@ -306,8 +308,7 @@ class LisaEngine:
             pixels = preprocess.for_clip(frame.image, model.shape.clip.image)
             watch.lap("preprocess")
             seen = preprocess.clip_input(pixels.to(self._torch_device)).to(self._dtype)
-            features = model.clip(seen[None])[0]
-            tokens = model.mm_projector(features)
+            (tokens,) = self._look(seen[None])
             self._memory.take(tokens.nbytes)
             frame._visual = Visual(tokens)
             watch.lap("clip")

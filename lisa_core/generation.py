@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lisa_core.errors import Cancelled, PromptError
 from lisa_core.model.language import KVCache, Language
-from lisa_core.stepping import Capture, Stepper
+from lisa_core.replay import Capture
+from lisa_core.stepping import Step, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
 _GROWTH = 256
@@ -94,15 +95,12 @@ class Generator:
         """Tokens that prompt and answer may have together."""
         return self._language.shape.context
 
-    def read(self, visual: Visual, ids: Sequence[int], cancel: threading.Event | None = None) -> Tensor:
+    def read(self, visual: Visual, ids: Sequence[int], cancel: threading.Event | None = None) -> Step:
         """Reads a prompt about a frame.
 
         Args:
             visual: the frame.
             ids: the prompt, `IMAGE_ID` once for each visual token.
-
-        Returns:
-            (1, width) the hidden state of the last token, after the last norm.
 
         Raises:
             PromptError: longer than the context.
@@ -114,15 +112,14 @@ class Generator:
         known = _common_length(self.ids, ids, at_most=len(ids) - 1)
         del self.ids[known:]
         embeddings = self._embed(visual, ids, known)
-        self._reserve(len(ids))
-        hidden = self._language(embeddings, self._cache, known)
+        step = self._read(embeddings, known)
         self.ids = list(ids)
-        return hidden[-1:]
+        return step
 
     def decode(
-        self, hidden: Tensor, max_new_tokens: int, cancel: threading.Event | None = None
+        self, step: Step, max_new_tokens: int, cancel: threading.Event | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Decodes greedily from the hidden state that `read` gave.
+        """Decodes greedily from what `read` gave.
 
         Yields:
             Each new token, and the (1, width) hidden state that emitted it. Ends with the end of sequence, which is
@@ -133,13 +130,11 @@ class Generator:
         """
         for _ in range(min(max_new_tokens, self.context - len(self.ids))):
             raise_if_cancelled(cancel)
-            token = int(self._language.lm_head(hidden).argmax())
-            yield token, hidden
+            token = int(self._language.lm_head(step.hidden).argmax() if step.token is None else step.token)
+            yield token, step.hidden
             if token == self._end_id:
                 return
-            position = len(self.ids)
-            self._reserve(position + 1)
-            hidden = self._stepper.step(token, self._cache, position)
+            step = self._read(self._language.embed_tokens.weight[token][None], len(self.ids))
             self.ids.append(token)
 
     def is_last(self, token: int) -> bool:
@@ -265,6 +260,12 @@ class Generator:
             first = ids.index(IMAGE_ID, start) - start  # from here on they stand together
             embeddings[first : first + len(visual.tokens) - seen] = visual.tokens[seen:].to(embeddings.dtype)
         return embeddings
+
+    def _read(self, embeddings: Tensor, start: int) -> Step:
+        """Reads (T, width) input embeddings after the first `start` tokens of the cache."""
+        count = len(embeddings)
+        self._reserve(max(start + count, min(self._stepper.end(start, count), self.context)))
+        return self._stepper.read(embeddings, self._cache, start)
 
     def _reserve(self, length: int) -> None:
         self._cache = self._grown(self._cache, len(self.ids), length)

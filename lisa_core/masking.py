@@ -2,17 +2,20 @@
 
 import contextlib
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from lisa_core import preprocess
+from lisa_core import preprocess, replay
 from lisa_core.answer import Segment, tight_box
 from lisa_core.beside import Beside
 from lisa_core.frame import Frame
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
+from lisa_core.options import ResolvedPrecision
+from lisa_core.replay import Replayed
 from lisa_core.stopwatch import Stopwatch
 
 
@@ -23,13 +26,22 @@ class Masker:
     """
 
     def __init__(
-        self, model: Lisa, memory: FrameMemory, dtype: torch.dtype, device: torch.device, beside: Beside | None = None
+        self,
+        model: Lisa,
+        memory: FrameMemory,
+        dtype: torch.dtype,
+        device: torch.device,
+        precision: ResolvedPrecision,
+        beside: Beside | None = None,
     ) -> None:
         self._model = model
         self._beside = beside
         self._memory = memory
         self._dtype = dtype
         self._device = device
+        capture_for = partial(replay.capture_for, device, precision)
+        self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for())
+        self._decoder = Replayed(self._decode, capture_for())
 
     def begin(self, frame: Frame, watch: Stopwatch) -> None:
         """Begins to encode a frame beside the language model, which has its work already, where that can be."""
@@ -47,7 +59,7 @@ class Masker:
             self._beside.join()
         embedding, size = frame._sam or self._encoded(frame, watch)
         prompts = model.text_hidden_fcs(torch.cat(list(states)))
-        logits, scores = model.sam.decode(embedding, prompts)
+        logits, scores = self._decoder(embedding, prompts)
         segments = []
         for prompt, low_res, score in zip(prompts, logits, scores, strict=True):
             full = upsample(low_res[None], side, size.resized, size.source)[0]
@@ -74,7 +86,11 @@ class Masker:
 
     def _encode(self, pixels: Tensor) -> Tensor:
         seen = preprocess.sam_input(pixels.to(self._device), self._model.shape.sam.image)
-        return self._model.sam.encode(seen.to(self._dtype)[None])[0]
+        (embedding,) = self._encoder(seen.to(self._dtype)[None])
+        return embedding
+
+    def _decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        return self._model.sam.decode(embedding, prompts)
 
     def _embedding_bytes(self) -> int:
         shape = self._model.shape.sam

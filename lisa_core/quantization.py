@@ -6,7 +6,8 @@ As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QL
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from types import ModuleType
 from typing import Any, Literal
 
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from lisa_core.errors import CheckpointError, is_out_of_memory
+from lisa_core.model import nf4
+from lisa_core.model.nf4 import Nf4
 
 Quantised = Literal["nf4", "int8"]
 
@@ -23,6 +26,8 @@ STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant
 _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
+_NF4_BLOCK = 64
+"""Weights that share a scale."""
 _WORKS = 0.2
 """How far a product by normal weights may be off, as a share of its length: in 4 bit it is by half of that."""
 
@@ -57,7 +62,7 @@ def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype)
             "device": "meta",
         }
         if precision == "nf4":
-            layer = bnb.nn.Linear4bit(**size, compute_dtype=compute, quant_type="nf4", compress_statistics=True)
+            layer: Any = _nf4_linear()(**size, compute_dtype=compute, quant_type="nf4", compress_statistics=True)
             # On a CPU with AVX512-BF16 it would repack the weights in place at the first product: in bf16, so that
             # answers differed from machine to machine, and not at all for layers of less than a block of 64.
             layer.support_avx512bf16_for_cpu = False
@@ -134,6 +139,49 @@ def stored_bytes(parameter: nn.Parameter) -> int:
         size += state.absmax.nbytes + (state.state2.absmax.nbytes if state.nested else 0)
     scales = getattr(parameter, "SCB", None)
     return size + (scales.nbytes if scales is not None else 0)
+
+
+@cache
+def _nf4_linear() -> type[nn.Module]:
+    """Bitsandbytes' layer, whose products on a GPU are ours, for one row those of several layers at once."""
+    bnb = _bitsandbytes()
+
+    class Nf4Linear(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]
+        def forward(self, states: Tensor) -> Tensor:
+            (product,) = self.together(states, [self])
+            return product
+
+        @classmethod
+        def together(cls, states: Tensor, layers: Sequence["Nf4Linear"]) -> list[Tensor]:
+            products = _products(states, layers)
+            return products or [bnb.nn.Linear4bit.forward(layer, states) for layer in layers]
+
+    return Nf4Linear
+
+
+def _products(states: Tensor, layers: Sequence[Any]) -> list[Tensor] | None:
+    """By kernels of ours, what several layers make of (..., in_features); None where bitsandbytes has to do it."""
+    if states.device.type != "cuda" or not torch.is_inference_mode_enabled():
+        return None
+    kept = [layer.weight.quant_state for layer in layers]
+    if any(state.nested or state.blocksize != _NF4_BLOCK for state in kept):
+        return None
+    weights = [Nf4(layer.weight.data, state.absmax, state.code) for layer, state in zip(layers, kept, strict=True)]
+    rows = states.reshape(-1, states.shape[-1]).contiguous()
+    if len(rows) == 1:
+        products = nf4.row_products(rows, weights)
+        if products is None:
+            return None
+        biased = [
+            product if layer.bias is None else product + layer.bias
+            for layer, product in zip(layers, products, strict=True)
+        ]
+    else:
+        found = [nf4.product(rows, weight, layer.bias) for layer, weight in zip(layers, weights, strict=True)]
+        biased = [product for product in found if product is not None]
+        if len(biased) < len(found):
+            return None
+    return [product.view(*states.shape[:-1], -1) for product in biased]
 
 
 def _bitsandbytes() -> ModuleType:

@@ -1,108 +1,91 @@
-"""One token more, at one call of the driver: on a GPU the step of decoding is a CUDA graph.
+"""Tokens after those that a cache holds, read by recorded steps where the device can (`replay`).
 
-A step of a 7B model is some thousand small kernels, which take longer to launch than to run. Over a cache at fixed
-addresses they are always the same, so they are recorded once and replayed; only the token and its position change.
+A step is recorded for one token, and for texts of a few lengths, which shorter ones fill up: what they are filled up
+with stands behind them in the cache, where nothing sees it before the next token takes its place.
 """
 
-import logging
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lisa_core.model.language import KVCache, Language
-from lisa_core.options import ResolvedPrecision
+from lisa_core.replay import Capture, Recorded, warn
 
-Replay = Callable[[], None]
-Capture = Callable[[Replay], Replay]
-"""Takes work on fixed addresses; gives back what does the same work again."""
-
-_ALIKE = 0.05
-"""How far the first replay may be from the step as it is without a graph, as a share of the largest element: 16 bit
-sums in another order differ by a tenth of that, and a graph that went wrong by far more."""
+_SHORT, _LENGTH = 32, 64
+"""Recorded lengths are 1, the first of these, and all multiples of the second."""
 
 
-def capture_for(device: torch.device, precision: ResolvedPrecision) -> Capture | None:
-    """How steps are captured on a device; None where they are not: LLM.int8 asks the host about outliers."""
-    if device.type != "cuda" or precision == "int8":
-        return None
-    return lambda work: _cuda_graph(work, device)
+class Step(NamedTuple):
+    """What a text ends with.
+
+    Attributes:
+        hidden: (1, width) state of its last token, after the last norm.
+        token: (1,) the next token, greedily, on the device; None if that is still to be computed.
+    """
+
+    hidden: Tensor
+    token: Tensor | None
 
 
 class Stepper:
-    """Reads one token after those that a cache holds.
+    """Reads tokens after those that a cache holds.
 
     Args:
         language: the model.
-        capture: None: every step is launched kernel by kernel.
+        capture: None: everything is launched kernel by kernel.
     """
 
     def __init__(self, language: Language, capture: Capture | None) -> None:
         self._language = language
         self._capture = capture
-        self._recorded: _Recorded | None = None
+        self._cache: KVCache | None = None
+        self._recorded: dict[int, Recorded] = {}
 
-    def step(self, token: int, cache: KVCache, position: int) -> Tensor:
-        """(1, width) hidden state of the token at `position` after the last norm; its keys and values are cached."""
-        if self._recorded is not None and self._recorded.cache is cache:
-            return self._recorded.replay(token, position)
-        self._recorded = None  # lets go of the last cache
-        hidden = self._language(self._language.embed_tokens.weight[token][None], cache, position)
-        if self._capture is not None:
-            self._record(self._capture, token, cache, position, hidden)
-        return hidden
+    def end(self, start: int, count: int) -> int:
+        """How many positions of a cache it takes to read so many tokens after the first `start`."""
+        return start + (count if self._capture is None else _length(count))
 
-    def _record(self, capture: Capture, token: int, cache: KVCache, position: int, hidden: Tensor) -> None:
-        """Records the step that was just done; what cannot be recorded, or goes wrong, is never tried again."""
+    def read(self, embeddings: Tensor, cache: KVCache, start: int) -> Step:
+        """Reads T tokens (T, width) that stand at `start` and after; their keys and values are cached."""
+        count = len(embeddings)
+        if self._capture is None or self.end(start, count) > cache.capacity:
+            return Step(self._language(embeddings, cache, start)[-1:], None)
+        if self._cache is not cache:
+            self._cache, self._recorded = cache, {}  # lets go of the last cache
+        recorded = self._recorded.get(_length(count))
+        if recorded is None:
+            hidden = self._language(embeddings, cache, start)[-1:]
+            self._record(self._capture, embeddings, cache, start, hidden)
+            return Step(hidden, None)
+        return Step(*recorded(embeddings, _place(start, count)))
+
+    def _record(self, capture: Capture, embeddings: Tensor, cache: KVCache, start: int, hidden: Tensor) -> None:
+        """Records what was just done; what cannot be recorded, or goes wrong, is never tried again."""
+        count = len(embeddings)
+        filled = embeddings.new_zeros(_length(count), embeddings.shape[1])
+        filled[:count] = embeddings
+        language = self._language
+
+        def work(text: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+            state = language.step(text, cache, place[:1]).index_select(0, place[1:])
+            return state, language.lm_head(state).argmax(-1)
+
         try:
-            recorded = _Recorded(self._language, cache, capture, token, position)
-            off = float((recorded.replay(token, position) - hidden).abs().max() / hidden.abs().max())
+            given = [filled, _place(start, count).to(filled.device)]
+            self._recorded[len(filled)] = Recorded(work, capture, given, [hidden])
         except RuntimeError as error:
-            self._give_up(str(error))
-            return
-        if off <= _ALIKE:
-            self._recorded = recorded
-        else:
-            self._give_up(f"its first replay was off by {100 * off:.0f} %")
-
-    def _give_up(self, cause: str) -> None:
-        self._capture = None
-        logging.getLogger(__name__).warning("Decoding goes on without a CUDA graph, and slower: %s", cause)
+            self._capture = None
+            warn(error)
 
 
-class _Recorded:
-    """The step over one cache; recording does it, too, so it is recorded with the token that stands at the position."""
-
-    def __init__(self, language: Language, cache: KVCache, capture: Capture, token: int, position: int) -> None:
-        self.cache = cache
-        self._language = language
-        self._token = torch.full((1,), token, dtype=torch.long, device=cache.keys.device)
-        self._position = torch.full_like(self._token, position)
-        self._hidden: Tensor
-        self._replay = capture(self._work)
-        self._hidden.zero_()  # so that a replay that does nothing is seen to be wrong
-
-    def replay(self, token: int, position: int) -> Tensor:
-        self._token.fill_(token)
-        self._position.fill_(position)
-        self._replay()
-        return self._hidden.clone()
-
-    def _work(self) -> None:
-        embedding = self._language.embed_tokens(self._token)
-        self._hidden = self._language.step(embedding, self.cache, self._position)
+def _length(count: int) -> int:
+    """The recorded length that so many tokens are filled up to."""
+    if count == 1:
+        return 1
+    return _SHORT if count <= _SHORT else -(-count // _LENGTH) * _LENGTH
 
 
-def _cuda_graph(work: Replay, device: torch.device) -> Replay:
-    """Runs the work once, so that libraries are loaded and their workspaces made, and then records it."""
-    with torch.cuda.device(device):
-        before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
-        aside.wait_stream(before)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
-            work()
-            # a stream of its own, for torch's default one belongs to whichever device captured first
-            with torch.cuda.graph(graph, stream=aside, capture_error_mode="thread_local"):
-                work()
-        before.wait_stream(aside)
-    return graph.replay
+def _place(start: int, count: int) -> Tensor:
+    """(2,) int64: where a text begins, and which of its tokens is the last."""
+    return torch.tensor([start, count - 1])

@@ -1,4 +1,4 @@
-"""Where the time of an answer goes: each stage by itself."""
+"""Where the time of an answer goes: each stage by itself, recorded where the engine records it."""
 
 import time
 from collections.abc import Callable
@@ -8,12 +8,17 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from lisa_core import replay
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
 from lisa_core.model.language import KVCache
+from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
+from lisa_core.replay import Replayed
+from lisa_core.stepping import Step, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
 NAMES = ("preprocess", "clip", "sam", "prefill", "per_token", "mask_decode", "upsample")
@@ -50,10 +55,15 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
     wanted = torch.tensor(prompt, device=subject.device)
     embeddings = model.language.embed_tokens(wanted.clamp(min=0))
     embeddings[wanted == IMAGE_ID] = model.mm_projector(model.clip(clip_pixels)[0]).to(embeddings.dtype)
-    cache = KVCache(shape.language, len(prompt), subject.dtype, subject.device)
-    state = model.language(embeddings, cache, 0)[-1:]
-    embedding = model.sam.encode(sam_pixels)[0]
-    logits, _ = model.sam.decode(embedding, model.text_hidden_fcs(state))
+    capture = replay.capture_for(subject.device, subject.precision)
+    stepper = Stepper(model.language, capture)
+    cache = KVCache(shape.language, stepper.end(0, len(prompt)), subject.dtype, subject.device)
+    state, _ = stepper.read(embeddings, cache, 0)
+    clip = Replayed(lambda pixels: (model.mm_projector(model.clip(pixels)),), capture)
+    sam = Replayed(lambda pixels: (model.sam.encode(pixels),), capture)
+    decode = Replayed(lambda *given: model.sam.decode(given[0], model.text_hidden_fcs(given[1])), capture)
+    embedding = sam(sam_pixels)[0][0]
+    logits, _ = decode(embedding, state)
 
     def prepare() -> None:
         subject.for_clip(rgb)
@@ -65,14 +75,14 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
         Stage(
             "clip",
             "what the language model sees",
-            timed("clip", lambda: model.mm_projector(model.clip(clip_pixels))),
+            timed("clip", lambda: clip(clip_pixels)),
             costs.clip(),
         ),
-        Stage("sam", "what masks are made from", timed("sam", lambda: model.sam.encode(sam_pixels)), costs.sam()),
+        Stage("sam", "what masks are made from", timed("sam", lambda: sam(sam_pixels)), costs.sam()),
         Stage(
             "prefill",
             f"a prompt of {len(prompt)} tokens",
-            timed("prefill", lambda: model.language.lm_head(model.language(embeddings, cache, 0)[-1:])),
+            timed("prefill", lambda: _next_token(stepper.read(embeddings, cache, 0), model)),
             costs.read(len(prompt), 0),
         ),
         Stage(
@@ -84,7 +94,7 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
         Stage(
             "mask_decode",
             "one mask in low resolution",
-            timed("mask_decode", lambda: model.sam.decode(embedding, model.text_hidden_fcs(state))),
+            timed("mask_decode", lambda: decode(embedding, state)),
         ),
         Stage(
             "upsample",
@@ -92,6 +102,10 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
             timed("upsample", lambda: upsample(logits, shape.sam.image, size.resized, size.source)),
         ),
     ]
+
+
+def _next_token(step: Step, model: Lisa) -> Tensor:
+    return model.language.lm_head(step.hidden).argmax(-1) if step.token is None else step.token
 
 
 def _gaps(subject: Subject, rgb: NDArray[np.uint8], runs: int, on_progress: Progress) -> list[float]:

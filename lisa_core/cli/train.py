@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lisa_core.model.lisa import Lisa
     from lisa_core.training.exam import Exam
     from lisa_core.training.scenes import Scenes
-    from lisa_core.training.scratch import Machine, Portion
+    from lisa_core.training.scratch import Looked, Machine, Portion
     from lisa_core.training.trainer import Plan, Trainer
 
 _SEE, _SPEAK = "Learning to see", "Learning to speak"
@@ -44,6 +44,14 @@ def train(
     ] = "",
     lora: Annotated[
         bool, typer.Option("--lora", help="With --checkpoint: learn what the official recipe does, not all.")
+    ] = False,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--whole",
+            help="SAM's encoder learns to speak, too, not frozen; for a GPU: on a CPU a step takes several times as"
+            " long.",
+        ),
     ] = False,
     see_steps: Annotated[int, typer.Option(metavar="N", min=1, rich_help_panel=_SEE)] = 6000,
     see_pictures: Annotated[int, typer.Option(metavar="N", min=1, help="A step.", rich_help_panel=_SEE)] = 16,
@@ -88,8 +96,9 @@ def train(
     [b]--checkpoint[/b] goes on with a model of this command, in full: all but SAM's
     encoder learns. With [b]--lora[/b] only what learns in the official recipe does:
     adapters on the language model's attention, merged in the end, embeddings,
-    lm_head, text_hidden_fcs and mask decoder. [b]lisa finetune[/b] teaches any other
-    model, and from pictures of your own.
+    lm_head, text_hidden_fcs and mask decoder. With [b]--whole[/b] SAM's encoder
+    learns, too, of a model gone on with or a new one. [b]lisa finetune[/b] teaches any
+    other model, and from pictures of your own.
 
     $ lisa train scenes --checkpoint bundled --out better --speak-rate 5e-4
     $ lisa train scenes --checkpoint bundled --out better --lora --speak-rate 3e-4
@@ -99,6 +108,8 @@ def train(
     """
     if lora and not checkpoint:
         raise typer.BadParameter("--lora goes on with a model: name it by --checkpoint, such as bundled")
+    if lora and whole:
+        raise typer.BadParameter("--lora and --whole exclude each other: the official recipe freezes SAM's encoder")
     from lisa_core import loading
     from lisa_core.training import curves, trouble
     from lisa_core.training.exam import Exam
@@ -115,10 +126,10 @@ def train(
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
         origin = {"scenes": str(scenes.resolve()), "number_of_scenes": _number_of(scenes)}
-        chosen = {"speak_scenes": speak_scenes, "checkpoint": checkpoint, "lora": lora, "seed": seed, "mixed": mixed}
+        how = {"checkpoint": checkpoint, "lora": lora, "whole": whole, "seed": seed, "mixed": mixed}
         before = _opened(checkpoint, lora) if checkpoint else None
-        _keep(run, {**origin, **chosen, **lessons})
-        school = _School(scenes, run, seed, Machine(target, mixed), before, lora)
+        _keep(run, {**origin, "speak_scenes": speak_scenes, **how, **lessons})
+        school = _School(scenes, run, seed, Machine(target, mixed), before, lora, whole)
         with trouble.told(run):
             if not checkpoint:
                 school.see(Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed), see_pictures)
@@ -140,15 +151,22 @@ class _School:
     """A model, and what it learns from."""
 
     def __init__(
-        self, folder: Path, run: Path, seed: int, machine: "Machine", before: "Checkpoint | None", lora: bool
+        self,
+        folder: Path,
+        run: Path,
+        seed: int,
+        machine: "Machine",
+        before: "Checkpoint | None",
+        lora: bool,
+        whole: bool,
     ) -> None:
-        """`before` is what to go on with, by `lora` or in full; None: a new model."""
+        """`before` is what to go on with, by `lora` or in full, or `whole` with SAM's encoder; None: a new model."""
         from lisa_core.tabletop.dataset import count, load_view
         from lisa_core.training import fresh
         from lisa_core.training.scenes import Scenes
 
         self._run, self._machine, self._seed = run, machine, seed
-        self._before, self._lora = before, lora
+        self._before, self._lora, self._whole = before, lora, whole
         self._count = count(folder)
         self._read = lambda index: load_view(folder, index)
         self._scenes = Scenes(self._read, self._count, seed)
@@ -169,22 +187,18 @@ class _School:
                 show(trainer.step, f"learning to see: {100 * told['sam_knows']:.0f} % known")
 
     def speak(self, plan: "Plan", portion: "Portion", at_most: int | None, exam: "Exam | None") -> None:
-        """The rest learns, on what the encoders have made of every scene, or of the first ones only."""
+        """The rest learns, about every scene or the first ones only."""
         from lisa_core.training import adapters, losses, scratch
         from lisa_core.training.scenes import Scenes
 
         self._model.eval()
         count = min(self._count, at_most or self._count)
-        looked = scratch.Looked.open(self._run, count, self._model.shape)
-        with _bar("looking at the scenes", count) as show:
-            for done in scratch.look(self._model, self._read, looked, self._machine):
-                show(done, "looking at the scenes")
         trainer = scratch.speaking(
             self._model,
-            adapters.learnt(self._model) if self._lora else scratch.speakers(self._model),
+            adapters.learnt(self._model) if self._lora else scratch.speakers(self._model, self._whole),
             self._words,
             Scenes(self._read, count, self._seed),
-            looked,
+            None if self._whole else self._look(count),
             portion,
             self._machine,
             self._run / "speak",
@@ -199,6 +213,16 @@ class _School:
                     self._model.eval()
                     scores = exam.take(trainer.step, self._model, self._words, self._machine)
                     terminal.stderr().print(f"step {trainer.step}: " + ", ".join(scores))
+
+    def _look(self, count: int) -> "Looked":
+        """What SAM's frozen encoder makes of the first scenes."""
+        from lisa_core.training import scratch
+
+        looked = scratch.Looked.open(self._run, count, self._model.shape)
+        with _bar("looking at the scenes", count) as show:
+            for done in scratch.look(self._model, self._read, looked, self._machine):
+                show(done, "looking at the scenes")
+        return looked
 
     def export(self, out: Path) -> None:
         """Writes the checkpoint: the one before with what was learnt, or a new one."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lisa_core.model.products import Linear
+from lisa_core.model.gpu import kernels_for
+from lisa_core.model.products import Linear, side_by_side
 
 
 @dataclass(frozen=True)
@@ -91,18 +92,20 @@ class Language(nn.Module):
 
         return self._through(embeddings, attend)
 
-    def step(self, embedding: Tensor, cache: KVCache, position: Tensor) -> Tensor:
-        """`forward` of one token (1, width) whose place, (1,) int64, only the device has to know.
+    def step(self, embeddings: Tensor, cache: KVCache, position: Tensor) -> Tensor:
+        """`forward` of T tokens (T, width); where the first stands, (1,) int64, only the device has to know.
 
-        It looks at all of the cache behind a mask, so that the same kernels do it at every position (a CUDA graph).
+        They look at all of the cache behind a mask, so that the same kernels do it at every position (a CUDA graph).
         """
-        rotation = self.rotation(position, embedding)
-        visible = (torch.arange(cache.capacity, device=embedding.device) <= position)[None]
+        places = position + torch.arange(len(embeddings), device=embeddings.device)
+        rotation = self.rotation(places, embeddings)
+        visible = torch.arange(cache.capacity, device=embeddings.device) <= places[:, None]
+        bias = torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill_(~visible, float("-inf"))
 
         def attend(attention: _Attention, index: int, states: Tensor) -> Tensor:
-            return attention.step(states, rotation, position, visible, cache.keys[index], cache.values[index])
+            return attention.step(states, rotation, places, bias, cache.keys[index], cache.values[index])
 
-        return self._through(embedding, attend)
+        return self._through(embeddings, attend)
 
     def read_together(self, texts: Sequence[Tensor], caches: Sequence[KVCache], starts: Sequence[int]) -> list[Tensor]:
         """`forward` of several texts in one pass over the weights; each attends to its own cache alone.
@@ -175,6 +178,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, states: Tensor) -> Tensor:
+        if kernels := kernels_for(states):
+            return kernels.rms_norm(states, self.weight, self.eps)
         exact = states.float()
         exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * exact.to(states.dtype)
@@ -223,17 +228,27 @@ class _Attention(nn.Module):
         self,
         states: Tensor,
         rotation: tuple[Tensor, Tensor],
-        position: Tensor,
-        visible: Tensor,
+        places: Tensor,
+        bias: Tensor,
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        """The same for one token at a position that only the device knows; `visible` is (1, capacity) bool."""
-        query, key, value = self.project(states)
-        keys.index_copy_(1, position, rotate(key, rotation))
-        values.index_copy_(1, position, value)
+        """The same for T tokens at `places`, (T,), that only the device knows.
+
+        `bias`, (T, capacity), is what hides from each the tokens after it.
+        """
+        if kernels := kernels_for(states):
+            projected = side_by_side(states, self.q_proj, self.k_proj, self.v_proj)
+            query = kernels.rotate_and_store(*projected, rotation, places, keys, values)
+            if len(states) == 1:
+                return self.o_proj(kernels.attend(query, keys, values, places))
+        else:
+            query, key, value = self.project(states)
+            keys.index_copy_(1, places, rotate(key, rotation))
+            values.index_copy_(1, places, value)
+            query = rotate(query, rotation)
         mixed = functional.scaled_dot_product_attention(
-            rotate(query, rotation)[None], keys[None], values[None], attn_mask=visible, enable_gqa=self.grouped
+            query[None], keys[None], values[None], attn_mask=bias, enable_gqa=self.grouped
         )
         return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
@@ -291,4 +306,7 @@ class _Mlp(nn.Module):
         self.down_proj = Linear(shape.hidden, shape.width, bias=False)
 
     def forward(self, states: Tensor) -> Tensor:
-        return self.down_proj(functional.silu(self.gate_proj(states)) * self.up_proj(states))
+        gate, up = side_by_side(states, self.gate_proj, self.up_proj)
+        if kernels := kernels_for(states):
+            return self.down_proj(kernels.gated(gate, up))
+        return self.down_proj(functional.silu(gate) * up)

@@ -26,6 +26,13 @@ class Linear(nn.Linear):
         return super().forward(states)
 
 
+def side_by_side(states: Tensor, *layers: nn.Module) -> list[Tensor]:
+    """What several linear layers make of the same (..., in_features), at once where they can."""
+    (kind, *others) = {type(layer) for layer in layers}
+    together = None if others else getattr(kind, "together", None)
+    return together(states, layers) if together else [layer(states) for layer in layers]
+
+
 def multiply(left: Tensor, right: Tensor) -> Tensor:
     """(B, P, K) @ (B, K, Q) -> (B, P, Q)."""
     if len(left) == 1 and _suits(left, right) and (product := _onednn()):

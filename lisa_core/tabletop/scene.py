@@ -5,6 +5,8 @@ optical: x right, y down, z forward. Metres and radians throughout.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,6 +124,32 @@ class Scene:
 
 
 @dataclass(frozen=True, eq=False)
+class Extent:
+    """How far the things of a view reach; row i + 1 of each is of thing i, row 0 empty.
+
+    Attributes:
+        columns: (things + 1, W) int64, how many pixels of a thing each column has.
+        rows: (things + 1, H) int64, the same of each row.
+        parts: (things + 1, 256) int64, how many of its pixels have each number in `View.part`.
+    """
+
+    columns: NDArray[np.int64]
+    rows: NDArray[np.int64]
+    parts: NDArray[np.int64]
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(things + 1,) pixels of each thing."""
+        return self.parts.sum(1)
+
+    @property
+    def middles(self) -> NDArray[np.float64]:
+        """(2, things + 1) column and row of the middle of what is seen of each thing, px; 0 of what is not."""
+        seen = np.maximum(1, self.sizes)
+        return np.stack([spread @ np.arange(spread.shape[1]) / seen for spread in (self.columns, self.rows)])
+
+
+@dataclass(frozen=True, eq=False)
 class View:
     """A picture of a scene with the truth about it.
 
@@ -149,3 +177,17 @@ class View:
         if part is None:
             return seen
         return seen & (self.part == KIND_BY_NAME[self.things[thing].kind].parts.index(part) + 1)
+
+    @cached_property
+    def extent(self) -> Extent:
+        """How far its things reach."""
+        height, width = self.owner.shape
+        places = np.flatnonzero(self.owner != 0)
+        rows, columns = np.divmod(places, width)
+        owner, part = (labels.ravel()[places] for labels in (self.owner, self.part))
+
+        def counted(numbers: NDArray[Any], below: int) -> NDArray[np.int64]:
+            things = len(self.things) + 1
+            return np.bincount(owner.astype(np.int64) * below + numbers, minlength=things * below).reshape(things, -1)
+
+        return Extent(counted(columns, width), counted(rows, height), counted(part, 256))

@@ -85,15 +85,16 @@ def look(view: View) -> Sight:
     forward = view.camera[:2, 2] / np.linalg.norm(view.camera[:2, 2])
     side = np.array([forward[1], -forward[0]])
     there = frozenset((thing.colour, thing.kind) for thing in view.things)
+    half = min(height, width) / 2
+    extent = view.extent
+    sizes, middles = extent.sizes, extent.middles
     seen = []
     for index, thing in enumerate(view.things):
-        mask = view.mask(index)
-        rows, columns = np.nonzero(mask)
-        if not len(rows):
+        if not (size := sizes[index + 1]):
             continue
-        x, y = float(columns.mean()), float(rows.mean())
-        half = min(height, width) / 2
+        x, y = (float(middle) for middle in middles[:, index + 1])
         central = abs(x - width / 2) < half and abs(y - height / 2) < half
+        ends = np.flatnonzero(extent.columns[index + 1])[[0, -1]]
         parts = _clear_parts(view, index)
         offset = np.array(thing.position) - view.camera[:3, 3]
         seen.append(
@@ -101,12 +102,12 @@ def look(view: View) -> Sight:
                 index=index,
                 kind=thing.kind,
                 colour=thing.colour,
-                clear=central and len(rows) >= _CLEAR * mask.size,
+                clear=bool(central and size >= _CLEAR * view.owner.size),
                 coloured=thing.kind not in HANDLED or bool(GRIPS & set(parts)),
                 parts=parts,
                 x=x,
-                left=int(columns.min()),
-                right=int(columns.max()),
+                left=int(ends[0]),
+                right=int(ends[1]),
                 spot=(float(offset[:2] @ side), float(offset[:2] @ forward)),
                 distance=float(np.linalg.norm(offset)),
             )
@@ -117,8 +118,8 @@ def look(view: View) -> Sight:
 def _clear_parts(view: View, index: int) -> tuple[str, ...]:
     return tuple(
         part
-        for part in KIND_BY_NAME[view.things[index].kind].parts
-        if np.count_nonzero(view.mask(index, part)) >= _CLEAR_PART * view.owner.size
+        for number, part in enumerate(KIND_BY_NAME[view.things[index].kind].parts, start=1)
+        if view.extent.parts[index + 1, number] >= _CLEAR_PART * view.owner.size
     )
 
 

@@ -6,7 +6,7 @@ losses are those of the conversations in rows of their own.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,9 @@ class Packed:
         conversation: (B, T) which of the row's conversations; 0 the common beginning, -1 padding.
         labels: (B, T) what the token before must say, `NOT_LEARNT` elsewhere.
         before_seg: per picture the columns whose hidden states prompt its masks, conversation by conversation.
+        image: column of the first visual token, in every row.
+        learnt: (L,) where in the flattened rows (B * T) what comes next is learnt.
+        segs: (2, N) the rows and columns of `before_seg`, picture by picture.
     """
 
     ids: Tensor
@@ -34,11 +37,21 @@ class Packed:
     conversation: Tensor
     labels: Tensor
     before_seg: tuple[tuple[int, ...], ...]
+    image: int
+    learnt: Tensor
+    segs: Tensor
 
     def to(self, device: torch.device) -> "Packed":
         """The same on a device."""
-        ids, positions = self.ids.to(device), self.positions.to(device)
-        return Packed(ids, positions, self.conversation.to(device), self.labels.to(device), self.before_seg)
+        return replace(
+            self,
+            ids=self.ids.to(device),
+            positions=self.positions.to(device),
+            conversation=self.conversation.to(device),
+            labels=self.labels.to(device),
+            learnt=self.learnt.to(device),
+            segs=self.segs.to(device),
+        )
 
     def visible(self) -> Tensor:
         """(B, 1, T, T) bool, true where the row's token may look at the column's."""
@@ -57,12 +70,17 @@ def pack(pictures: Sequence[Sequence[Lesson]], visual_tokens: int) -> Packed:
     def filled(lists: Sequence[list[int]], padding: int) -> Tensor:
         return torch.tensor([row + [padding] * (length - len(row)) for row in lists])
 
+    labels = filled([row.labels for row in rows], NOT_LEARNT)
+    segs = [(number, column) for number, row in enumerate(rows) for column in row.before_seg]
     return Packed(
         ids=filled([row.ids for row in rows], 0),
         positions=filled([row.positions for row in rows], 0),
         conversation=filled([row.conversation for row in rows], _NONE),
-        labels=filled([row.labels for row in rows], NOT_LEARNT),
+        labels=labels,
         before_seg=tuple(tuple(row.before_seg) for row in rows),
+        image=rows[0].ids.index(IMAGE_ID),
+        learnt=(labels.flatten()[1:] != NOT_LEARNT).nonzero()[:, 0],
+        segs=torch.tensor(segs, dtype=torch.long).view(-1, 2).T,
     )
 
 

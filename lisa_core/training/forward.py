@@ -1,7 +1,6 @@
 """A batch through the model: words for every conversation, a mask for every `[SEG]`."""
 
-import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +12,6 @@ from lisa_core.preprocess import SamSize
 from lisa_core.tokenizer import IMAGE_ID
 from lisa_core.training import losses
 from lisa_core.training.batch import Packed
-from lisa_core.training.conversation import NOT_LEARNT
 
 
 @dataclass(frozen=True)
@@ -42,32 +40,41 @@ def of_states(
     model: Lisa, hidden: Tensor, pictures: Pictures, words: Packed, weights: losses.Weights
 ) -> dict[str, Tensor]:
     """The same of what `read` has made of the words."""
-    learnt = words.labels[:, 1:] != NOT_LEARNT
-    ce = losses.of_words(model.language.lm_head(hidden[:, :-1][learnt]), words.labels[:, 1:][learnt])
+    states = hidden.flatten(0, 1).index_select(0, words.learnt)
+    ce = losses.of_words(model.language.lm_head(states), words.labels.flatten()[words.learnt + 1])
     bce = dice = hidden.new_zeros((), dtype=torch.float32)
     counts = [len(columns) for columns in words.before_seg]
     if any(counts):
         rows, states = before_seg(hidden, words)
         low_res, _ = model.sam.decode(pictures.embedding[rows], model.text_hidden_fcs(states))
-        for some, size, masks in zip(low_res.split(counts), pictures.sizes, pictures.masks, strict=True):
-            if len(some):
-                logits = upsample(some, model.shape.sam.image, size.resized, size.source)
-                one_bce, one_dice = losses.of_masks(logits, masks)
-                bce, dice = bce + one_bce, dice + one_dice
+        for size, logits, masks in _of_a_size(low_res.split(counts), pictures):
+            full = upsample(logits, model.shape.sam.image, size.resized, size.source)
+            some_bce, some_dice = losses.of_masks(full, masks)
+            bce, dice = bce + some_bce, dice + some_dice
     return losses.total(ce, bce, dice, sum(counts), weights)
 
 
-def before_seg(hidden: Tensor, words: Packed) -> tuple[list[int], Tensor]:
-    """Of each `[SEG]`, picture by picture: which picture it is about, and the state (width) that emitted it."""
-    rows = [row for row, columns in enumerate(words.before_seg) for _ in columns]
-    return rows, hidden[rows, list(itertools.chain(*words.before_seg))]
+def _of_a_size(logits: Sequence[Tensor], pictures: Pictures) -> Iterator[tuple[SamSize, Tensor, Tensor]]:
+    """Logits of each picture (n, h, w), and its masks, all together that are of one size."""
+    alike: dict[SamSize, list[tuple[Tensor, Tensor]]] = {}
+    for size, some, masks in zip(pictures.sizes, logits, pictures.masks, strict=True):
+        if len(some):
+            alike.setdefault(size, []).append((some, masks))
+    for size, parts in alike.items():
+        yield size, torch.cat([some for some, _ in parts]), torch.cat([masks for _, masks in parts])
+
+
+def before_seg(hidden: Tensor, words: Packed) -> tuple[Tensor, Tensor]:
+    """Of each of N `[SEG]`: (N,) which picture it is about, and (N, width) the state that emitted it."""
+    rows, columns = words.segs
+    return rows, hidden[rows, columns]
 
 
 def read(model: Lisa, visual: Tensor, words: Packed) -> Tensor:
     """(B, T, width) hidden states after the last norm; `visual` is (B, N, width) of CLIP."""
     language = model.language
-    is_image = words.ids == IMAGE_ID
-    embeddings = language.embed_tokens(words.ids.masked_fill(is_image, 0))
+    embeddings = language.embed_tokens(words.ids.masked_fill(words.ids == IMAGE_ID, 0))
     tokens = model.mm_projector(visual).to(embeddings.dtype)
-    states = embeddings.masked_scatter(is_image[..., None], tokens)
+    after = words.image + tokens.shape[1]
+    states = torch.cat([embeddings[:, : words.image], tokens, embeddings[:, after:]], dim=1)
     return language.uncached(states, words.positions, words.visible())

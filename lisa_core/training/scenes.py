@@ -1,7 +1,8 @@
 """Rendered tabletops as lessons: what is where, for the encoders, and dialogues with their masks, for the rest."""
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -13,7 +14,7 @@ from lisa_core import preprocess
 from lisa_core.model.lisa import LisaShape
 from lisa_core.preprocess import SamSize
 from lisa_core.tabletop.kinds import KINDS
-from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
+from lisa_core.tabletop.questions import Dialogue, Target, Turn, dialogues
 from lisa_core.tabletop.scene import View
 from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
@@ -32,25 +33,51 @@ _MASK_SIDE = 192
 
 
 @dataclass(frozen=True, eq=False)
-class Sights:
-    """Pictures for the encoders, and what is where in them."""
+class Shown:
+    """Pictures as an encoder gets them, (B, h, w, 3) uint8, and what is where in them."""
 
-    for_clip: Tensor
-    for_sam: Tensor
-    clip_truth: Truth
-    sam_truth: Truth
+    pictures: Tensor
+    truth: Truth
+
+    def to(self, device: torch.device) -> "Shown":
+        """The same on a device."""
+        return Shown(self.pictures.to(device), self.truth.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Sights:
+    """Pictures in changing light, for both encoders."""
+
+    clip: Shown
+    sam: Shown
 
 
 @dataclass(frozen=True, eq=False)
 class Talk:
-    """Dialogues about scenes: which scenes, what CLIP sees of them, what is said, where that is, and what is where."""
+    """Dialogues about B scenes.
+
+    Attributes:
+        scenes: their numbers.
+        words: what is said.
+        size: of the pictures, at the size of the masks.
+        masks: (N, H, W) uint8, how much of every cell the targets of each `[SEG]` fill, picture by picture; 255: all.
+        clip: what CLIP sees.
+        sam: what SAM sees, where its encoder learns, too.
+    """
 
     scenes: list[int]
-    for_clip: Tensor
     words: Packed
-    sizes: list[SamSize]
-    masks: list[Tensor]
-    clip_truth: Truth
+    size: SamSize
+    masks: Tensor
+    clip: Shown
+    sam: Shown | None
+
+    def to(self, device: torch.device) -> "Talk":
+        """The same on a device."""
+        sam = self.sam and self.sam.to(device)
+        return replace(
+            self, words=self.words.to(device), masks=self.masks.to(device), clip=self.clip.to(device), sam=sam
+        )
 
 
 class Scenes:
@@ -68,34 +95,34 @@ class Scenes:
     def sights(self, step: int, size: int, shape: LisaShape) -> Sights:
         """Pictures in changing light."""
         chosen, random = self._choose(step, size)
-        views = [self._read(index) for index in chosen]
+        views = [self._view(index) for index in chosen]
         pictures = [_relit(view.rgb, random) for view in views]
-        side = 2 * shape.clip.image // shape.clip.patch
-        return Sights(
-            torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in pictures]),
-            torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in pictures]),
-            _stacked([_what_is_where(view, _centre(view), side) for view in views]),
-            _stacked([_what_is_where(view, _padded(view), 4 * shape.sam.grid) for view in views]),
-        )
+        return Sights(_for_clip(views, pictures, shape), _for_sam(views, pictures, shape))
 
-    def talk(self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer) -> Talk:
-        """Dialogues about scenes, several to a scene."""
+    def talk(
+        self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer, whole: bool = False
+    ) -> Talk:
+        """Dialogues about scenes, several to a scene; with `whole` for SAM's encoder, too."""
         chosen, random = self._choose(step, size)
-        lessons, masks, sizes, kept, pictures, truths = [], [], [], [], [], []
-        side = 2 * shape.clip.image // shape.clip.patch
+        views, lessons, masks, kept, pictures = [], [], [], [], []
         for index in chosen:
-            view = self._read(index)
+            view = self._view(index)
             said = dialogues(view, random, "train", dialogues_each)
             if not said:
                 continue
             kept.append(index)
-            pictures.append(preprocess.for_clip(_relit(view.rgb, random), shape.clip.image))
+            views.append(view)
+            pictures.append(_relit(view.rgb, random))
             lessons.append([lesson(_as_text(one), BY_NAME["llava_v1"], tokenizer) for one in said])
             masks.append(_masks(view, [turn for one in said for turn in one.turns]))
-            sizes.append(_mask_size(view, shape.sam.image))
-            truths.append(_what_is_where(view, _centre(view), side))
-        words = pack(lessons, shape.clip.tokens)
-        return Talk(kept, torch.stack(pictures), words, sizes, masks, _stacked(truths))
+        return Talk(
+            kept,
+            pack(lessons, shape.clip.tokens),
+            _mask_size(views[0], shape.sam.image),
+            torch.from_numpy(np.concatenate(masks)),
+            _for_clip(views, pictures, shape),
+            _for_sam(views, pictures, shape) if whole else None,
+        )
 
     def sentences(self, views: int) -> list[str]:
         """All that is said about some views, for a tokenizer."""
@@ -108,11 +135,16 @@ class Scenes:
 
     def _choose(self, step: int, size: int) -> tuple[list[int], np.random.Generator]:
         """All scenes once before one comes again."""
-        chosen = []
-        for place in range(step * size, (step + 1) * size):
-            epoch, index = divmod(place, self._count)
-            chosen.append(int(np.random.default_rng([self._seed, epoch]).permutation(self._count)[index]))
+        places = range(step * size, (step + 1) * size)
+        epochs = range(places[0] // self._count, places[-1] // self._count + 1)
+        orders = {epoch: np.random.default_rng([self._seed, epoch]).permutation(self._count) for epoch in epochs}
+        chosen = [int(orders[place // self._count][place % self._count]) for place in places]
         return chosen, np.random.default_rng([self._seed, 1, step])
+
+    def _view(self, index: int) -> View:
+        """A scene's, with labels that lie close together: whatever is asked of strided ones takes ten times as long."""
+        view = self._read(index)
+        return replace(view, owner=np.ascontiguousarray(view.owner), part=np.ascontiguousarray(view.part))
 
 
 def _as_text(dialogue: Dialogue) -> list[tuple[str, str]]:
@@ -145,7 +177,20 @@ def _padded(view: View) -> _Square:
     return _Square(0, 0, max(view.owner.shape))
 
 
-def _what_is_where(view: View, square: _Square, cells: int) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+def _for_clip(views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], shape: LisaShape) -> Shown:
+    """Two cells to a patch's side."""
+    cells = 2 * shape.clip.image // shape.clip.patch
+    pixels = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in pictures])
+    return Shown(pixels, _stacked([_what_is_where(view, _centre(view), cells) for view in views]))
+
+
+def _for_sam(views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], shape: LisaShape) -> Shown:
+    """Four cells to a patch's side."""
+    pixels = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in pictures])
+    return Shown(pixels, _stacked([_what_is_where(view, _padded(view), 4 * shape.sam.grid) for view in views]))
+
+
+def _what_is_where(view: View, square: _Square, cells: int) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """(3, cells, cells) kind, colour and part, and (2, cells, cells) the way to the middle in shares of the square."""
     height, width = view.owner.shape
     centres = (np.arange(cells) + 0.5) * square.side / cells
@@ -153,47 +198,52 @@ def _what_is_where(view: View, square: _Square, cells: int) -> tuple[NDArray[np.
     inside = (rows[:, None] < height) & (columns[None] < width)
     places = np.ix_(np.minimum(rows, height - 1).astype(int), np.minimum(columns, width - 1).astype(int))
     owner = np.where(inside, view.owner[places], 0)
-    kinds = np.array([0, *(_KIND_IDS.get(thing.kind, 0) for thing in view.things)])
-    colours = np.array([NOT_LEARNT, *(_COLOURS.index(thing.colour) for thing in view.things)])
-    part = np.where(owner > 0, view.part[places].astype(np.int64), NOT_LEARNT)
-    middle_columns, middle_rows = _middles(view)[:, owner]
+    kinds = np.array([0, *(_KIND_IDS.get(thing.kind, 0) for thing in view.things)], np.int8)
+    colours = np.array([NOT_LEARNT, *(_COLOURS.index(thing.colour) for thing in view.things)], np.int8)
+    part = np.where(owner > 0, view.part[places].astype(np.int8), np.int8(NOT_LEARNT))
+    middle_columns, middle_rows = view.extent.middles[:, owner]
     way = np.stack([middle_columns - columns[None], middle_rows - rows[:, None]]) / square.side
-    return np.stack([kinds[owner], colours[owner], part]), np.where(owner > 0, way, 0).astype(np.float32)
+    return np.stack([kinds[owner], colours[owner], part]), np.where(owner > 0, way, 0).astype(np.float16)
 
 
-def _middles(view: View) -> NDArray[np.float64]:
-    """(2, things + 1) column and row of the middle of what is seen of each thing, px; the first is of nothing."""
-    rows, columns = np.nonzero(view.owner)
-    owner, count = view.owner[rows, columns], len(view.things) + 1
-    seen = np.maximum(1, np.bincount(owner, minlength=count))
-    return np.stack([np.bincount(owner, where, count) / seen for where in (columns, rows)])
-
-
-def _stacked(grids: Sequence[tuple[NDArray[np.int64], NDArray[np.float32]]]) -> Truth:
-    classes = torch.from_numpy(np.stack([classes for classes, _ in grids])).long()
+def _stacked(grids: Sequence[tuple[NDArray[np.int8], NDArray[np.float16]]]) -> Truth:
+    classes = torch.from_numpy(np.stack([classes for classes, _ in grids]))
     middle = torch.from_numpy(np.stack([way for _, way in grids]))
     kind, colour, part = classes.unbind(1)
     return Truth(kind, colour, part, middle)
 
 
-def _masks(view: View, turns: Sequence[Turn]) -> Tensor:
-    """(n, h, w) float32: for each `[SEG]` in the turns how much of every cell its targets fill."""
-    height, width = view.owner.shape
-    size = _fitted((height, width), _MASK_SIDE)
-    masks = []
-    for targets in (targets for turn in turns for targets in turn.masks):
-        whole = np.zeros((height, width), np.float32)
-        for target in targets:
-            whole[view.mask(target.thing, target.part)] = 1
-        masks.append(cv2.resize(whole, size[::-1], interpolation=cv2.INTER_AREA))
-    return torch.from_numpy(np.stack(masks)) if masks else torch.zeros(0, *size)
+def _masks(view: View, turns: Sequence[Turn]) -> NDArray[np.uint8]:
+    """(n, h, w): for each `[SEG]` in the turns how much of every cell its targets fill; 255: all."""
+    targets = [targets for turn in turns for targets in turn.masks]
+    made = {each: _mask(view, each) for each in dict.fromkeys(targets)}
+    empty = np.zeros((0, *_fitted(view.owner.shape, _MASK_SIDE)), np.uint8)
+    return np.stack([made[each] for each in targets]) if targets else empty
+
+
+def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
+    covered = np.logical_or.reduce([view.mask(target.thing, target.part) for target in targets])
+    made = np.zeros(_fitted(covered.shape, _MASK_SIDE), np.uint8)
+    (rows, to_rows), (columns, to_columns) = (_filled(covered.any(1 - axis), made.shape[axis]) for axis in (0, 1))
+    into = made[to_rows, to_columns]
+    into[:] = cv2.resize(covered[rows, columns] * np.uint8(255), into.shape[::-1], interpolation=cv2.INTER_AREA)
+    return made
+
+
+def _filled(covered: NDArray[np.bool_], cells: int) -> tuple[slice, slice]:
+    """From the first covered pixel to the last, as far out as pixels and cells end together: both ranges."""
+    blocks = math.gcd(len(covered), cells)
+    places = np.flatnonzero(covered) * blocks // len(covered)
+    first, stop = places[0], places[-1] + 1
+    pixels, each = len(covered) // blocks, cells // blocks
+    return slice(first * pixels, stop * pixels), slice(first * each, stop * each)
 
 
 def _mask_size(view: View, image: int) -> SamSize:
-    height, width = view.owner.shape
-    return SamSize(_fitted((height, width), _MASK_SIDE), _fitted((height, width), image))
+    size = view.owner.shape
+    return SamSize(_fitted(size, _MASK_SIDE), _fitted(size, image))
 
 
-def _fitted(size: tuple[int, int], longest: int) -> tuple[int, int]:
+def _fitted(size: tuple[int, ...], longest: int) -> tuple[int, int]:
     scale = longest / max(size)
     return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5)))

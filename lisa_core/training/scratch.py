@@ -2,11 +2,14 @@
 
 The encoders train first, on what is where in the pictures. Then SAM's is frozen, as in the official recipe, so what it
 makes of a scene is computed once; on it the mask decoder trains together with the language model and CLIP, which here
-has not seen millions of pictures before and goes on learning, by hints beside the official losses.
+has not seen millions of pictures before and goes on learning, by hints beside the official losses. Or all of it learns
+to speak, SAM's encoder, too: then that sees the scenes anew at every step, which wants a GPU.
 """
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training import forward, losses, vision
+from lisa_core.training.ahead import ahead
 from lisa_core.training.forward import Pictures
 from lisa_core.training.hints import Hints
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
@@ -34,10 +38,12 @@ _SPEAKING = (
     "sam.mask_decoder.",
     "sam.prompt_encoder.no_mask_embed.",
 )
-_ENCODERS = ("clip.", "sam.image_encoder.")
+_SAM_ENCODER = "sam.image_encoder."
+_ENCODERS = ("clip.", _SAM_ENCODER)
 _PROGRESS = "looked.json"
 _AT_ONCE = 16
 """Scenes that are looked at together."""
+_MOST_WORKERS = 15
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,11 @@ class Machine:
         """For a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
+    @property
+    def workers(self) -> int:
+        """Processes that make batches for a GPU: all cores but one; on the CPU none, which has other work."""
+        return min(_MOST_WORKERS, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 0
+
 
 def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Path, plan: Plan) -> Trainer[Sights]:
     """Training of the two encoders; losses `clip` and `sam`, and the share of things whose kind SAM's encoder knows."""
@@ -65,24 +76,25 @@ def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Pat
     image = model.shape.sam.image
 
     def loss_of(sights: Sights) -> Mapping[str, Tensor]:
+        to_clip, to_sam = sights.clip.to(machine.device), sights.sam.to(machine.device)
         with machine.products():
-            clip = heads.of_clip(model.clip, preprocess.clip_input(sights.for_clip.to(machine.device)))
-            sam = heads.of_sam(model.sam.image_encoder, preprocess.sam_input(sights.for_sam.to(machine.device), image))
-        clip_truth, sam_truth = sights.clip_truth.to(machine.device), sights.sam_truth.to(machine.device)
-        clip_loss = vision.loss(clip, clip_truth, SENSES)
-        sam_loss = vision.loss(sam, sam_truth, SENSES)
+            clip = heads.of_clip(model.clip, preprocess.clip_input(to_clip.pictures))
+            sam = heads.of_sam(model.sam.image_encoder, preprocess.sam_input(to_sam.pictures, image))
+        clip_loss = vision.loss(clip, to_clip.truth, SENSES)
+        sam_loss = vision.loss(sam, to_sam.truth, SENSES)
         return {
             "loss": clip_loss + sam_loss,
             "clip": clip_loss,
             "sam": sam_loss,
-            "clip_knows": vision.known(clip, clip_truth, SENSES),
-            "sam_knows": vision.known(sam, sam_truth, SENSES),
+            "clip_knows": vision.known(clip, to_clip.truth, SENSES),
+            "sam_knows": vision.known(sam, to_sam.truth, SENSES),
         }
 
     learnt = {name: weight for name, weight in model.named_parameters() if name.startswith(_ENCODERS)}
     learnt |= {f"heads.{name}": weight for name, weight in heads.named_parameters()}
     _free(model, learnt)
-    return Trainer(learnt, lambda step: scenes.sights(step, size, model.shape), loss_of, folder, plan)
+    shape = model.shape
+    return Trainer(learnt, lambda step: scenes.sights(step, size, shape), loss_of, folder, plan, machine.workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,13 +133,19 @@ class Looked:
 
 def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Machine) -> Iterator[int]:
     """Encodes all scenes that have not been encoded yet; yields how many have."""
-    shape, count = model.shape, len(looked.embedding)
-    for first in range(looked.done, count, _AT_ONCE):
-        rgbs = [read(index).rgb for index in range(first, min(count, first + _AT_ONCE))]
-        wholes = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in rgbs]).to(machine.device)
-        with torch.no_grad(), machine.products():
-            looked.keep(first, model.sam.encode(preprocess.sam_input(wholes, shape.sam.image)))
-        yield first + len(rgbs)
+    image, count = model.shape.sam.image, len(looked.embedding)
+
+    def pictures(first: int) -> Tensor:
+        indices = range(first, min(count, first + _AT_ONCE))
+        return torch.stack([preprocess.for_sam(read(index).rgb, image)[0] for index in indices])
+
+    done = looked.done
+    with closing(ahead(pictures, range(done, count, _AT_ONCE), machine.workers)) as batches:
+        for wholes in batches:
+            with torch.no_grad(), machine.products():
+                looked.keep(done, model.sam.encode(preprocess.sam_input(wholes.to(machine.device), image)))
+            done += len(wholes)
+            yield done
 
 
 @dataclass(frozen=True)
@@ -138,9 +156,10 @@ class Portion:
     dialogues: int
 
 
-def speakers(model: Lisa) -> dict[str, nn.Parameter]:
-    """All parameters but those of SAM's encoder, by name: what learns to speak in full."""
-    return {name: weight for name, weight in model.named_parameters() if name.startswith(_SPEAKING)}
+def speakers(model: Lisa, whole: bool) -> dict[str, nn.Parameter]:
+    """What learns to speak in full, by name: all parameters, those of SAM's encoder only with `whole`."""
+    parts = (*_SPEAKING, _SAM_ENCODER) if whole else _SPEAKING
+    return {name: weight for name, weight in model.named_parameters() if name.startswith(parts)}
 
 
 def speaking(
@@ -148,7 +167,7 @@ def speaking(
     learnt: Mapping[str, nn.Parameter],
     tokenizer: Tokenizer,
     scenes: Scenes,
-    looked: Looked,
+    looked: Looked | None,
     portion: Portion,
     machine: Machine,
     folder: Path,
@@ -156,37 +175,51 @@ def speaking(
     weights: losses.Weights,
     with_hints: bool,
 ) -> Trainer[Talk]:
-    """Training of what is `learnt`, all of `speakers` or less, by the official losses, with or without hints."""
-    hints = Hints(model.shape, SENSES) if with_hints else None
+    """Training of what is `learnt`, all of `speakers` or less, by the official losses, with or without hints.
+
+    Where nothing was `looked` at before, SAM's encoder sees the scenes at every step, in changing light.
+    """
+    whole, shape = looked is None, model.shape
+    hints = Hints(shape, SENSES, whole) if with_hints else None
     if hints:
         hints.load_state_dict(_first_heads(hints, plan.seed))
         hints.to(machine.device)
 
+    def embedded(talk: Talk) -> Tensor:
+        if talk.sam:
+            return model.sam.encode(preprocess.sam_input(talk.sam.pictures, shape.sam.image))
+        assert looked
+        return torch.from_numpy(looked.embedding[talk.scenes]).to(machine.device).float()
+
     def loss_of(talk: Talk) -> Mapping[str, Tensor]:
         model.language.train()  # adapters have dropout
-        embedding = torch.from_numpy(looked.embedding[talk.scenes]).float().to(machine.device)
-        masks = [of_one.to(machine.device) for of_one in talk.masks]
-        words = talk.words.to(machine.device)
+        talk = talk.to(machine.device)
+        words, masks = talk.words, talk.masks.float() / 255
         with machine.products():
-            visual = model.clip(preprocess.clip_input(talk.for_clip.to(machine.device)))
+            embedding, visual = embedded(talk), model.clip(preprocess.clip_input(talk.clip.pictures))
             hidden = forward.read(model, visual, words)
-            told = forward.of_states(model, hidden, Pictures(visual, embedding, talk.sizes, masks), words, weights)
+            each = masks.split([len(columns) for columns in words.before_seg])
+            pictures = Pictures(visual, embedding, [talk.size] * len(each), each)
+            told = forward.of_states(model, hidden, pictures, words, weights)
             if not hints:
                 return told
             seen = vision.at_patches(hints.clip(visual))
             rows, states = forward.before_seg(hidden, words)
             pointed = hints.pointing(states, model.mm_projector(visual)[rows])
-        hinted = hints.losses(seen, talk.clip_truth.to(machine.device), pointed, masks)
-        return {**told, **hinted, "loss": told["loss"] + hinted["loss"]}
+            parts = [told, hints.losses(seen, talk.clip.truth, pointed, masks)]
+            if hints.sam and talk.sam:
+                parts.append(hints.sam_losses(hints.sam(embedding), talk.sam.truth))
+        named = {name: value for part in parts for name, value in part.items()}
+        return {**named, "loss": torch.stack([part["loss"] for part in parts]).sum()}
 
     _free(model, learnt)
     if hints:
         learnt = {**learnt, **{f"heads.{name}": weight for name, weight in hints.named_parameters()}}
 
     def make_batch(step: int) -> Talk:
-        return scenes.talk(step, portion.scenes, portion.dialogues, model.shape, tokenizer)
+        return scenes.talk(step, portion.scenes, portion.dialogues, shape, tokenizer, whole)
 
-    return Trainer(learnt, make_batch, loss_of, folder, plan)
+    return Trainer(learnt, make_batch, loss_of, folder, plan, machine.workers)
 
 
 def _free(model: Lisa, learnt: Mapping[str, nn.Parameter]) -> None:

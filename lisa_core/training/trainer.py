@@ -4,8 +4,8 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -13,7 +13,9 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lisa_core.errors import CheckpointError, LisaError
+from lisa_core.errors import CheckpointError
+from lisa_core.training.ahead import ahead
+from lisa_core.training.muon import Muon
 
 Batch = TypeVar("Batch")
 Losses = Mapping[str, Tensor]
@@ -21,8 +23,6 @@ Losses = Mapping[str, Tensor]
 
 STATE, LOG = "state.pt", "log.jsonl"
 _BETAS = (0.9, 0.95)
-_AHEAD = 3
-"""Batches that are made ready while the model works."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,10 @@ class Trainer(Generic[Batch]):
 
     Args:
         learnt: parameters by name.
-        make_batch: of a step's number, on the host; called ahead of time from another thread.
+        make_batch: of a step's number, on the host; called ahead of time from another thread or process.
         loss_of: a batch's losses.
         folder: where the state and the log go; a state that lies there is taken up again.
+        workers: processes that make batches; 0: a thread does.
     """
 
     def __init__(
@@ -72,12 +73,14 @@ class Trainer(Generic[Batch]):
         loss_of: Callable[[Batch], Losses],
         folder: Path,
         plan: Plan,
+        workers: int = 0,
     ) -> None:
         self._learnt = dict(learnt)
         self._make_batch = make_batch
         self._loss_of = loss_of
         self._folder = folder
         self._plan = plan
+        self._workers = workers
         self._optimisers = _optimisers(self._learnt, plan)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,15 +89,16 @@ class Trainer(Generic[Batch]):
     def run(self, until: float = math.inf) -> Iterator[Mapping[str, float]]:
         """Trains on, to the plan's end or to a time of `time.monotonic()`; yields each step's losses."""
         saved = time.monotonic()
-        for batch in _ahead(self._make_batch, range(self.step, self._plan.steps)):
-            told = self._do(batch)
-            yield told
-            now = time.monotonic()
-            if now - saved > self._plan.save_every or now > until or self.step == self._plan.steps:
-                self._save()
-                saved = now
-            if now > until:
-                return
+        with closing(ahead(self._make_batch, range(self.step, self._plan.steps), self._workers)) as batches:
+            for batch in batches:
+                told = self._do(batch)
+                yield told
+                now = time.monotonic()
+                if now - saved > self._plan.save_every or now > until or self.step == self._plan.steps:
+                    self._save()
+                    saved = now
+                if now > until:
+                    return
 
     def _do(self, batch: Batch) -> Mapping[str, float]:
         torch.manual_seed(hash((self._plan.seed, self.step)))
@@ -108,7 +112,7 @@ class Trainer(Generic[Batch]):
                 group["lr"] = self._plan.learning_rate * self._plan.rate(self.step)
             optimiser.step()
         self.step += 1
-        told = {name: value.item() for name, value in losses.items()}
+        told = dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.step, **told}) + "\n")
         return told
@@ -153,12 +157,9 @@ def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.op
     }
     rest = [weight for name, weight in learnt.items() if name not in inside]
     rate, decay = plan.learning_rate, plan.weight_decay
-    adam = torch.optim.AdamW(rest, lr=rate, betas=_BETAS, weight_decay=decay)
-    if not inside:
-        return [adam]
-    if not hasattr(torch.optim, "Muon"):
-        raise LisaError(f"Training from scratch needs torch 2.9 or later, for its Muon; this is {torch.__version__}.")
-    return [adam, torch.optim.Muon(inside.values(), lr=rate, weight_decay=decay, adjust_lr_fn="match_rms_adamw")]
+    fused = all(weight.is_cuda for weight in rest) or None
+    adam = torch.optim.AdamW(rest, lr=rate, betas=_BETAS, weight_decay=decay, fused=fused)
+    return [adam, Muon(inside.values(), lr=rate, weight_decay=decay)] if inside else [adam]
 
 
 def _read_state(path: Path) -> dict[str, Any]:
@@ -178,15 +179,3 @@ def _cut(log: Path, step: int) -> None:
     """Drops what was logged after the state was saved: those steps are done again."""
     lines = log.read_text(encoding="utf-8").splitlines()[:step] if log.exists() else []
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-
-
-def _ahead(make: Callable[[int], Batch], steps: Iterable[int]) -> Iterator[Batch]:
-    """The batches in order, the next ones made while one is used."""
-    with ThreadPoolExecutor(1, "batches") as pool:
-        waiting: list[Future[Batch]] = []
-        for step in steps:
-            waiting.append(pool.submit(make, step))
-            if len(waiting) > _AHEAD:
-                yield waiting.pop(0).result()
-        while waiting:
-            yield waiting.pop(0).result()

@@ -37,9 +37,9 @@ class Truth:
     """What is where on a grid.
 
     Attributes:
-        kind: (B, h, w) int64, 0 where nothing is.
-        colour: (B, h, w) int64, `NOT_LEARNT` where nothing is.
-        part: (B, h, w) int64, `NOT_LEARNT` where nothing is.
+        kind: (B, h, w) integers, 0 where nothing is.
+        colour: (B, h, w) integers, `NOT_LEARNT` where nothing is.
+        part: (B, h, w) integers, `NOT_LEARNT` where nothing is.
         middle: (B, 2, h, w), x and y from here to the middle of the thing, in shares of the grid's side.
     """
 
@@ -49,8 +49,9 @@ class Truth:
     middle: Tensor
 
     def to(self, device: torch.device) -> "Truth":
-        """The same on a device."""
-        return Truth(self.kind.to(device), self.colour.to(device), self.part.to(device), self.middle.to(device))
+        """The same on a device, as int64 and float32."""
+        kind, colour, part = (of_cells.to(device).long() for of_cells in (self.kind, self.colour, self.part))
+        return Truth(kind, colour, part, self.middle.to(device).float())
 
 
 class Heads(nn.Module):
@@ -59,14 +60,7 @@ class Heads(nn.Module):
     def __init__(self, model: Lisa, senses: Senses) -> None:
         super().__init__()
         self.senses = senses
-        width = model.shape.sam.embedding
-        self.sam = nn.Sequential(
-            nn.ConvTranspose2d(width, 64, 2, stride=2),
-            nn.GELU(),
-            nn.ConvTranspose2d(64, 48, 2, stride=2),
-            nn.GELU(),
-            nn.Conv2d(48, senses.channels, 1),
-        )
+        self.sam = sam_head(model.shape.sam.embedding, senses)
         self.clip = clip_head(model.shape.clip.width, senses)
 
     def of_sam(self, encoder: ImageEncoder, pixels: Tensor) -> Tensor:
@@ -76,6 +70,17 @@ class Heads(nn.Module):
     def of_clip(self, tower: VisionTower, pixels: Tensor) -> Tensor:
         """Answers two to a patch's side."""
         return at_patches(self.clip(tower(pixels)))
+
+
+def sam_head(width: int, senses: Senses) -> nn.Sequential:
+    """A head on SAM's embedding (B, width, grid, grid): (B, channels, 4 * grid, 4 * grid), four to a patch's side."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(width, 64, 2, stride=2),
+        nn.GELU(),
+        nn.ConvTranspose2d(64, 48, 2, stride=2),
+        nn.GELU(),
+        nn.Conv2d(48, senses.channels, 1),
+    )
 
 
 def clip_head(width: int, senses: Senses) -> nn.Sequential:
@@ -97,7 +102,7 @@ def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     answers = answers.float()
     kind, colour, part, middle = answers.split((senses.kinds + 1, senses.colours, 1 + MOST_PARTS, 2), dim=1)
     thing = truth.kind > 0
-    off = (middle - truth.middle).abs().sum(1)[thing]
+    off = (middle - truth.middle).abs().sum(1)
     each = functional.cross_entropy(kind, truth.kind, reduction="none")
     things = thing.sum().clamp(min=1)
     return (
@@ -105,7 +110,7 @@ def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
         + (each * ~thing).sum() / (thing.numel() - things)
         + 0.5 * functional.cross_entropy(colour, truth.colour, ignore_index=NOT_LEARNT)
         + 0.5 * functional.cross_entropy(part, truth.part, ignore_index=NOT_LEARNT)
-        + 2.0 * (off.mean() if off.numel() else off.sum())
+        + 2.0 * (off * thing).sum() / things
     )
 
 
@@ -113,4 +118,4 @@ def known(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     """Share of the things' cells whose kind is right."""
     thing = truth.kind > 0
     right = answers[:, : senses.kinds + 1].argmax(1) == truth.kind
-    return right[thing].float().mean()
+    return (right & thing).sum() / thing.sum()

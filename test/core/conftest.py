@@ -1,12 +1,17 @@
 """Engines of the goldens, loaded once."""
 
 import functools
+import os
 
 import pytest
+import torch
 from checkpoints import tensors_of, with_small_sam, write
 from goldens import TOWER, V0, V1
 
 from lisa_core import LisaEngine
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports Triton
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -122,6 +123,59 @@ def test_it_goes_on_with_a_model_that_sees(trained: tuple[Path, cli.Result], sce
     assert (out / "tokenizer.model").read_bytes() == (trained[0] / "tokenizer.model").read_bytes()
 
 
+WHOLE = (*FEW, "--whole")
+
+
+@pytest.fixture(scope="module")
+def learnt_whole(trained: tuple[Path, cli.Result], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same checkpoint, after a few steps of all of it."""
+    out = tmp_path_factory.mktemp("whole") / "lisa"
+    said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *WHOLE)
+    assert said.code == 0, said.errors
+    return out
+
+
+@pytest.mark.slow
+def test_whole_teaches_sams_encoder_to_speak_too(trained: tuple[Path, cli.Result], learnt_whole: Path) -> None:
+    learnt = _parts(_changed(trained[0], learnt_whole))
+    assert {"clip", "mm_projector", "language.layers", "sam.mask_decoder", "sam.image_encoder"} <= learnt
+    log = _log(learnt_whole, "speak")
+    assert [line["step"] for line in log] == [1, 2, 3]
+    assert all(0 <= line["sam_knows"] <= 1 for line in log)
+    assert not learnt_whole.with_name("lisa.run").joinpath("embedding.npy").exists()
+    engine = LisaEngine.from_pretrained(learnt_whole, "fp32", "cpu")
+    answer = engine.ask(engine.encode(dataset.load_view(STORED, 0).rgb), "Where is the mug?", mask_only=True)
+    assert len(answer.segments) == 1
+
+
+@pytest.mark.slow
+def test_whole_stopped_and_gone_on_with_is_as_if_never_stopped(
+    trained: tuple[Path, cli.Result], scenes: Path, learnt_whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *WHOLE)
+    _stopped(words, monkeypatch)
+    without = cli.run(*(word for word in words if word != "--whole"))
+    assert "differs in whole;" in without.errors
+    assert cli.run(*words).code == 0
+    assert _changed(learnt_whole, tmp_path / "lisa") == set()
+
+
+def _stopped(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the command, interrupted in its third step and after a state from before the second."""
+
+    def do(self: Trainer[object], batch: object) -> object:
+        if self.step == 1:
+            self._save()
+        if self.step == 2:
+            raise KeyboardInterrupt
+        return kept(self, batch)
+
+    kept = Trainer._do
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_do", do)
+        assert cli.run(*words).code == 130
+
+
 @pytest.fixture(scope="module")
 def adapted(trained: tuple[Path, cli.Result], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same checkpoint, after a few steps by LoRA."""
@@ -150,18 +204,8 @@ def test_by_lora_only_what_the_official_recipe_teaches_is_learnt(
 def test_by_lora_stopped_and_gone_on_with_is_as_if_never_stopped(
     trained: tuple[Path, cli.Result], scenes: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def do(self: Trainer[object], batch: object) -> object:
-        if self.step == 1:
-            self._save()
-        if self.step == 2:
-            raise KeyboardInterrupt
-        return kept(self, batch)
-
-    kept = Trainer._do
     words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *BY_LORA)
-    with monkeypatch.context() as patched:
-        patched.setattr(Trainer, "_do", do)
-        assert cli.run(*words).code == 130
+    _stopped(words, monkeypatch)
     in_full = cli.run(*(word for word in words if word != "--lora"))
     assert "differs in lora;" in in_full.errors
     assert cli.run(*words).code == 0
@@ -172,6 +216,13 @@ def test_lora_without_a_model_is_wrong_usage(scenes: Path, tmp_path: Path) -> No
     said = cli.run("train", scenes, "--out", tmp_path / "lisa", "--lora")
     assert said.code == 2
     assert "name it by --checkpoint" in said.errors
+
+
+def test_lora_and_whole_exclude_each_other(scenes: Path, tmp_path: Path) -> None:
+    how = ("--checkpoint", "bundled", "--lora", "--whole")
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", *how)
+    assert said.code == 2
+    assert "exclude each other" in said.errors
 
 
 @pytest.mark.parametrize("how", [(), ("--lora",)])
@@ -199,6 +250,7 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
         "speak_scenes": None,
         "checkpoint": "",
         "lora": False,
+        "whole": False,
         "seed": 0,
         "mixed": False,
         "see_pictures": 2,

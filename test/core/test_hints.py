@@ -41,7 +41,7 @@ def pointing_at(*places: int) -> Tensor:
 
 def points(hints: Hints, pointed: Tensor, *masks: Tensor) -> float:
     seen = at_patches(hints.clip(torch.zeros(1, SIDE * SIDE, SHAPE.clip.width)))
-    return float(hints.losses(seen, truth(), pointed, masks)["points"])
+    return float(hints.losses(seen, truth(), pointed, torch.cat(masks))["points"])
 
 
 def test_who_points_at_the_target_has_nothing_to_learn(hints: Hints) -> None:
@@ -52,16 +52,18 @@ def test_who_points_at_the_target_has_nothing_to_learn(hints: Hints) -> None:
     assert points(hints, at, both) > points(hints, torch.maximum(at, elsewhere), both)
 
 
-def test_of_several_pictures_each_has_its_own(hints: Hints) -> None:
-    pictures = (torch.cat([mask(0, 0), mask(1, 1)]), torch.zeros(0, 144, 192), mask(2, 2))
-    assert points(hints, pointing_at(0, SIDE + 1, 2 * SIDE + 2), *pictures) == pytest.approx(0, abs=1e-3)
-    assert points(hints, pointing_at(0, SIDE + 1, 0), *pictures) > 1
+def test_of_several_masks_each_has_its_own(hints: Hints) -> None:
+    masks = (mask(0, 0), mask(1, 1), mask(2, 2))
+    assert points(hints, pointing_at(0, SIDE + 1, 2 * SIDE + 2), *masks) == pytest.approx(0, abs=1e-3)
+    assert points(hints, pointing_at(0, SIDE + 1, 0), *masks) > 1
 
 
 def test_a_target_beside_the_square_is_no_fault(hints: Hints) -> None:
     beside = torch.zeros(1, 144, 192)
     beside[0, :, :20] = 1
     assert points(hints, pointing_at(0), beside) == 0
+    alone = points(hints, pointing_at(3 * SIDE), mask(3, 5))
+    assert points(hints, pointing_at(0, 3 * SIDE), beside, mask(3, 5)) == pytest.approx(alone)
     assert points(hints, pointing_at(), torch.zeros(0, 144, 192)) == 0
 
 
@@ -69,8 +71,21 @@ def test_both_hints_reach_what_learns(hints: Hints) -> None:
     visual = torch.randn(1, SIDE * SIDE, SHAPE.clip.width, requires_grad=True)
     states = torch.randn(1, SHAPE.language.width, requires_grad=True)
     tokens = torch.randn(1, SIDE * SIDE, SHAPE.language.width, requires_grad=True)
-    told = hints.losses(at_patches(hints.clip(visual)), truth(), hints.pointing(states, tokens), [mask(4, 4)])
+    told = hints.losses(at_patches(hints.clip(visual)), truth(), hints.pointing(states, tokens), mask(4, 4))
     told["loss"].backward()
     assert all(reached.grad is not None and reached.grad.abs().sum() > 0 for reached in (visual, states, tokens))
     assert all(weight.grad is not None for weight in hints.parameters())
     assert float(told["loss"].detach()) == pytest.approx(0.1 * float((told["sees"] + told["points"]).detach()))
+
+
+def test_sam_is_asked_where_it_learns(hints: Hints) -> None:
+    assert hints.sam is None
+    whole = Hints(SHAPE, SENSES, whole=True)
+    assert whole.sam
+    embedding = torch.randn(1, SHAPE.sam.embedding, SIDE // 2, SIDE // 2, requires_grad=True)
+    told = whole.sam_losses(whole.sam(embedding), truth())
+    told["loss"].backward()
+    assert embedding.grad is not None
+    assert embedding.grad.abs().sum() > 0
+    assert float(told["loss"].detach()) == pytest.approx(0.1 * float(told["sam_sees"].detach()))
+    assert 0 <= float(told["sam_knows"]) <= 1

@@ -12,7 +12,7 @@ import torch
 from goldens import GOLDENS, V1, picture
 from torch import Tensor, nn
 
-from lisa_core import CheckpointError, LisaEngine, LisaError, loading
+from lisa_core import CheckpointError, LisaEngine, loading
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME
@@ -76,12 +76,6 @@ def test_another_plan_does_not_take_up_what_is_there(tmp_path: Path) -> None:
     list(Line(tmp_path).trainer.run())
     with pytest.raises(CheckpointError, match="other settings"):
         Line(tmp_path, replace(PLAN, seed=1))
-
-
-def test_an_older_torch_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(torch.optim, "Muon")
-    with pytest.raises(LisaError, match=r"torch 2\.9"):
-        Line(tmp_path, replace(PLAN, muon=True))
 
 
 def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,133 @@
+"""Work of fixed sizes at one call of the driver: on a GPU it is recorded as a CUDA graph, and replayed.
+
+An encoder or a step of decoding is some thousand small kernels, which take longer to launch than to run. At fixed
+addresses they are always the same, so they are recorded once; only what stands at those addresses changes.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from lisa_core.options import ResolvedPrecision
+
+Replay = Callable[[], None]
+Capture = Callable[[Replay], Replay]
+"""Takes work on fixed addresses; gives back what does the same work again."""
+
+_ALIKE = 0.05
+"""How far the first replay may be from the work as it is without a graph, as a share of the largest element: 16 bit
+sums in another order differ by a tenth of that, and a graph that went wrong by far more."""
+
+
+def capture_for(device: torch.device, precision: ResolvedPrecision) -> Capture | None:
+    """How work is captured on a device; None where it is not: LLM.int8 asks the host about outliers.
+
+    What one of these has captured shares its memory, so it must not be replayed while other work of the same runs.
+    """
+    if device.type != "cuda" or precision == "int8":
+        return None
+    pool = cache(torch.cuda.graph_pool_handle)
+    return lambda work: _cuda_graph(work, device, pool())
+
+
+class NotAlikeError(RuntimeError):
+    """A replay has computed something else than the work."""
+
+
+class Recorded:
+    """Work on tensors of fixed sizes.
+
+    Args:
+        work: of tensors, on the device; gives tensors of sizes that follow from those it is given.
+        capture: how it is recorded.
+        given: what it is recorded with.
+        wanted: what the work has made of that, or of a part of it.
+
+    Raises:
+        RuntimeError: it cannot be recorded.
+        NotAlikeError: its first replay is not `wanted`.
+    """
+
+    def __init__(
+        self,
+        work: Callable[..., tuple[Tensor, ...]],
+        capture: Capture,
+        given: Sequence[Tensor],
+        wanted: Sequence[Tensor],
+    ) -> None:
+        self._work = work
+        self._given = [tensor.clone() for tensor in given]
+        self._made: tuple[Tensor, ...] = ()
+        self._replay = capture(self._do)
+        for tensor in self._made:
+            tensor.zero_()  # so that a replay that does nothing is seen to be wrong
+        self._check(wanted)
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """What the work makes of these."""
+        for place, tensor in zip(self._given, given, strict=True):
+            place[: len(tensor)].copy_(tensor)  # from the host, too
+        self._replay()
+        return tuple(tensor.clone() for tensor in self._made)
+
+    def _do(self) -> None:
+        self._made = self._work(*self._given)
+
+    def _check(self, wanted: Sequence[Tensor]) -> None:
+        for made, right in zip(self(*self._given), wanted, strict=False):
+            off = float((made - right).abs().max() / right.abs().max().clamp(min=1e-9))
+            if not off <= _ALIKE:
+                raise NotAlikeError(f"its first replay was off by {100 * off:.0f} %")
+
+
+class Replayed:
+    """A function of tensors, recorded for each sizes that it is first called with.
+
+    Args:
+        work: what it does.
+        capture: None: it is done anew each time, kernel by kernel.
+        most: so many sizes are recorded.
+    """
+
+    def __init__(self, work: Callable[..., tuple[Tensor, ...]], capture: Capture | None, most: int = 1) -> None:
+        self._work = work
+        self._capture = capture
+        self._most = most
+        self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
+
+    def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
+        """What the work makes of these tensors."""
+        sizes = tuple(tensor.shape for tensor in given)
+        if sizes in self._recorded:
+            return self._recorded[sizes](*given)
+        made = self._work(*given)
+        if self._capture is not None and len(self._recorded) < self._most:
+            try:
+                self._recorded[sizes] = Recorded(self._work, self._capture, given, made)
+            except RuntimeError as error:
+                self._capture = None  # never tried again
+                warn(error)
+        return made
+
+
+def warn(error: RuntimeError) -> None:
+    """That something could not be recorded."""
+    logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
+
+
+def _cuda_graph(work: Replay, device: torch.device, pool: tuple[int, int]) -> Replay:
+    """Runs the work once, so that libraries are loaded and their workspaces made, and then records it."""
+    with torch.cuda.device(device):
+        before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        aside.wait_stream(before)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
+            work()
+            # a stream of its own, for torch's default one belongs to whichever device captured first
+            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                work()
+        before.wait_stream(aside)
+    return graph.replay

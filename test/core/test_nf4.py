@@ -1,0 +1,187 @@
+"""Products with NF4 weights: with doubles for the CUDA kernels, which do on the CPU what those do on a GPU."""
+
+import logging
+
+import bitsandbytes.functional as bnb
+import pytest
+import torch
+from torch import nn
+
+from lisa_core import quantization
+from lisa_core.model import nf4
+from lisa_core.model.nf4 import Nf4
+from lisa_core.model.products import side_by_side
+
+GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+def written_out(packed, scales, codes, width):
+    values = torch.stack([codes[packed.long().flatten() >> 4], codes[packed.long().flatten() & 15]], -1)
+    return (values.view(-1, 64) * scales[:, None]).view(-1, width)
+
+
+class Doubles:
+    """Stand in for both kernels; note how they were launched."""
+
+    def __init__(self):
+        self.launches = []
+
+    def row(self, grid, block, args, shared_mem):
+        row, *weights, codes, out, width, first, second, third = args
+        self.launches.append(("row", grid, block, shared_mem))
+        counts = [count for count in (first, second, third) if count]
+        wholes = [written_out(weights[2 * i], weights[2 * i + 1], codes, width) for i in range(len(counts))]
+        assert [len(whole) for whole in wholes] == counts
+        out.copy_(torch.cat([row.float() @ whole.T for whole in wholes], 1))
+
+    def expand(self, grid, block, args, shared_mem):
+        packed, scales, codes, out, words = args
+        self.launches.append(("expand", grid, block, shared_mem))
+        assert words * 8 == out.numel()
+        out.copy_(written_out(packed, scales, codes, out.shape[1]))
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    doubles = Doubles()
+    monkeypatch.setattr(nf4, "_kernels", lambda _: nf4._Kernels(doubles.row, doubles.expand))
+    monkeypatch.setattr(nf4, "_multiprocessors", lambda _: 4)
+    return doubles
+
+
+def weight(count, width, seed=0, device="cpu"):
+    """A random weight in 4 bit, and what it stands for."""
+    whole = torch.randn(count, width, generator=torch.Generator().manual_seed(seed)).half().to(device)
+    packed, state = bnb.quantize_4bit(whole, quant_type="nf4", compress_statistics=False)
+    return Nf4(packed, state.absmax, state.code), bnb.dequantize_4bit(packed, state)
+
+
+def states(rows, width, device="cpu"):
+    return torch.randn(rows, width, generator=torch.Generator().manual_seed(9)).half().to(device) / width**0.5
+
+
+def assert_products(found, row, wholes):
+    for product, whole in zip(found, wholes, strict=True):
+        torch.testing.assert_close(product.float(), row.float() @ whole.float().T, atol=4e-3, rtol=4e-3)
+
+
+@pytest.mark.parametrize("counts", [(32,), (17,), (32, 16), (48, 16, 33)])
+def test_a_row_by_several_weights(doubles, counts):
+    weights, wholes = zip(*(weight(count, 128, seed) for seed, count in enumerate(counts)), strict=True)
+    row = states(1, 128)
+    found = nf4.row_products(row, weights)
+    assert [product.shape for product in found] == [(1, count) for count in counts]
+    assert_products(found, row, wholes)
+    ((kind, grid, block, shared),) = doubles.launches
+    tiles_of_a_block = -(-sum(counts) // 64)
+    assert (kind, grid, block) == ("row", (4, 1, 1), (1024, 1, 1))
+    assert shared == 32768 + 2 * 128 + 32 + 2112 * tiles_of_a_block
+
+
+def test_rows_by_a_weight_that_is_written_out(doubles):
+    some, whole = weight(48, 192)
+    bias = torch.randn(48).half()
+    found = nf4.product(states(5, 192), some, bias)
+    torch.testing.assert_close(found, nn.functional.linear(states(5, 192), whole, bias))
+    assert doubles.launches == [("expand", (8, 1, 1), (1024, 1, 1), 65536)]
+
+
+@pytest.mark.parametrize(
+    ("row", "counts", "width"),
+    [
+        (torch.zeros(1, 128), (32,), 128),  # fp32
+        (torch.zeros(1, 96).half(), (32,), 96),  # a scale for half a block
+        (torch.zeros(1, 128).half(), (24, 32), 128),  # a weight that begins within a tile
+        (torch.zeros(1, 128).half(), (32,) * 4, 128),
+        (torch.zeros(1, 64000).half(), (32,), 64000),  # too long for the shared memory
+    ],
+    ids=["fp32", "width", "tiles", "many", "long"],
+)
+def test_what_they_cannot_is_left_to_bitsandbytes(doubles, row, counts, width):
+    empty = torch.zeros(0, dtype=torch.uint8)
+    weights = [Nf4(empty.new_zeros(count * width // 2), torch.zeros(count * width // 64), empty) for count in counts]
+    assert nf4.row_products(row, weights) is None
+    assert doubles.launches == []
+
+
+def test_the_cpu_has_none():
+    some, _ = weight(32, 128)
+    assert nf4.row_products(states(1, 128), [some]) is None
+    assert nf4.product(states(3, 128), some, None) is None
+
+
+def test_kernels_that_compute_what_torch_does_pass_the_check(doubles):
+    nf4._check(nf4._Kernels(doubles.row, doubles.expand), torch.device("cpu"))
+
+
+@pytest.mark.parametrize("wrong", ["row", "expand"])
+def test_kernels_that_compute_something_else_do_not(doubles, monkeypatch, wrong):
+    right = getattr(doubles, wrong)
+
+    def off(grid, block, args, shared_mem):
+        right(grid, block, args, shared_mem)
+        next(one for one in reversed(args) if isinstance(one, torch.Tensor)).view(-1)[3] += 1
+
+    kernels = nf4._Kernels(doubles.row, doubles.expand)._replace(**{wrong: off})
+    with pytest.raises(RuntimeError, match="kernels are off by"):
+        nf4._check(kernels, torch.device("cpu"))
+
+
+def test_where_they_do_not_compile_it_is_said_and_bitsandbytes_multiplies(monkeypatch, caplog):
+    def fail(*_):
+        raise OSError("CUDA_HOME environment variable is not set.")
+
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", fail)
+    monkeypatch.setattr(torch.cuda, "device", torch.device)
+    nf4._kernels.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert nf4._kernels(torch.device("cuda", 7)) is None
+    nf4._kernels.cache_clear()
+    assert "multiplied by bitsandbytes, and slower: CUDA_HOME" in caplog.text
+
+
+def layers(device, *counts):
+    """Linear layers of 128 inputs in 4 bit, their scales restored as on a GPU."""
+    model = nn.ModuleList(nn.Linear(128, count, bias=count % 32 == 0, device="meta") for count in counts)
+    quantization.make_quantised(model, "nf4", torch.float16)
+    for index, layer in enumerate(model):
+        layer.weight = quantization.quantised_weight(weight(counts[index], 128, index)[1].cpu(), "nf4", device)
+        quantization.expand_statistics(layer.weight)
+        if layer.bias is not None:
+            layer.bias = nn.Parameter(torch.ones(counts[index], device=device).half())
+    return list(model)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("counts", [(64,), (64, 48, 32)])
+@torch.inference_mode()
+def test_layers_on_a_gpu_are_bitsandbytes(rows, counts):
+    some = layers(GPU, *counts)
+    given = states(rows, 128, GPU)
+    assert nf4._kernels(GPU if GPU.index is not None else torch.device("cuda", 0)) is not None
+    found = side_by_side(given, *some)
+    with torch.inference_mode(False):
+        wanted = [layer(given.clone()) for layer in some]
+    for ours, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.gpu
+@needs_gpu
+def test_a_weight_is_written_out_as_bitsandbytes_does_bit_for_bit():
+    some, whole = weight(512, 1024, device=GPU)
+    written = torch.empty_like(whole)
+    nf4._expand(nf4._kernels(torch.device("cuda", 0)).expand, some, written)
+    assert torch.equal(written, whole)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("counts", "width"), [((12288,), 4096), ((4096,), 11008), ((32003,), 4096), ((5120,), 13824)])
+def test_a_row_at_the_sizes_of_lisa(counts, width):
+    weights, wholes = zip(*(weight(count, width, seed, GPU) for seed, count in enumerate(counts)), strict=True)
+    row = states(1, width, GPU)
+    assert_products(nf4.row_products(row, weights), row, wholes)
