@@ -305,9 +305,9 @@ class LisaEngine:
         """The frame to the language model; encoded now if it is new, or was emptied."""
         if frame._visual is None:
             model = self._ready()
-            pixels = preprocess.for_clip(frame.image, model.shape.clip.image)
+            pixels = preprocess.for_clip(frame.image, model.shape.clip.image, self._torch_device)
             watch.lap("preprocess")
-            seen = preprocess.clip_input(pixels.to(self._torch_device)).to(self._dtype)
+            seen = preprocess.clip_input(pixels).to(self._dtype)
             (tokens,) = self._look(seen[None])
             self._memory.take(tokens.nbytes)
             frame._visual = Visual(tokens)

@@ -47,7 +47,7 @@ class Masker:
         """Begins to encode a frame beside the language model, which has its work already, where that can be."""
         if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
-        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
+        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image, self._device)
         with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
             frame._sam = self._beside.start(lambda: self._encode(pixels)), size
         watch.lap("sam")
@@ -77,7 +77,7 @@ class Masker:
         return tuple(segments)
 
     def _encoded(self, frame: Frame, watch: Stopwatch) -> tuple[Tensor, preprocess.SamSize]:
-        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image)
+        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image, self._device)
         encoded = self._encode(pixels), size
         if self._memory.has_room(self._embedding_bytes()):
             frame._sam = encoded
@@ -85,7 +85,7 @@ class Masker:
         return encoded
 
     def _encode(self, pixels: Tensor) -> Tensor:
-        seen = preprocess.sam_input(pixels.to(self._device), self._model.shape.sam.image)
+        seen = preprocess.sam_input(pixels, self._model.shape.sam.image)
         (embedding,) = self._encoder(seen.to(self._dtype)[None])
         return embedding
 

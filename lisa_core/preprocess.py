@@ -1,8 +1,7 @@
 """A camera's image as the two encoders want it, to the pixel as the reference does.
 
 CLIP sees the centre: the shortest side resized to its input size (PIL bicubic), then a square cut out of the middle.
-SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom. Resizing is the host's; bytes go
-to the device, which normalises them.
+SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom.
 """
 
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lisa_core.errors import ImageError
+from lisa_core.resizing import Filter, resized
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -24,6 +24,7 @@ SAM_MEAN = (123.675, 116.28, 103.53)
 SAM_STD = (58.395, 57.12, 57.375)
 """RGB in [0, 255]; segment-anything, `build_sam.py`."""
 
+_HOST = torch.device("cpu")
 MAX_PIXELS = 128 * 1024 * 1024
 """Larger images are refused: their masks alone would fill a robot's memory."""
 
@@ -61,29 +62,28 @@ def check_image(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return rgb
 
 
-def for_clip(rgb: NDArray[np.uint8], size: int) -> Tensor:
-    """(size, size, 3) uint8: the centre of a (H, W, 3) RGB image, at CLIP's input size."""
-    image = Image.fromarray(_without_far_ends(rgb))
-    if image.width < image.height:
-        width, height = size, int(size * image.height / image.width)
+def for_clip(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> Tensor:
+    """(size, size, 3) uint8 on the device: the centre of a (H, W, 3) RGB image, at CLIP's input size."""
+    image = _without_far_ends(rgb)
+    source_height, source_width = image.shape[:2]
+    if source_width < source_height:
+        width, height = size, int(size * source_height / source_width)
     else:
-        width, height = int(size * image.width / image.height), size
+        width, height = int(size * source_width / source_height), size
     left, top = (width - size) // 2, (height - size) // 2
-    centre = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return torch.from_numpy(np.array(centre))
+    return _resized(image, (height, width), "bicubic", device)[top : top + size, left : left + size]
 
 
-def for_sam(rgb: NDArray[np.uint8], size: int) -> tuple[Tensor, SamSize]:
-    """(h, w, 3) uint8: a (H, W, 3) RGB image, its longest side at SAM's input size."""
+def for_sam(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> tuple[Tensor, SamSize]:
+    """(h, w, 3) uint8 on the device: a (H, W, 3) RGB image, its longest side at SAM's input size."""
     source = (rgb.shape[0], rgb.shape[1])
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
-    resized = Image.fromarray(rgb).resize((width, height), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(resized)), SamSize(source, (height, width))
+    return _resized(rgb, (height, width), "bilinear", device), SamSize(source, (height, width))
 
 
 def clip_input(pixels: Tensor) -> Tensor:
-    """(..., 3, size, size) float32 of what `for_clip` gave, on whichever device it was moved to."""
+    """(..., 3, size, size) float32 of what `for_clip` gave, on its device."""
     return _normalised(pixels, 1 / 255, CLIP_MEAN, CLIP_STD)
 
 
@@ -91,6 +91,14 @@ def sam_input(pixels: Tensor, size: int) -> Tensor:
     """(..., 3, size, size) float32 of what `for_sam` gave, zero-padded right and bottom."""
     height, width = pixels.shape[-3:-1]
     return functional.pad(_normalised(pixels, 1.0, SAM_MEAN, SAM_STD), (0, size - width, 0, size - height))
+
+
+def _resized(rgb: NDArray[np.uint8], size: tuple[int, int], kind: Filter, device: torch.device) -> Tensor:
+    """(h, w, 3) uint8 of (H, W, 3): by PIL, or on another device by what computes the same."""
+    if device.type != "cpu":
+        return resized(torch.from_numpy(rgb).to(device), size, kind)
+    filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+    return torch.from_numpy(np.array(Image.fromarray(rgb).resize(size[::-1], filters[kind])))
 
 
 def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

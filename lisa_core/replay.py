@@ -7,6 +7,7 @@ addresses they are always the same, so they are recorded once; only what stands 
 import logging
 from collections.abc import Callable, Sequence
 from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,10 +61,10 @@ class Recorded:
     ) -> None:
         self._work = work
         self._given = [tensor.clone() for tensor in given]
-        self._made: tuple[Tensor, ...] = ()
+        self._made: tuple[Tensor, ...]
         self._replay = capture(self._do)
-        for tensor in self._made:
-            tensor.zero_()  # so that a replay that does nothing is seen to be wrong
+        for made in self._made:
+            made.zero_()  # so that a replay that does nothing is seen to be wrong
         self._check(wanted)
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
@@ -118,7 +119,7 @@ def warn(error: RuntimeError) -> None:
     logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
 
 
-def _cuda_graph(work: Replay, device: torch.device, pool: tuple[int, int]) -> Replay:
+def _cuda_graph(work: Replay, device: torch.device, pool: Any) -> Replay:
     """Runs the work once, so that libraries are loaded and their workspaces made, and then records it."""
     with torch.cuda.device(device):
         before, aside = torch.cuda.current_stream(), torch.cuda.Stream()

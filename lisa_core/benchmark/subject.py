@@ -62,14 +62,14 @@ class Subject:
 
     def for_clip(self, rgb: NDArray[np.uint8]) -> Tensor:
         """(1, 3, size, size) what CLIP sees of (H, W, 3) RGB."""
-        pixels = preprocess.for_clip(rgb, self.checkpoint.shape.clip.image)
-        return preprocess.clip_input(pixels.to(self.device)).to(self.dtype)[None]
+        pixels = preprocess.for_clip(rgb, self.checkpoint.shape.clip.image, self.device)
+        return preprocess.clip_input(pixels).to(self.dtype)[None]
 
     def for_sam(self, rgb: NDArray[np.uint8]) -> tuple[Tensor, SamSize]:
         """(1, 3, size, size) what SAM sees of it."""
         side = self.checkpoint.shape.sam.image
-        pixels, size = preprocess.for_sam(rgb, side)
-        return preprocess.sam_input(pixels.to(self.device), side).to(self.dtype)[None], size
+        pixels, size = preprocess.for_sam(rgb, side, self.device)
+        return preprocess.sam_input(pixels, side).to(self.dtype)[None], size
 
     def synchronise(self) -> None:
         """Waits for the device, so that a clock can be read."""

@@ -19,9 +19,22 @@ static __device__ __forceinline__ unsigned rounded_pair(float first, float secon
     return bits;
 }
 
-static __device__ __forceinline__ uint2 read_once(const uint2* from) {
-    uint2 value;
-    asm volatile("ld.global.nc.L1::no_allocate.v2.u32 {%0, %1}, [%2];" : "=r"(value.x), "=r"(value.y) : "l"(from));
+static __device__ __forceinline__ float lower(unsigned pair) {
+    float value;
+    asm("{ .reg .f16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(value) : "r"(pair));
+    return value;
+}
+
+static __device__ __forceinline__ float upper(unsigned pair) {
+    float value;
+    asm("{ .reg .f16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high; }" : "=f"(value) : "r"(pair));
+    return value;
+}
+
+static __device__ __forceinline__ uint4 read_once(const uint4* from) {
+    uint4 value;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(value.x), "=r"(value.y), "=r"(value.z), "=r"(value.w) : "l"(from));
     return value;
 }
 
@@ -32,13 +45,14 @@ static __device__ __forceinline__ unsigned codes_of(unsigned bytes, int which, u
     return pair;
 }
 
-// (16, 16) by (16, 8) on tensor cores, added to four sums of each lane.
-static __device__ __forceinline__ void multiply(float* sums, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                                                unsigned b0, unsigned b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};"
-                 : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+// Four bytes of a weight by eight numbers of x.
+static __device__ __forceinline__ void add(float& sum, unsigned bytes, const float* x, unsigned table) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) {
+        const unsigned pair = codes_of(bytes, i, table);
+        sum = fmaf(lower(pair), x[2 * i], sum);
+        sum = fmaf(upper(pair), x[2 * i + 1], sum);
+    }
 }
 
 static __device__ __forceinline__ float over_lanes(float sum) {
@@ -50,80 +64,55 @@ static __device__ __forceinline__ float over_lanes(float sum) {
 // One row by up to three weights: out[n] = sum over k of x[k] * code(n, k) * scale(n, k / 64), summed in fp32.
 //
 // x        (K) fp16; K is a multiple of 64
-// packed   (N, K / 2) bytes of each weight, the first of two values in the upper half; N0 and N1 are multiples of 16
-//          where another weight follows
+// packed   (N, K / 2) bytes of each weight, the first of two values in the upper half; N0 and N1 are even where another
+//          weight follows
 // scales   (N, K / 64) fp32 of each weight
 // codes    (16) fp32
 // out      (N0 + N1 + N2) fp16
 //
-// Shared memory: 32 KiB, 2 K + 32 bytes, and 2112 for every 16 rows that a block multiplies.
-//
-// A block multiplies 16 rows at a time; each of its warps has the same part of K in all of them. Of the tensor cores'
-// 8 columns x is the first, the others are zero. Which k meet in a product does not matter as long as both sides
-// agree: a lane takes 16 that lie together.
+// Shared memory: 32 KiB and 2 K bytes. A warp multiplies two rows at a time, a lane 32 numbers that lie together.
 extern "C" __global__ void __launch_bounds__(1024, 1)
-nf4_row(const uint4* x, const uint2* packed0, const float* scales0, const uint2* packed1, const float* scales1,
-        const uint2* packed2, const float* scales2, const float* codes, unsigned short* out, int K, int N0, int N1,
+nf4_row(const uint4* x, const uint4* packed0, const float* scales0, const uint4* packed1, const float* scales1,
+        const uint4* packed2, const float* scales2, const float* codes, unsigned short* out, int K, int N0, int N1,
         int N2) {
     extern __shared__ uint4 shared[];
     unsigned* table = reinterpret_cast<unsigned*>(shared);
     uint4* row_of_x = shared + 256 * LANES / 4;
-    uint4* zeros = row_of_x + K / 8;
-    float* parts = reinterpret_cast<float*>(zeros + 2);
-    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, column = lane / 4, quarter = lane % 4;
+    const int lane = threadIdx.x % LANES, warp = threadIdx.x / LANES, chunks = K / 32;
 
     for (int byte = warp; byte < 256; byte += WARPS)
         table[byte * LANES + lane] = rounded_pair(codes[byte >> 4], codes[byte & 15]);
-    for (int i = threadIdx.x; i < K / 8; i += blockDim.x) row_of_x[i] = x[i];
-    if (threadIdx.x < 2) zeros[threadIdx.x] = make_uint4(0, 0, 0, 0);
+    for (int i = threadIdx.x; i < 4 * chunks; i += blockDim.x) row_of_x[(i % 4) * chunks + i / 4] = x[i];
     __syncthreads();
 
     const unsigned of_lane = static_cast<unsigned>(__cvta_generic_to_shared(table + lane));
-    const int blocks = K / 64, each = (blocks + WARPS - 1) / WARPS;
-    const int first = warp * each, last = min(first + each, blocks);
-    const int rows = N0 + N1 + N2, tiles = (rows + 15) / 16;
-    int done = 0;
-    for (int tile = blockIdx.x; tile < tiles; tile += gridDim.x, done++) {
-        const int weight = 16 * tile < N0 ? 0 : 16 * tile < N0 + N1 ? 1 : 2;
-        const uint2* packed = weight == 0 ? packed0 : weight == 1 ? packed1 : packed2;
-        const float* scales = weight == 0 ? scales0 : weight == 1 ? scales1 : scales2;
-        const int before = weight == 0 ? 0 : weight == 1 ? N0 : N0 + N1;
-        const int most = (weight == 0 ? N0 : weight == 1 ? N1 : N2) - 1;
-        const long long upper = min(16 * tile - before + column, most);
-        const long long lower = min(16 * tile - before + column + 8, most);
-        const uint2* of_upper = packed + upper * (K / 16) + 4 * first + quarter;
-        const uint2* of_lower = packed + lower * (K / 16) + 4 * first + quarter;
-        const float *scale_upper = scales + upper * blocks + first, *scale_lower = scales + lower * blocks + first;
-        const uint4* part_of_x = column ? zeros : row_of_x + 8 * first + 2 * quarter;
-        float sum_upper = 0.0f, sum_lower = 0.0f;
+    const int rows = N0 + N1 + N2, stride = 2 * WARPS * gridDim.x;
+    for (int n = 2 * (warp * gridDim.x + blockIdx.x); n < rows; n += stride) {
+        const int weight = n < N0 ? 0 : n < N0 + N1 ? 1 : 2;
+        const long long row = n - (weight == 0 ? 0 : weight == 1 ? N0 : N0 + N1);
+        const int next = n + 1 < rows ? chunks : 0;  // the last of an odd number has no second
+        const uint4* first = (weight == 0 ? packed0 : weight == 1 ? packed1 : packed2) + row * chunks;
+        const float* scale = (weight == 0 ? scales0 : weight == 1 ? scales1 : scales2) + row * (chunks / 2);
+        float sums[2] = {0.0f, 0.0f};
 #pragma unroll 2
-        for (int block = first; block < last; block++) {
-            const uint2 a = read_once(of_upper), b = read_once(of_lower);
-            const float for_upper = *scale_upper++, for_lower = *scale_lower++;
-            const uint4 x0 = part_of_x[0], x1 = part_of_x[1];
-            of_upper += 4, of_lower += 4, part_of_x += column ? 0 : 8;
-            const unsigned xs[8] = {x0.x, x0.y, x0.z, x0.w, x1.x, x1.y, x1.z, x1.w};
-            float sums[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+        for (int c = lane; c < chunks; c += LANES) {
+            const uint4 a = read_once(first + c), b = read_once(first + next + c);
+            const float scale_a = scale[c / 2], scale_b = scale[next / 2 + c / 2];
+            const unsigned words[2][4] = {{a.x, a.y, a.z, a.w}, {b.x, b.y, b.z, b.w}};
+            float parts[2] = {0.0f, 0.0f};
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const unsigned of_a = i < 2 ? a.x : a.y, of_b = i < 2 ? b.x : b.y;
-                const int even = 2 * (i % 2), odd = even + 1;
-                multiply(sums, codes_of(of_a, even, of_lane), codes_of(of_b, even, of_lane),
-                         codes_of(of_a, odd, of_lane), codes_of(of_b, odd, of_lane), xs[2 * i], xs[2 * i + 1]);
+            for (int j = 0; j < 4; j++) {
+                const uint4 eight = row_of_x[j * chunks + c];
+                const float exact[8] = {lower(eight.x), upper(eight.x), lower(eight.y), upper(eight.y),
+                                        lower(eight.z), upper(eight.z), lower(eight.w), upper(eight.w)};
+                add(parts[0], words[0][j], exact, of_lane);
+                add(parts[1], words[1][j], exact, of_lane);
             }
-            sum_upper = fmaf(sums[0], for_upper, sum_upper);
-            sum_lower = fmaf(sums[2], for_lower, sum_lower);
+            sums[0] = fmaf(parts[0], scale_a, sums[0]);
+            sums[1] = fmaf(parts[1], scale_b, sums[1]);
         }
-        if (quarter == 0) {
-            parts[(16 * done + column) * (WARPS + 1) + warp] = sum_upper;
-            parts[(16 * done + column + 8) * (WARPS + 1) + warp] = sum_lower;
-        }
-    }
-    __syncthreads();
-    for (int row = warp; row < 16 * done; row += WARPS) {
-        const float sum = over_lanes(parts[row * (WARPS + 1) + lane]);
-        const int n = 16 * (blockIdx.x + row / 16 * gridDim.x) + row % 16;
-        if (lane == 0 && n < rows) out[n] = rounded(sum);
+        const float total_a = over_lanes(sums[0]), total_b = over_lanes(sums[1]);
+        if (lane < 2 && n + lane < rows) out[n + lane] = rounded(lane ? total_b : total_a);
     }
 }
 

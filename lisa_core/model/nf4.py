@@ -16,8 +16,6 @@ from torch.nn import functional
 
 _BLOCK = 64
 """Weights that share a scale."""
-_TILE, _WARPS = 16, 32
-"""Rows that are multiplied at a time, and warps that share them."""
 _MOST = 3
 """Weights that are multiplied at once."""
 _TABLE, _LARGER_TABLE = 32 << 10, 64 << 10
@@ -78,9 +76,8 @@ def _suited(states: Tensor) -> _Kernels | None:
 def _row_products(kernel: Callable[..., None], row: Tensor, weights: Sequence[Nf4]) -> list[Tensor] | None:
     width, blocks = row.shape[1], _multiprocessors(row.device)
     counts = [weight.rows(width) for weight in weights]
-    tiles = -(-sum(counts) // (_TILE * blocks))
-    shared = _TABLE + 2 * width + 32 + tiles * _TILE * (_WARPS + 1) * 4
-    if shared > _SHARED or any(count % _TILE for count in counts[:-1]):
+    shared = _TABLE + 2 * width
+    if shared > _SHARED or any(count % 2 for count in counts[:-1]):
         return None
     out = row.new_empty(1, sum(counts))
     none = [0] * (_MOST - len(counts))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from lisa_core.model.gpu import kernels_for
 from lisa_core.model.products import Linear, multiply
 
 _ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
@@ -118,7 +119,8 @@ class ImageEncoder(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        states = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1) + self.pos_embed
+        # contiguous once, or every sum and every norm after it is over strided memory
+        states = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1).contiguous() + self.pos_embed
         for block in self.blocks:
             states = block(states)
         return self.neck(states.permute(0, 3, 1, 2))
@@ -137,22 +139,27 @@ class _Block(nn.Module):
         return states + self.mlp(self.norm2(states))
 
 
-def _split_windows(states: Tensor, side: int, padding: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B * windows, side, side, C), filled right and bottom to whole windows with `padding` (C,)."""
-    batch, height, width, channels = states.shape
+def _split_windows(qkv: Tensor, side: int, heads: int, padding: Tensor) -> Tensor:
+    """(B, H, W, 3 * width) -> (3, B * windows, heads, side * side, width / heads).
+
+    Whole windows are made right and bottom with `padding`, (3 * width,).
+    """
+    batch, height, width, channels = qkv.shape
     rows, columns = math.ceil(height / side), math.ceil(width / side)
-    padded = padding.expand(batch, rows * side, columns * side, channels).clone()
-    padded[:, :height, :width] = states
-    windows = padded.view(batch, rows, side, columns, side, channels).transpose(2, 3)
-    return windows.reshape(-1, side, side, channels)
+    if (rows * side, columns * side) != (height, width):
+        padded = padding.to(qkv.dtype).expand(batch, rows * side, columns * side, channels).clone()
+        padded[:, :height, :width] = qkv
+        qkv = padded
+    windows = qkv.reshape(batch, rows, side, columns, side, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
+    return windows.reshape(3, batch * rows * columns, heads, side * side, -1)
 
 
 def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
-    """The inverse of `_split_windows` for an input of that shape."""
-    batch, height, width, channels = shape
+    """(B * windows, heads, side * side, width / heads) -> (B, H, W, width), for such a shape of the image's."""
+    batch, height, width = shape[:3]
     rows, columns = math.ceil(height / side), math.ceil(width / side)
-    padded = windows.view(batch, rows, columns, side, side, channels).transpose(2, 3)
-    return padded.reshape(batch, rows * side, columns * side, channels)[:, :height, :width]
+    padded = windows.unflatten(2, (side, side)).unflatten(0, (batch, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
+    return padded.reshape(batch, rows * side, columns * side, -1)[:, :height, :width]
 
 
 class _ImageAttention(nn.Module):
@@ -169,28 +176,32 @@ class _ImageAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
 
     def forward(self, states: Tensor) -> Tensor:
-        if not self.window:
-            return self.proj(self._attend(self.qkv(states)))
         # projected before and after the windows' padding, not with it: a padded patch is zero, so its qkv is the bias
-        squares = _split_windows(self.qkv(states), self.window, self.qkv.bias)
-        return self.proj(_merge_windows(self._attend(squares), self.window, states.shape))
+        return self.proj(self._attend(self.qkv(states)))
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, side, side, 3 * width) -> (B, side, side, width), every patch of a square to all of it."""
-        batch, side = qkv.shape[:2]
-        query, key, value = qkv.reshape(batch, side * side, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        rows, columns = self._relative(query, side)
+        """(B, H, W, 3 * width) -> (B, H, W, width), every patch of a square to all of it."""
+        side = self.window or qkv.shape[1]
+        if kernels := kernels_for(qkv, "sam_kernels"):
+            query, key, value = kernels.fold(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, self.heads, side)
+            mixed = functional.scaled_dot_product_attention(query, key, value, scale=value.shape[3] ** -0.5)
+            return kernels.unfold(mixed, qkv.shape[:3], side)
+        query, key, value = _split_windows(qkv, side, self.heads, self.qkv.bias)
         attend = _attend_in_blocks if qkv.device.type == "cpu" else _attend_at_once
-        mixed = attend(query, key, value, rows, columns)
-        return mixed.transpose(1, 2).reshape(batch, side, side, -1)
+        return _merge_windows(attend(query, key, value, *self._relative(query, side)), side, qkv.shape)
 
     def _relative(self, query: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """What each query adds for the rows and for the columns of the keys, (B, heads, side * side, side) each."""
-        steps = torch.arange(side, device=query.device)
-        distance = steps[:, None] - steps[None, :] + side - 1
-        squares = query.unflatten(2, (side, side))
-        rows = torch.einsum("bnhwc,hkc->bnhwk", squares, self.rel_pos_h[distance])
-        columns = torch.einsum("bnhwc,wkc->bnhwk", squares, self.rel_pos_w[distance])
+        """What each query adds for the rows and for the columns of the keys, (B, heads, side * side, side) each.
+
+        One product by all distances, the keys' order being that of falling ones: from a patch to the next what is read
+        of it starts one earlier, which a stride says.
+        """
+        tables = torch.cat([functional.pad(table.flip(0), (0, 0, 0, 1)) for table in (self.rel_pos_h, self.rel_pos_w)])
+        products = (query @ tables.T).contiguous()  # (B, heads, side * side, 4 * side)
+        size = (*query.shape[:2], side, side, side)
+        outer, patch = products.stride()[:2], 4 * side
+        rows = products.as_strided(size, (*outer, side * patch - 1, patch, 1), side - 1)
+        columns = products.as_strided(size, (*outer, side * patch, patch - 1, 1), 3 * side - 1)
         return rows.flatten(2, 3), columns.flatten(2, 3)
 
 

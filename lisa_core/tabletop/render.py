@@ -61,7 +61,8 @@ class Renderer:
         self._draw(segments=True)
         self._mujoco.mjr_readPixels(ids, depth_buffer, self._viewport, self._context)
         number = ids[..., 0].astype(np.int32) + (ids[..., 1].astype(np.int32) << 8)
-        owner, part = np.divmod(number[::-1], _PARTS)  # thing i draws its part j as (i + 1) * _PARTS + j
+        # thing i draws its part j as (i + 1) * _PARTS + j
+        owner, part = np.divmod(without_mixtures(number[::-1], _drawn(scene)), _PARTS)
         return View(
             rgb=rgb_picture[::-1].copy(),
             depth=_NEAR / (1 - depth_buffer[::-1] * np.float32(1 - _NEAR / _FAR)),
@@ -200,3 +201,28 @@ class Renderer:
         yield flags.mjRND_SHADOW, int(not segments)
         for flag in (flags.mjRND_SKYBOX, flags.mjRND_FOG, flags.mjRND_HAZE, flags.mjRND_REFLECTION):
             yield flag, 0
+
+
+def _drawn(scene: Scene) -> NDArray[np.int32]:
+    """The numbers that a scene is drawn with."""
+    things = [
+        number * _PARTS + part
+        for number, thing in enumerate(scene.things, 1)
+        for part in range(1 + len(KIND_BY_NAME[thing.kind].parts))
+    ]
+    return np.array([0, _BACKGROUND, *things], np.int32)
+
+
+def without_mixtures(numbers: NDArray[np.int32], drawn: NDArray[np.int32]) -> NDArray[np.int32]:
+    """(H, W) where only what was drawn is left: other numbers become those of a neighbour, or the background.
+
+    Some GPUs mix colours where two things meet, and with them the numbers that are drawn as colours.
+    """
+    known = np.isin(numbers, drawn)
+    for axis, shift in ((1, 1), (1, -1), (0, 1), (0, -1)):
+        if known.all():
+            break
+        beside = np.roll(known, shift, axis) & ~known
+        numbers = np.where(beside, np.roll(numbers, shift, axis), numbers)
+        known |= beside
+    return np.where(known, numbers, np.int32(_BACKGROUND))

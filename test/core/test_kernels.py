@@ -1,5 +1,6 @@
 """The language model's kernels for a GPU against torch's operations; without a GPU, Triton interprets them."""
 
+import importlib
 import logging
 
 import pytest
@@ -83,7 +84,7 @@ def test_an_engine_by_kernels_says_what_it_says_without(small_checkpoint, monkey
         return engine.ask(engine.encode(asked.rgb), asked.instruction, max_new_tokens=6)
 
     wanted = answer()
-    monkeypatch.setattr(language, "kernels_for", lambda _: kernels)
+    monkeypatch.setattr(language, "kernels_for", lambda *_: kernels)
     monkeypatch.setattr(replay, "capture_for", lambda *_: Captures())
     found = answer()
     assert found.token_ids == wanted.token_ids
@@ -92,7 +93,7 @@ def test_an_engine_by_kernels_says_what_it_says_without(small_checkpoint, monkey
 
 
 def test_the_cpu_and_training_go_without(monkeypatch):
-    monkeypatch.setattr(gpu, "_kernels", lambda _: kernels)
+    monkeypatch.setattr(gpu, "_kernels", lambda *_: kernels)
     with torch.inference_mode():
         assert gpu.kernels_for(torch.empty(1)) is None
     on_gpu = torch.empty(1, device="meta")
@@ -102,14 +103,22 @@ def test_the_cpu_and_training_go_without(monkeypatch):
         assert gpu.kernels_for(on_gpu) is kernels
 
 
-@pytest.mark.parametrize("what", ["import_module", "rms_norm"])
-def test_without_triton_or_a_compiler_for_it_it_is_said_and_goes_on(monkeypatch, caplog, what):
-    def missing(*_):
-        raise RuntimeError("Failed to find C compiler.")
+@pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
+def test_they_are_tried_before_they_are_used(module):
+    gpu._kernels.cache_clear()
+    assert gpu._kernels(module, DEVICE).__name__ == f"lisa_core.model.{module}"
 
-    monkeypatch.setattr(gpu.importlib if what == "import_module" else kernels, what, missing)
+
+@pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
+@pytest.mark.parametrize("missing", ["Triton", "a compiler"])
+def test_without_triton_or_a_compiler_for_it_it_is_said_and_goes_on(monkeypatch, caplog, module, missing):
+    def fail(*_):
+        raise RuntimeError(f"Failed to find {missing}.")
+
+    tried = importlib.import_module(f"lisa_core.model.{module}")
+    monkeypatch.setattr(*((gpu.importlib, "import_module") if missing == "Triton" else (tried, "try_on")), fail)
     gpu._kernels.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert gpu._kernels(DEVICE) is None
+        assert gpu._kernels(module, DEVICE) is None
     gpu._kernels.cache_clear()
-    assert "Without Triton answers on a GPU are slower: Failed to find C compiler" in caplog.text
+    assert f"Without Triton answers on a GPU are slower: Failed to find {missing}" in caplog.text

@@ -11,9 +11,11 @@ from goldens import V0, V1, case, distance
 
 from lisa_core import preprocess
 from lisa_core.model import sam as model
+from lisa_core.model import sam_kernels
 from lisa_core.model.sam import Sam, SamShape, upsample
 
 CLOSE = 1e-4
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 GOLDEN = SamShape(
     image=1024,
     patch=16,
@@ -187,6 +189,81 @@ def test_attention_in_blocks_is_attention(monkeypatch, block):
     gradients = [torch.autograd.grad(result.square().sum(), parts) for result in results]
     for ours, expected in zip(gradients[1], gradients[0], strict=True):
         assert distance(ours, expected) < CLOSE
+
+
+@pytest.fixture(params=[pytest.param(True, id="triton"), pytest.param(False, id="torch")])
+def on_a_gpu(request, monkeypatch):
+    """`on_a_gpu()`: from then on the image encoder computes as on a GPU, by Triton's kernels or torch's."""
+
+    def switch():
+        monkeypatch.setattr(model, "kernels_for", lambda *_: sam_kernels if request.param else None)
+        monkeypatch.setattr(model, "_attend_in_blocks", model._attend_at_once)
+
+    return switch
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("window", "grid", "batch"), [(0, 17, 1), (4, 8, 1), (4, 6, 2)], ids=["global", "whole", "padded"]
+)
+@torch.inference_mode()
+def test_attention_on_a_gpu(on_a_gpu, window, grid, batch, dtype):
+    torch.manual_seed(5)
+    block = model._ImageAttention(replace(GOLDEN, image=16 * grid, width=40, heads=2), window)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.4)
+    block, states = block.to(DEVICE, dtype), torch.randn(batch, grid, grid, 40).to(DEVICE, dtype)
+    wanted = block.cpu().float()(states.cpu().float())  # of the same rounded weights
+    on_a_gpu()
+    found = block.to(DEVICE, dtype)(states)
+    assert found.dtype == dtype
+    assert distance(found.cpu().float(), wanted) < (CLOSE if dtype == torch.float32 else 1e-2)
+
+
+@torch.inference_mode()
+def test_image_embedding_on_a_gpu(on_a_gpu):
+    """Of whole blocks, with windows of two sizes."""
+    shape = replace(SMALL, image=128, windows=(7, 0, 5))
+    torch.manual_seed(6)
+    sam = Sam(shape).eval()
+    for parameter in sam.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    pixels = torch.randn(1, 3, shape.image, shape.image)
+    wanted = sam.encode(pixels)
+    on_a_gpu()
+    assert distance(sam.to(DEVICE).encode(pixels.to(DEVICE)).cpu(), wanted) < CLOSE
+
+
+@pytest.mark.parametrize(("window", "grid"), [(0, 6), (4, 8), (4, 6)], ids=["global", "whole", "padded"])
+def test_gradients_of_attention_on_a_gpu(monkeypatch, window, grid):
+    torch.manual_seed(7)
+    block = model._ImageAttention(replace(GOLDEN, image=16 * grid), window)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    states = torch.randn(2, grid, grid, GOLDEN.width)
+    wanted = torch.autograd.grad(block(states).square().sum(), list(block.parameters()))
+    monkeypatch.setattr(model, "_attend_in_blocks", model._attend_at_once)
+    found = torch.autograd.grad(block(states).square().sum(), list(block.parameters()))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert distance(ours, theirs) < CLOSE
+
+
+@torch.inference_mode()
+def test_relative_positions_are_those_of_the_distances():
+    """`_relative` against what it stands for, distance by distance."""
+    torch.manual_seed(8)
+    side = 5
+    block = model._ImageAttention(replace(GOLDEN, heads=6), side)
+    for table in (block.rel_pos_h, block.rel_pos_w):
+        torch.nn.init.normal_(table)
+    query = torch.randn(2, 6, side * side, 8)
+    steps = torch.arange(side)
+    apart = steps[:, None] - steps + side - 1
+    squares = query.unflatten(2, (side, side))
+    rows = torch.einsum("bnhwc,hkc->bnhwk", squares, block.rel_pos_h[apart]).flatten(2, 3)
+    columns = torch.einsum("bnhwc,wkc->bnhwk", squares, block.rel_pos_w[apart]).flatten(2, 3)
+    for found, wanted in zip(block._relative(query, side), (rows, columns), strict=True):
+        assert distance(found, wanted) < CLOSE
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from core.test_tabletop_scenes import STORED, projected
 from lisa_core.tabletop.dataset import count, load_view
 from lisa_core.tabletop.kinds import KINDS, NEW_KINDS
 from lisa_core.tabletop.models import model
-from lisa_core.tabletop.render import Renderer
+from lisa_core.tabletop.render import Renderer, without_mixtures
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Scene, Thing, Viewpoint
 
@@ -111,6 +111,13 @@ def test_the_command_renders_with_a_kind_that_is_on_no_other_table(tmp_path):
     unknown = lisa("render", str(tmp_path), "--with", "unicorn")
     assert unknown.returncode == 2
     assert "toy car, teapot" in " ".join(unknown.stderr.replace("│", " ").split())
+
+
+def test_numbers_that_were_never_drawn_become_those_beside_them():
+    numbers = np.array([[1, 9, 16, 16], [1, 1, 16, 17], [300, 1, 77, 17], [300, 301, 1, 1]], np.int32)
+    cleaned = without_mixtures(numbers, np.array([0, 1, 16, 17], np.int32))
+    assert cleaned.tolist() == [[1, 1, 16, 16], [1, 1, 16, 17], [1, 1, 1, 17], [1, 1, 1, 1]]
+    assert np.array_equal(without_mixtures(numbers[:2, 2:], np.unique(numbers[:2, 2:])), numbers[:2, 2:])
 
 
 def test_where_nothing_can_draw_it_says_what_to_install(tmp_path, monkeypatch):
