@@ -47,9 +47,9 @@ class Masker:
         """Begins to encode a frame beside the language model, which has its work already, where that can be."""
         if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
-        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image, self._device)
+        size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
         with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
-            frame._sam = self._beside.start(lambda: self._encode(pixels)), size
+            frame._sam = self._beside.start(lambda: self._encode(frame)), size
         watch.lap("sam")
 
     def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
@@ -77,16 +77,16 @@ class Masker:
         return tuple(segments)
 
     def _encoded(self, frame: Frame, watch: Stopwatch) -> tuple[Tensor, preprocess.SamSize]:
-        pixels, size = preprocess.for_sam(frame.image, self._model.shape.sam.image, self._device)
-        encoded = self._encode(pixels), size
+        encoded = self._encode(frame), preprocess.sam_size(frame.image, self._model.shape.sam.image)
         if self._memory.has_room(self._embedding_bytes()):
             frame._sam = encoded
         watch.lap("sam")
         return encoded
 
-    def _encode(self, pixels: Tensor) -> Tensor:
-        seen = preprocess.sam_input(pixels, self._model.shape.sam.image)
-        (embedding,) = self._encoder(seen.to(self._dtype)[None])
+    def _encode(self, frame: Frame) -> Tensor:
+        side = self._model.shape.sam.image
+        pixels, _ = preprocess.for_sam(frame.image, side, self._device)
+        (embedding,) = self._encoder(preprocess.sam_input(pixels, side).to(self._dtype)[None])
         return embedding
 
     def _decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:

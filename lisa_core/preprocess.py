@@ -76,10 +76,16 @@ def for_clip(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) ->
 
 def for_sam(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> tuple[Tensor, SamSize]:
     """(h, w, 3) uint8 on the device: a (H, W, 3) RGB image, its longest side at SAM's input size."""
+    fitted = sam_size(rgb, size)
+    return _resized(rgb, fitted.resized, "bilinear", device), fitted
+
+
+def sam_size(rgb: NDArray[np.uint8], size: int) -> SamSize:
+    """Of a (H, W, 3) image in SAM's square input."""
     source = (rgb.shape[0], rgb.shape[1])
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
-    return _resized(rgb, (height, width), "bilinear", device), SamSize(source, (height, width))
+    return SamSize(source, (height, width))
 
 
 def clip_input(pixels: Tensor) -> Tensor:

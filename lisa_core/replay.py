@@ -34,6 +34,11 @@ def capture_for(device: torch.device, precision: ResolvedPrecision) -> Capture |
     return lambda work: _cuda_graph(work, device, pool())
 
 
+def can_record() -> bool:
+    """Whether work may be recorded now: not under autocast, whose copies of weights are gone at the next replay."""
+    return not torch.is_autocast_enabled("cuda")
+
+
 class NotAlikeError(RuntimeError):
     """A replay has computed something else than the work."""
 
@@ -105,7 +110,7 @@ class Replayed:
         if sizes in self._recorded:
             return self._recorded[sizes](*given)
         made = self._work(*given)
-        if self._capture is not None and len(self._recorded) < self._most:
+        if self._capture is not None and can_record() and len(self._recorded) < self._most:
             try:
                 self._recorded[sizes] = Recorded(self._work, self._capture, given, made)
             except RuntimeError as error:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lisa_core.model.language import KVCache, Language
-from lisa_core.replay import Capture, Recorded, warn
+from lisa_core.replay import Capture, Recorded, can_record, warn
 
 _SHORT, _LENGTH = 32, 64
 """Recorded lengths are 1, the first of these, and all multiples of the second."""
@@ -49,7 +49,7 @@ class Stepper:
     def read(self, embeddings: Tensor, cache: KVCache, start: int) -> Step:
         """Reads T tokens (T, width) that stand at `start` and after; their keys and values are cached."""
         count = len(embeddings)
-        if self._capture is None or self.end(start, count) > cache.capacity:
+        if self._capture is None or not can_record() or self.end(start, count) > cache.capacity:
             return Step(self._language(embeddings, cache, start)[-1:], None)
         if self._cache is not cache:
             self._cache, self._recorded = cache, {}  # lets go of the last cache

@@ -5,7 +5,7 @@ import pytest
 import torch
 from goldens import TOWER, case
 
-from lisa_core import LisaEngine, engine
+from lisa_core import LisaEngine, engine, preprocess
 from lisa_core.beside import SideStream, beside_on
 from lisa_core.model.sam import Sam
 
@@ -48,6 +48,14 @@ def test_it_begins_with_the_frame_and_is_waited_for_before_the_masks(lisa, small
     (wanted,) = small.ask(small.encode(SHORT.rgb), SHORT.instruction).segments
     for answer in answers:
         assert np.array_equal(answer.segments[0].mask, wanted.mask)
+
+
+def test_all_that_sam_needs_is_made_beside_too(lisa, aside, monkeypatch):
+    """On a GPU the resized picture would else be read by one stream before another has written it."""
+    for_sam = preprocess.for_sam
+    monkeypatch.setattr(preprocess, "for_sam", lambda *given: aside.order.append("resize") or for_sam(*given))
+    lisa.encode(SHORT.rgb)
+    assert aside.order == ["start", "resize"]
 
 
 def test_an_answer_without_a_mask_does_not_wait(lisa, aside):

@@ -130,6 +130,14 @@ def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, c
     assert "its first replay was off by" in caplog.text
 
 
+def test_nothing_is_captured_under_autocast(with_capture, monkeypatch):
+    captures = Captures()
+    engine = with_capture(captures)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    assert ask(engine, LONG).token_ids == LONG.recorded["new_ids"]
+    assert captures.works == []
+
+
 def test_a_graph_that_does_nothing_is_not_used(small, with_capture, caplog):
     def capture(work):
         work()
