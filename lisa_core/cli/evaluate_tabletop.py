@@ -49,8 +49,8 @@ def tabletop(
     """Measure a model on rendered tabletops, by kind of question.
 
     The questions are in wordings that training never has, and the same each
-    time. The model answers freely, and its masks are compared with the things
-    asked for in the order of its answer.
+    time. The model answers freely; each of its masks is compared with the thing
+    asked for that it fits best, for no question tells an order.
 
     In the table, shares: [b]masks[/b]: as many as things asked for; [b]refused[/b]: no mask
     for what is not there; [b]named[/b]: explanations of the right thing; [b]words[/b]: true

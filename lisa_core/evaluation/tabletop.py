@@ -83,7 +83,8 @@ class Verdict:
         turn: from 0.
         expected, answer: in words.
         targets, masks: how many there should be, and were.
-        overlap: of all masks with their targets, in their order; None of a question without a target.
+        overlap: of all masks with the targets that they fit best, for no question tells an order; None of a question
+            without a target.
         says: whether the answer has the words that it must have; None if there are none.
         shown: a PNG, 255 on any of the masks.
     """
@@ -199,7 +200,7 @@ def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Ver
         answer=answer.text,
         targets=len(turn.masks),
         masks=len(masks),
-        overlap=_in_order(masks, targets_of(view, turn)) if turn.masks else None,
+        overlap=_paired(masks, targets_of(view, turn)) if turn.masks else None,
         says=_says(answer.text, turn) if turn.says else None,
         shown=files.png(np.multiply(shown, 255, dtype=np.uint8)),
     )
@@ -210,16 +211,19 @@ def targets_of(view: View, turn: Turn) -> list[NDArray[np.bool_]]:
     return [np.logical_or.reduce([view.mask(each.thing, each.part) for each in targets]) for targets in turn.masks]
 
 
-def _in_order(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]) -> Overlap:
-    """Each mask with the target in its place; one too many, or too few, has nothing in common with anything."""
-    nothing = np.zeros(targets[0].shape, bool)
-    intersection = union = 0
-    for place in range(max(len(masks), len(targets))):
-        mask = masks[place] if place < len(masks) else nothing
-        target = targets[place] if place < len(targets) else nothing
-        pixels = overlap(mask, np.multiply(target, TARGET, dtype=np.uint8))
-        intersection, union = intersection + pixels.intersection, union + pixels.union
-    return Overlap(intersection, union)
+def _paired(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]) -> Overlap:
+    """Each mask with the target that it fits best, the best pairs first; what is left over has nothing in common."""
+    overlaps = {
+        (mask, target): overlap(masks[mask], np.multiply(targets[target], TARGET, dtype=np.uint8))
+        for mask in range(len(masks))
+        for target in range(len(targets))
+    }
+    intersection, union = 0, sum(int(pixels.sum()) for pixels in (*masks, *targets))
+    while overlaps:
+        mask, target = max(overlaps, key=lambda pair: overlaps[pair].iou)
+        intersection += overlaps[mask, target].intersection
+        overlaps = {pair: each for pair, each in overlaps.items() if pair[0] != mask and pair[1] != target}
+    return Overlap(intersection, union - intersection)
 
 
 def _says(text: str, turn: Turn) -> bool:

@@ -136,14 +136,17 @@ def test_what_the_model_said_is_the_history(folder):
 
 @pytest.mark.parametrize(
     ("wrong", "masks", "intersection_share"),
-    [((0, 1), 2, 1.0), ((1, 0), 2, 0.0), ((0,), 1, 0.5), ((0, 1, 2), 3, 1.0), ((), 0, 0.0)],
+    [((0, 1), 2, 1.0), ((1, 0), 2, 1.0), ((0, 0), 2, 0.5), ((0,), 1, 0.5), ((0, 1, 2), 3, 1.0), ((), 0, 0.0)],
 )
-def test_masks_are_taken_in_order(wrong, masks, intersection_share):
+def test_masks_may_come_in_any_order_but_each_is_of_one_thing(wrong, masks, intersection_share):
     turn = Turn("All the mugs.", "The [SEG] and [SEG].", ((Target(0),), (Target(1),)))
     verdict = judge(VIEW, "several", 0, turn, answer("some", *(VIEW.mask(thing) for thing in wrong)))
     both = VIEW.mask(0).sum() + VIEW.mask(1).sum()
     assert verdict.masks == masks
     assert verdict.overlap.intersection == pytest.approx(intersection_share * both, abs=1)
+    if wrong == (0, 0):  # the second is held against it, and so is the thing that has none
+        assert verdict.overlap.intersection == VIEW.mask(0).sum()
+        assert verdict.overlap.union == both + VIEW.mask(0).sum()
     if masks == 3:  # one too many is held against it
         assert verdict.overlap.union == both + VIEW.mask(2).sum()
 
