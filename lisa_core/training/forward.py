@@ -46,7 +46,7 @@ def of_states(
     counts = [len(columns) for columns in words.before_seg]
     if any(counts):
         rows, states = before_seg(hidden, words)
-        low_res, _ = model.sam.decode(pictures.embedding[rows], model.text_hidden_fcs(states))
+        low_res, _ = model.sam.decode(pictures.embedding.index_select(0, rows), model.text_hidden_fcs(states))
         for size, logits, masks in _of_a_size(low_res.split(counts), pictures):
             full = upsample(logits, model.shape.sam.image, size.resized, size.source)
             some_bce, some_dice = losses.of_masks(full, masks)

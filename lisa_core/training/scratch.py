@@ -205,7 +205,7 @@ def speaking(
                 return told
             seen = vision.at_patches(hints.clip(visual))
             rows, states = forward.before_seg(hidden, words)
-            pointed = hints.pointing(states, model.mm_projector(visual)[rows])
+            pointed = hints.pointing(states, model.mm_projector(visual).index_select(0, rows))
             parts = [told, hints.losses(seen, talk.clip.truth, pointed, masks)]
             if hints.sam and talk.sam:
                 parts.append(hints.sam_losses(hints.sam(embedding), talk.sam.truth))
