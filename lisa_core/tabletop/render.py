@@ -222,7 +222,9 @@ def without_mixtures(numbers: NDArray[np.int32], drawn: NDArray[np.int32]) -> ND
     for axis, shift in ((1, 1), (1, -1), (0, 1), (0, -1)):
         if known.all():
             break
-        beside = np.roll(known, shift, axis) & ~known
+        beside = np.roll(known, shift, axis)
+        np.moveaxis(beside, axis, 0)[0 if shift > 0 else -1] = False  # at the border nothing is beside
+        beside &= ~known
         numbers = np.where(beside, np.roll(numbers, shift, axis), numbers)
         known |= beside
     return np.where(known, numbers, np.int32(_BACKGROUND))
