@@ -69,7 +69,8 @@ def test_lisa_core_imports_what_pip_installs_and_no_ros() -> None:
     declared = names(
         [*PROJECT["dependencies"], *extras["charts"], *extras["tabletop"], *extras["train"], *extras["web"]]
     )
-    assert pip_names(imports("lisa_core") - {"lisa_core"}) <= declared
+    with_torch = {"triton"}  # a torch for CUDA requires it, of its own version; without it answers are slower
+    assert pip_names(imports("lisa_core") - {"lisa_core"}) <= declared | with_torch
 
 
 @pytest.mark.parametrize("folder", ["lisa_ros", "launch"])
