@@ -45,7 +45,7 @@ CAMERAS = ("left", "right")
 CLIENTS = 16
 GROWTH = 10.0
 """MiB that the node may grow by after warm-up."""
-WARM_UP = 400
+WARM_UP = 1500
 """Questions at least, until each client has asked in every way and the node holds all that it will hold."""
 
 CYCLE = (
