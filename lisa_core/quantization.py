@@ -26,8 +26,6 @@ STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant
 _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
-_NF4_BLOCK = 64
-"""Weights that share a scale."""
 _WORKS = 0.2
 """How far a product by normal weights may be off, as a share of its length: in 4 bit it is by half of that."""
 
@@ -164,24 +162,12 @@ def _products(states: Tensor, layers: Sequence[Any]) -> list[Tensor] | None:
     if states.device.type != "cuda" or not torch.is_inference_mode_enabled():
         return None
     kept = [layer.weight.quant_state for layer in layers]
-    if any(state.nested or state.blocksize != _NF4_BLOCK for state in kept):
+    if any(state.nested or state.blocksize != nf4.BLOCK for state in kept):
         return None
     weights = [Nf4(layer.weight.data, state.absmax, state.code) for layer, state in zip(layers, kept, strict=True)]
     rows = states.reshape(-1, states.shape[-1]).contiguous()
-    if len(rows) == 1:
-        products = nf4.row_products(rows, weights)
-        if products is None:
-            return None
-        biased = [
-            product if layer.bias is None else product + layer.bias
-            for layer, product in zip(layers, products, strict=True)
-        ]
-    else:
-        found = [nf4.product(rows, weight, layer.bias) for layer, weight in zip(layers, weights, strict=True)]
-        biased = [product for product in found if product is not None]
-        if len(biased) < len(found):
-            return None
-    return [product.view(*states.shape[:-1], -1) for product in biased]
+    products = nf4.products(rows, weights, [layer.bias for layer in layers])
+    return products and [product.view(*states.shape[:-1], -1) for product in products]
 
 
 def _bitsandbytes() -> ModuleType:

@@ -23,6 +23,10 @@ _ALIKE = 0.05
 sums in another order differ by a tenth of that, and a graph that went wrong by far more."""
 
 
+_MOST = 4
+"""Sizes that a function is recorded for: of a mask decoder as many masks; an encoder has one."""
+
+
 def capture_for(device: torch.device, precision: ResolvedPrecision) -> Capture | None:
     """How work is captured on a device; None where it is not: LLM.int8 asks the host about outliers.
 
@@ -39,10 +43,6 @@ def can_record() -> bool:
     return not torch.is_autocast_enabled("cuda")
 
 
-class NotAlikeError(RuntimeError):
-    """A replay has computed something else than the work."""
-
-
 class Recorded:
     """Work on tensors of fixed sizes.
 
@@ -53,8 +53,7 @@ class Recorded:
         wanted: what the work has made of that, or of a part of it.
 
     Raises:
-        RuntimeError: it cannot be recorded.
-        NotAlikeError: its first replay is not `wanted`.
+        RuntimeError: it cannot be recorded, or its first replay is not `wanted`.
     """
 
     def __init__(
@@ -86,22 +85,20 @@ class Recorded:
         for made, right in zip(self(*self._given), wanted, strict=False):
             off = float((made - right).abs().max() / right.abs().max().clamp(min=1e-9))
             if not off <= _ALIKE:
-                raise NotAlikeError(f"its first replay was off by {100 * off:.0f} %")
+                raise RuntimeError(f"its first replay was off by {100 * off:.0f} %")
 
 
 class Replayed:
-    """A function of tensors, recorded for each sizes that it is first called with.
+    """A function of tensors, recorded for the first few sizes that it is called with.
 
     Args:
         work: what it does.
         capture: None: it is done anew each time, kernel by kernel.
-        most: so many sizes are recorded.
     """
 
-    def __init__(self, work: Callable[..., tuple[Tensor, ...]], capture: Capture | None, most: int = 1) -> None:
+    def __init__(self, work: Callable[..., tuple[Tensor, ...]], capture: Capture | None) -> None:
         self._work = work
         self._capture = capture
-        self._most = most
         self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
@@ -110,7 +107,7 @@ class Replayed:
         if sizes in self._recorded:
             return self._recorded[sizes](*given)
         made = self._work(*given)
-        if self._capture is not None and can_record() and len(self._recorded) < self._most:
+        if self._capture is not None and can_record() and len(self._recorded) < _MOST:
             try:
                 self._recorded[sizes] = Recorded(self._work, self._capture, given, made)
             except RuntimeError as error:

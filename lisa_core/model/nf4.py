@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-_BLOCK = 64
+BLOCK = 64
 """Weights that share a scale."""
 _MOST = 3
 """Weights that are multiplied at once."""
@@ -48,27 +48,25 @@ class _Kernels(NamedTuple):
     expand: Callable[..., None]
 
 
-def row_products(row: Tensor, weights: Sequence[Nf4]) -> list[Tensor] | None:
-    """(1, K) fp16 by up to three weights with the same codes: (1, N) each; None where that cannot be."""
-    kernels = _suited(row)
-    if kernels is None or len(weights) > _MOST:
-        return None
-    return _row_products(kernels.row, row, weights)
+def products(rows: Tensor, weights: Sequence[Nf4], biases: Sequence[Tensor | None]) -> list[Tensor] | None:
+    """(T, K) fp16 by weights (N, K) with the same codes: (T, N) each; None where that cannot be.
 
-
-def product(states: Tensor, weight: Nf4, bias: Tensor | None) -> Tensor | None:
-    """(T, K) fp16 by a weight that is written out for it: (T, N); None where that cannot be."""
-    kernels = _suited(states)
+    One row reads up to three weights in 4 bit at once; for several each weight is written out.
+    """
+    kernels = _suited(rows)
     if kernels is None:
         return None
-    width = states.shape[1]
-    written = states.new_empty(weight.rows(width), width)
-    _expand(kernels.expand, weight, written)
-    return functional.linear(states, written, bias)
+    if len(rows) > 1:
+        return [
+            functional.linear(rows, _written(kernels, one, rows), bias)
+            for one, bias in zip(weights, biases, strict=True)
+        ]
+    found = _row_products(kernels.row, rows, weights)
+    return found and [one if bias is None else one + bias for one, bias in zip(found, biases, strict=True)]
 
 
 def _suited(states: Tensor) -> _Kernels | None:
-    if states.dtype != torch.float16 or states.shape[1] % _BLOCK:
+    if states.dtype != torch.float16 or states.shape[1] % BLOCK:
         return None
     return _kernels(states.device)
 
@@ -77,7 +75,7 @@ def _row_products(kernel: Callable[..., None], row: Tensor, weights: Sequence[Nf
     width, blocks = row.shape[1], _multiprocessors(row.device)
     counts = [weight.rows(width) for weight in weights]
     shared = _TABLE + 2 * width
-    if shared > _SHARED or any(count % 2 for count in counts[:-1]):
+    if shared > _SHARED or len(weights) > _MOST or any(count % 2 for count in counts[:-1]):
         return None
     out = row.new_empty(1, sum(counts))
     none = [0] * (_MOST - len(counts))
@@ -87,10 +85,13 @@ def _row_products(kernel: Callable[..., None], row: Tensor, weights: Sequence[Nf
     return list(out.split(counts, dim=1))
 
 
-def _expand(kernel: Callable[..., None], weight: Nf4, out: Tensor) -> None:
+def _written(kernels: _Kernels, weight: Nf4, rows: Tensor) -> Tensor:
+    """(N, K) of `rows`' dtype."""
+    out = rows.new_empty(weight.rows(rows.shape[1]), rows.shape[1])
     arguments = [weight.packed, weight.scales, weight.codes, out, out.numel() // 8]
     grid = (2 * _multiprocessors(out.device), 1, 1)
-    kernel(grid=grid, block=(1024, 1, 1), args=arguments, shared_mem=_LARGER_TABLE)
+    kernels.expand(grid=grid, block=(1024, 1, 1), args=arguments, shared_mem=_LARGER_TABLE)
+    return out
 
 
 @cache
@@ -128,14 +129,13 @@ def _check(kernels: _Kernels, device: torch.device) -> None:
     codes = torch.linspace(-1, 1, 16, device=device)
     for count in counts:
         packed = torch.randint(0, 256, (count * width // 2,), generator=random).to(device, torch.uint8)
-        scales = torch.rand(count * width // _BLOCK, generator=random).to(device)
+        scales = torch.rand(count * width // BLOCK, generator=random).to(device)
         weights.append(Nf4(packed, scales, codes))
         values = torch.stack([codes[packed.long() >> 4], codes[packed.long() & 15]], -1)
-        exact.append((values.view(-1, _BLOCK) * scales[:, None]).view(count, width))
+        exact.append((values.view(-1, BLOCK) * scales[:, None]).view(count, width))
     wanted = torch.cat([row.float() @ weight.T for weight in exact], 1)
-    products = _row_products(kernels.row, row, weights)
-    off = (torch.cat(products or [torch.zeros_like(wanted)], 1) - wanted).abs().max() / wanted.abs().max()
-    written = row.new_empty(counts[0], width)
-    _expand(kernels.expand, weights[0], written)
+    found = _row_products(kernels.row, row, weights)
+    off = (torch.cat(found or [torch.zeros_like(wanted)], 1) - wanted).abs().max() / wanted.abs().max()
+    written = _written(kernels, weights[0], row)
     if not (off <= _RIGHT and torch.equal(written, exact[0].half())):
         raise RuntimeError(f"on this GPU its kernels are off by {100 * float(off):.1f} %")

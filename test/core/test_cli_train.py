@@ -148,18 +148,6 @@ def test_whole_teaches_sams_encoder_to_speak_too(trained: tuple[Path, cli.Result
     assert len(answer.segments) == 1
 
 
-@pytest.mark.slow
-def test_whole_stopped_and_gone_on_with_is_as_if_never_stopped(
-    trained: tuple[Path, cli.Result], scenes: Path, learnt_whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *WHOLE)
-    _stopped(words, monkeypatch)
-    without = cli.run(*(word for word in words if word != "--whole"))
-    assert "differs in whole;" in without.errors
-    assert cli.run(*words).code == 0
-    assert _changed(learnt_whole, tmp_path / "lisa") == set()
-
-
 def _stopped(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the command, interrupted in its third step and after a state from before the second."""
 
@@ -201,15 +189,23 @@ def test_by_lora_only_what_the_official_recipe_teaches_is_learnt(
 
 
 @pytest.mark.slow
-def test_by_lora_stopped_and_gone_on_with_is_as_if_never_stopped(
-    trained: tuple[Path, cli.Result], scenes: Path, adapted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("way", "learnt"), [(WHOLE, "learnt_whole"), (BY_LORA, "adapted")], ids=["whole", "lora"])
+def test_stopped_and_gone_on_with_is_as_if_never_stopped(
+    trained: tuple[Path, cli.Result],
+    scenes: Path,
+    way: Sequence[str],
+    learnt: str,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *BY_LORA)
+    words = ("train", scenes, "--checkpoint", trained[0], "--out", tmp_path / "lisa", *way)
     _stopped(words, monkeypatch)
-    in_full = cli.run(*(word for word in words if word != "--lora"))
-    assert "differs in lora;" in in_full.errors
+    option = next(word for word in way if word in ("--whole", "--lora"))
+    without = cli.run(*(word for word in words if word != option))
+    assert f"differs in {option.removeprefix('--')};" in without.errors
     assert cli.run(*words).code == 0
-    assert _changed(adapted, tmp_path / "lisa") == set()
+    assert _changed(request.getfixturevalue(learnt), tmp_path / "lisa") == set()
 
 
 def test_lora_without_a_model_is_wrong_usage(scenes: Path, tmp_path: Path) -> None:

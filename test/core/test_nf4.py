@@ -70,7 +70,7 @@ def assert_products(found, row, wholes):
 def test_a_row_by_several_weights(doubles, counts):
     weights, wholes = zip(*(weight(count, 128, seed) for seed, count in enumerate(counts)), strict=True)
     row = states(1, 128)
-    found = nf4.row_products(row, weights)
+    found = nf4.products(row, weights, [None] * len(weights))
     assert [product.shape for product in found] == [(1, count) for count in counts]
     assert_products(found, row, wholes)
     ((kind, grid, block, shared),) = doubles.launches
@@ -78,10 +78,17 @@ def test_a_row_by_several_weights(doubles, counts):
     assert shared == 32768 + 2 * 128
 
 
+def test_a_row_gets_the_biases(doubles):
+    weights, wholes = zip(*(weight(count, 128, seed) for seed, count in enumerate((32, 16))), strict=True)
+    row, bias = states(1, 128), torch.randn(16).half()
+    first, second = nf4.products(row, weights, [None, bias])
+    assert_products([first, second - bias], row, wholes)
+
+
 def test_rows_by_a_weight_that_is_written_out(doubles):
     some, whole = weight(48, 192)
     bias = torch.randn(48).half()
-    found = nf4.product(states(5, 192), some, bias)
+    (found,) = nf4.products(states(5, 192), [some], [bias])
     torch.testing.assert_close(found, nn.functional.linear(states(5, 192), whole, bias))
     assert doubles.launches == [("expand", (8, 1, 1), (1024, 1, 1), 65536)]
 
@@ -100,14 +107,14 @@ def test_rows_by_a_weight_that_is_written_out(doubles):
 def test_what_they_cannot_is_left_to_bitsandbytes(doubles, row, counts, width):
     empty = torch.zeros(0, dtype=torch.uint8)
     weights = [Nf4(empty.new_zeros(count * width // 2), torch.zeros(count * width // 64), empty) for count in counts]
-    assert nf4.row_products(row, weights) is None
+    assert nf4.products(row, weights, [None] * len(weights)) is None
     assert doubles.launches == []
 
 
 def test_the_cpu_has_none():
     some, _ = weight(32, 128)
-    assert nf4.row_products(states(1, 128), [some]) is None
-    assert nf4.product(states(3, 128), some, None) is None
+    for rows in (1, 3):
+        assert nf4.products(states(rows, 128), [some], [None]) is None
 
 
 def test_kernels_that_compute_what_torch_does_pass_the_check(doubles):
@@ -172,9 +179,7 @@ def test_layers_on_a_gpu_are_bitsandbytes(rows, counts):
 @needs_gpu
 def test_a_weight_is_written_out_as_bitsandbytes_does_bit_for_bit():
     some, whole = weight(512, 1024, device=GPU)
-    written = torch.empty_like(whole)
-    nf4._expand(nf4._kernels(torch.device("cuda", 0)).expand, some, written)
-    assert torch.equal(written, whole)
+    assert torch.equal(nf4._written(nf4._kernels(torch.device("cuda", 0)), some, whole), whole)
 
 
 @pytest.mark.gpu
@@ -183,4 +188,4 @@ def test_a_weight_is_written_out_as_bitsandbytes_does_bit_for_bit():
 def test_a_row_at_the_sizes_of_lisa(counts, width):
     weights, wholes = zip(*(weight(count, width, seed, GPU) for seed, count in enumerate(counts)), strict=True)
     row = states(1, width, GPU)
-    assert_products(nf4.row_products(row, weights), row, wholes)
+    assert_products(nf4.products(row, weights, [None] * len(weights)), row, wholes)

@@ -125,6 +125,15 @@ def test_loading_a_folder_touches_no_network(small_checkpoint, precision, monkey
     assert ask(engine, SHORT).text == "Sure, [SEG]."
 
 
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+@pytest.mark.parametrize("wrong", [0.0, 0.7, float("nan")])
+def test_a_bitsandbytes_that_computes_wrongly_is_refused(small_checkpoint, precision, wrong, monkeypatch):
+    right = quantization.quantised_weight
+    monkeypatch.setattr(quantization, "quantised_weight", lambda weight, *given: right(wrong * weight, *given))
+    with pytest.raises(CheckpointError, match=f"bitsandbytes computes {precision} wrongly on cpu: install one"):
+        LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
+
+
 def test_4_bit_says_nothing_of_its_own_about_the_cpu():
     code = "import torch; from lisa_core.quantization import check_works as works\n"
     code += "works('nf4', torch.device('cpu'), torch.float32)"

@@ -130,6 +130,16 @@ def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, c
     assert "its first replay was off by" in caplog.text
 
 
+def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
+    captures = Captures()
+    doubled = replay.Replayed(lambda tensor: (2 * tensor,), captures)
+    for _ in range(2):
+        for size in range(1, 8):
+            (found,) = doubled(torch.full((size,), float(size)))
+            assert found.tolist() == [2.0 * size] * size
+    assert len(captures.works) == replay._MOST
+
+
 def test_nothing_is_captured_under_autocast(with_capture, monkeypatch):
     captures = Captures()
     engine = with_capture(captures)
