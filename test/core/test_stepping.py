@@ -166,11 +166,13 @@ def test_questions_together_leave_the_capture_as_it_is(small, with_capture):
     wanted = ask(small, LONG).token_ids
     engine.ask(frame, LONG.instruction)
     captured = len(captures.works)
+    steps = dict(engine._generator._stepper._recorded)
     for _ in range(2):
         answers = engine.ask_many(frame, [LONG.instruction] * 2)
         assert [answer.token_ids for answer in answers] == [wanted] * 2
         assert engine.ask(frame, LONG.instruction).token_ids == wanted
-    assert len(captures.works) == captured
+    assert engine._generator._stepper._recorded == steps
+    assert len(captures.works) == captured + 1  # the mask decoder, for both questions' masks at once
 
 
 def test_where_steps_are_captured():
