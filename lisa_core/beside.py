@@ -1,4 +1,7 @@
-"""Work beside other work on a GPU: SAM encodes a frame while the language model reads and answers."""
+"""Work beside other work on a GPU: SAM encodes a frame while the language model answers.
+
+A prompt keeps a GPU busy, as SAM does, and goes first; an answer, token by token, leaves most of it idle.
+"""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -11,7 +14,7 @@ class Beside(Protocol):
     """Where work may go on meanwhile."""
 
     def start(self, work: Callable[[], Tensor]) -> Tensor:
-        """Begins work that needs nothing which is still being computed; nobody may read its result before `join`."""
+        """Begins work after what was begun before; nobody may read its result before `join`."""
 
     def join(self) -> None:
         """What is done from here on may read every result."""
@@ -26,9 +29,11 @@ class SideStream:
 
     def start(self, work: Callable[[], Tensor]) -> Tensor:
         """See `Beside`."""
+        before = torch.cuda.current_stream(self._device)
+        self._stream.wait_stream(before)
         with torch.cuda.stream(self._stream):
             result = work()
-        result.record_stream(torch.cuda.current_stream(self._device))  # which may still read it when it is dropped
+        result.record_stream(before)  # which may still read it when it is dropped
         return result
 
     def join(self) -> None:

@@ -39,6 +39,12 @@ from lisa_core.tokenizer import IMAGE_ID, Tokenizer
 
 __all__ = ["Frame", "LisaEngine"]
 
+_MANY_WORDS = (
+    "which of all the things that one can see in this picture would be the right one to take if somebody wanted to"
+    " open a bottle and had nothing else at hand? Please explain why."
+)
+"""As long as people's questions come."""
+
 
 class LisaEngine:
     """A LISA on one device.
@@ -120,20 +126,21 @@ class LisaEngine:
         return engine
 
     def warm_up(self) -> None:
-        """Asks something about nothing: a GPU loads its kernels now, and records the step of decoding.
+        """Asks in few words and in many about nothing: a GPU loads its kernels now, and records what takes usual time.
 
         Raises:
             OutOfMemoryError: the device is too small to answer anything.
         """
-        frame = self.encode(np.zeros((480, 640, 3), np.uint8))
-        self.ask(frame, "What is this?", max_new_tokens=2, max_segments=0)
-        self.ask(frame, "What is this?", mask_only=True)
+        for first, then in (("What is this?", "And that?"), (_MANY_WORDS, f"Now, {_MANY_WORDS}")):
+            frame = self.encode(np.zeros((480, 640, 3), np.uint8))
+            self.ask(frame, first, max_new_tokens=2, max_segments=0)
+            self.ask(frame, then, mask_only=True)
         self._generator.forget()
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
-        """Encodes an image for the language model.
+        """Encodes an image for the language model, which reads it in one pass with the first question.
 
-        SAM encodes it, too, when an answer first needs a mask; on a GPU at once, beside the language model.
+        SAM encodes it, too, when an answer first needs a mask; on a GPU beside that question's answer.
 
         Args:
             rgb: (H, W, 3) uint8 RGB.
@@ -147,11 +154,7 @@ class LisaEngine:
         frame = Frame(image, watch.laps)
         with self._guarded():
             self._memory.use([frame])
-            visual = self._visual(frame, watch)
-            prefix = self._tokenizer.encode(template.BY_NAME[self.template].prefix())
-            self._generator.read(visual, self._expand(prefix))
-            watch.lap("prefix")
-            self._masker.begin(frame, watch)
+            self._visual(frame, watch)
         return frame
 
     def ask(

@@ -128,11 +128,12 @@ class Generator:
         Raises:
             Cancelled: between two tokens.
         """
-        for _ in range(min(max_new_tokens, self.context - len(self.ids))):
+        most = min(max_new_tokens, self.context - len(self.ids))
+        for said in range(1, most + 1):
             raise_if_cancelled(cancel)
             token = int(self._language.lm_head(step.hidden).argmax() if step.token is None else step.token)
             yield token, step.hidden
-            if token == self._end_id:
+            if said == most or token == self._end_id:
                 return
             step = self._read(self._language.embed_tokens.weight[token][None], len(self.ids))
             self.ids.append(token)
@@ -149,6 +150,8 @@ class Generator:
         """
         for _, ids in asked:
             self._check_length(ids)
+        for visual in dict.fromkeys(visual for visual, _ in asked):
+            self._read_shared(visual, [ids for about, ids in asked if about is visual])
         texts = []
         for visual, ids in asked:
             self._take(visual)
@@ -159,6 +162,13 @@ class Generator:
         unread = [self._embed(visual, ids, len(text.ids)) for text, (visual, ids) in zip(texts, asked, strict=True)]
         self._read_on(texts, unread, [ids[len(text.ids) :] for text, (_, ids) in zip(texts, asked, strict=True)])
         return texts
+
+    def _read_shared(self, visual: Visual, prompts: Sequence[Sequence[int]]) -> None:
+        """Reads once what all prompts about a frame begin with, if that is new and there are several."""
+        shared = prompts[0][: min(_common_length(prompts[0], ids, at_most=len(ids)) for ids in prompts)]
+        self._take(visual)
+        if len(prompts) > 1 and _common_length(self.ids, shared, at_most=len(shared)) < len(shared):
+            self.read(visual, shared)
 
     def next_tokens(self, texts: Sequence["Text"]) -> list[int]:
         """The token that each text goes on with, greedily."""

@@ -22,7 +22,8 @@ from lisa_core.stopwatch import Stopwatch
 class Masker:
     """SAM, which encodes a frame once, and again only where memory could not keep it.
 
-    On the CPU it does so when the first mask is wanted. With something to do it beside, it begins when it is told to.
+    On the CPU it does so when the first mask is wanted. With something to do it beside, it begins when it is told to,
+    and gives way to what is waited for.
     """
 
     def __init__(
@@ -40,11 +41,11 @@ class Masker:
         self._dtype = dtype
         self._device = device
         capture_for = partial(replay.capture_for, device, precision)
-        self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for())
+        self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for(urgent=False))
         self._decoder = Replayed(self._decode, capture_for())
 
     def begin(self, frame: Frame, watch: Stopwatch) -> None:
-        """Begins to encode a frame beside the language model, which has its work already, where that can be."""
+        """Begins to encode a frame beside the language model's next tokens, where that can be."""
         if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
         size = preprocess.sam_size(frame.image, self._model.shape.sam.image)

@@ -27,15 +27,16 @@ _MOST = 4
 """Sizes that a function is recorded for: of a mask decoder as many masks; an encoder has one."""
 
 
-def capture_for(device: torch.device, precision: ResolvedPrecision) -> Capture | None:
+def capture_for(device: torch.device, precision: ResolvedPrecision, *, urgent: bool = True) -> Capture | None:
     """How work is captured on a device; None where it is not: LLM.int8 asks the host about outliers.
 
     What one of these has captured shares its memory, so it must not be replayed while other work of the same runs.
+    Work that is urgent goes before other work that runs beside it.
     """
     if device.type != "cuda" or precision == "int8":
         return None
     pool = cache(torch.cuda.graph_pool_handle)
-    return lambda work: _cuda_graph(work, device, pool())
+    return lambda work: _cuda_graph(work, device, pool(), priority=-1 if urgent else 0)
 
 
 def can_record() -> bool:
@@ -121,10 +122,13 @@ def warn(error: RuntimeError) -> None:
     logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
 
 
-def _cuda_graph(work: Replay, device: torch.device, pool: Any) -> Replay:
-    """Runs the work once, so that libraries are loaded and their workspaces made, and then records it."""
+def _cuda_graph(work: Replay, device: torch.device, pool: Any, priority: int) -> Replay:
+    """Runs the work once, so that libraries are loaded and their workspaces made, and then records it.
+
+    Kernels keep the priority of the stream that they were recorded on.
+    """
     with torch.cuda.device(device):
-        before, aside = torch.cuda.current_stream(), torch.cuda.Stream()
+        before, aside = torch.cuda.current_stream(), torch.cuda.Stream(priority=priority)
         aside.wait_stream(before)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too

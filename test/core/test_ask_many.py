@@ -175,6 +175,31 @@ class TestAsItComes:
         assert together == single
 
 
+def test_what_questions_about_a_frame_begin_with_is_read_once(small, monkeypatch):
+    read, forward, together = [], Language.forward, Language.read_together
+    monkeypatch.setattr(
+        Language, "forward", lambda self, new, *others: read.append(len(new)) or forward(self, new, *others)
+    )
+    monkeypatch.setattr(
+        Language,
+        "read_together",
+        lambda self, texts, *others: read.extend(map(len, texts)) or together(self, texts, *others),
+    )
+    frame, visual = small.encode(SHORT.rgb), small._model.shape.clip.tokens
+    shared, *own = read_by(small, read, frame, ["Where is the cup?", "Why is it hot?", "Is there a bowl?"])
+    assert visual < shared < visual + 60
+    assert max(own) < 20
+    assert max(read_by(small, read, frame, ["Where is it?", "Why there?"])) < 20
+    assert min(read_by(small, read, [small.encode(one.rgb) for one in (SHORT, LONG)], ["Where?", "Why?"])) > visual
+
+
+def read_by(engine, read, frames, questions):
+    """How many tokens each pass reads of each text before the answers."""
+    read.clear()
+    engine.ask_many(frames, questions, max_new_tokens=1, max_segments=0)
+    return read[:]
+
+
 class TestWhatIsKept:
     def test_a_turn_answered_together_is_not_read_again(self, small, monkeypatch):
         frames = [small.encode(one.rgb) for one in (SHORT, LONG)]

@@ -7,6 +7,7 @@ from goldens import TOWER, case
 
 from lisa_core import LisaEngine, engine, preprocess
 from lisa_core.beside import SideStream, beside_on
+from lisa_core.generation import Generator
 from lisa_core.model.sam import Sam
 
 SHORT = case("v1-short")
@@ -40,11 +41,13 @@ def lisa(small_checkpoint, monkeypatch, aside):
     return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
 
-def test_it_begins_with_the_frame_and_is_waited_for_before_the_masks(lisa, small, aside):
+def test_it_begins_with_the_answer_and_is_waited_for_before_the_masks(lisa, small, aside, monkeypatch):
+    read = Generator.read
+    monkeypatch.setattr(Generator, "read", lambda *given: (read(*given), aside.order.append("read"))[0])
     frame = lisa.encode(SHORT.rgb)
-    assert aside.order == ["start"]
+    assert aside.order == []
     answers = [lisa.ask(frame, SHORT.instruction) for _ in range(2)]
-    assert aside.order == ["start", *["join", "decode"] * 2]
+    assert aside.order == ["read", "start", "join", "decode", "read", "join", "decode"]
     (wanted,) = small.ask(small.encode(SHORT.rgb), SHORT.instruction).segments
     for answer in answers:
         assert np.array_equal(answer.segments[0].mask, wanted.mask)
@@ -54,8 +57,8 @@ def test_all_that_sam_needs_is_made_beside_too(lisa, aside, monkeypatch):
     """On a GPU the resized picture would else be read by one stream before another has written it."""
     for_sam = preprocess.for_sam
     monkeypatch.setattr(preprocess, "for_sam", lambda *given: aside.order.append("resize") or for_sam(*given))
-    lisa.encode(SHORT.rgb)
-    assert aside.order == ["start", "resize"]
+    lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction)
+    assert aside.order == ["start", "resize", "join", "decode"]
 
 
 def test_an_answer_without_a_mask_does_not_wait(lisa, aside):
@@ -66,6 +69,7 @@ def test_an_answer_without_a_mask_does_not_wait(lisa, aside):
 @pytest.mark.parametrize("many", [False, True])
 def test_a_frame_that_was_emptied_is_begun_again(lisa, aside, many):
     frame = lisa.encode(SHORT.rgb)
+    lisa.ask(frame, SHORT.instruction, max_segments=0)
     frame.empty()
     if many:
         lisa.ask_many(frame, [SHORT.instruction] * 2)

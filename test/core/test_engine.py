@@ -403,10 +403,17 @@ class TestConversations:
         small.ask(frame, "Why is it hot?", [(SHORT.instruction, first.text)], max_new_tokens=1)
         assert sum(embeddings.shape[0] for _, embeddings, *_ in read) < 30
 
-    def test_the_frames_prefix_is_not_read_again(self, small, frame, count):
+    def test_a_new_frame_is_read_with_its_first_question_in_one_pass(self, small, count):
         read = count(Language, "forward")
+        answer = ask(small, SHORT, small.encode(SHORT.rgb), max_new_tokens=1)
+        visual = small._model.shape.clip.tokens
+        assert [len(embeddings) for _, embeddings, *_ in read] == [len(answer.prompt_ids) - 1 + visual]
+
+    def test_the_frames_prefix_is_not_read_again(self, small, frame, count):
         ask(small, SHORT, frame, max_new_tokens=1)
-        assert sum(embeddings.shape[0] for _, embeddings, *_ in read) < 40
+        read = count(Language, "forward")
+        small.ask(frame, "Why is it hot?", max_new_tokens=1)
+        assert 0 < sum(embeddings.shape[0] for _, embeddings, *_ in read) < 40
 
     def test_another_history_does_not_see_this_one(self, small, frame):
         history = [("Is there a cup?", "Yes, [SEG].")]

@@ -85,7 +85,7 @@ def test_an_engine_by_kernels_says_what_it_says_without(small_checkpoint, monkey
 
     wanted = answer()
     monkeypatch.setattr(language, "kernels_for", lambda *_: kernels)
-    monkeypatch.setattr(replay, "capture_for", lambda *_: Captures())
+    monkeypatch.setattr(replay, "capture_for", lambda *_, **__: Captures())
     found = answer()
     assert found.token_ids == wanted.token_ids
     for ours, theirs in zip(found.segments, wanted.segments, strict=True):

@@ -41,7 +41,7 @@ def with_capture(small_checkpoint, monkeypatch):
     """`with_capture(capture)`: an engine that captures so."""
 
     def engine(capture):
-        monkeypatch.setattr(replay, "capture_for", lambda *_: capture)
+        monkeypatch.setattr(replay, "capture_for", lambda *_, **__: capture)
         return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
     return engine
@@ -52,7 +52,7 @@ def replayed(load, small_checkpoint):
     """An engine whose answers come from replays, and what it has captured."""
     captures = Captures()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "capture_for", lambda *_: captures)
+        patch.setattr(replay, "capture_for", lambda *_, **__: captures)
         return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER), captures
 
 
@@ -76,9 +76,10 @@ def test_captures_serve_all_frames_and_questions(with_capture):
     captures = Captures()
     engine = with_capture(captures)
     frames = [engine.encode(asked.rgb) for asked in V1_CASES[:2]]
-    engine.ask(frames[0], "What is this?")
+    for question in ("What is this?", "And what is that?"):
+        engine.ask(frames[0], question)
     captured = len(captures.works)
-    for frame, question in zip(frames, ("And what is that?", "Where is the cup?"), strict=True):
+    for frame, question in zip(frames, ("Is it hot?", "Where is the cup?"), strict=True):
         engine.ask(frame, question)
     assert len(captures.works) == captured
 
