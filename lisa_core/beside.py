@@ -9,15 +9,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+Wait = Callable[[], None]
+"""What is done after it was called may read a result."""
+
 
 class Beside(Protocol):
     """Where work may go on meanwhile."""
 
-    def start(self, work: Callable[[], Tensor]) -> Tensor:
-        """Begins work after what was begun before; nobody may read its result before `join`."""
-
-    def join(self) -> None:
-        """What is done from here on may read every result."""
+    def start(self, work: Callable[[], Tensor]) -> tuple[Tensor, Wait]:
+        """Begins work after all that was begun before; gives its result, and how to wait for that."""
 
 
 class SideStream:
@@ -27,18 +27,15 @@ class SideStream:
         self._device = device
         self._stream = torch.cuda.Stream(device)
 
-    def start(self, work: Callable[[], Tensor]) -> Tensor:
+    def start(self, work: Callable[[], Tensor]) -> tuple[Tensor, Wait]:
         """See `Beside`."""
         before = torch.cuda.current_stream(self._device)
         self._stream.wait_stream(before)
         with torch.cuda.stream(self._stream):
             result = work()
+            done = self._stream.record_event()
         result.record_stream(before)  # which may still read it when it is dropped
-        return result
-
-    def join(self) -> None:
-        """See `Beside`."""
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        return result, lambda: torch.cuda.current_stream(self._device).wait_event(done)
 
 
 def beside_on(device: torch.device) -> Beside | None:

@@ -78,9 +78,9 @@ class LisaEngine:
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
-        capture = replay.capture_for(device, precision)
-        self._generator = Generator(model.language, end, self._dtype, device, capture)
-        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture)
+        capture_for = partial(replay.capture_for, device, precision)
+        self._generator = Generator(model.language, end, self._dtype, device, capture_for)
+        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for())
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
         self._memory = self._generator.room = FrameMemory(room, self._generator.memory)
         self._masker = Masker(model, self._memory, self._dtype, device, precision, beside_on(device))

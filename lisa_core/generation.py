@@ -8,7 +8,7 @@ read about the first is set aside with it.
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -79,10 +79,10 @@ class Generator:
         end_id: int,
         dtype: torch.dtype,
         device: torch.device,
-        capture: Capture | None = None,
+        new_capture: Callable[[], Capture | None] = lambda: None,
     ) -> None:
         self._language = language
-        self._stepper = Stepper(language, capture)
+        self._stepper = Stepper(language, new_capture)
         self._end_id = end_id
         self._cache = KVCache(language.shape, min(2 * _GROWTH, language.shape.context), dtype, device)
         self._visual: weakref.ref[Visual] | None = None
@@ -150,25 +150,30 @@ class Generator:
         """
         for _, ids in asked:
             self._check_length(ids)
+        begun: dict[int, Text] = {}
         for visual in dict.fromkeys(visual for visual, _ in asked):
-            self._read_shared(visual, [ids for about, ids in asked if about is visual])
-        texts = []
-        for visual, ids in asked:
-            self._take(visual)
-            known = _common_length(self.ids, ids, at_most=len(ids) - 1)
-            self.room.take(self._size(self._capacity(len(ids))))
-            texts.append(Text(self._cache.copy(self._capacity(len(ids)), known), list(ids[:known])))
-            self._texts.add(texts[-1])
+            about = [index for index, one in enumerate(asked) if one[0] is visual]
+            self._read_shared(visual, [asked[index][1] for index in about])
+            begun |= {index: self._begun(asked[index][1]) for index in about}
+        texts = [begun[index] for index in range(len(asked))]
         unread = [self._embed(visual, ids, len(text.ids)) for text, (visual, ids) in zip(texts, asked, strict=True)]
         self._read_on(texts, unread, [ids[len(text.ids) :] for text, (_, ids) in zip(texts, asked, strict=True)])
         return texts
 
     def _read_shared(self, visual: Visual, prompts: Sequence[Sequence[int]]) -> None:
         """Reads once what all prompts about a frame begin with, if that is new and there are several."""
-        shared = prompts[0][: min(_common_length(prompts[0], ids, at_most=len(ids)) for ids in prompts)]
         self._take(visual)
+        shared = prompts[0][: min(_common_length(prompts[0], ids, at_most=len(ids)) for ids in prompts)]
         if len(prompts) > 1 and _common_length(self.ids, shared, at_most=len(shared)) < len(shared):
             self.read(visual, shared)
+
+    def _begun(self, ids: Sequence[int]) -> Text:
+        """A prompt with a copy of what the cache holds of it."""
+        known = _common_length(self.ids, ids, at_most=len(ids) - 1)
+        self.room.take(self._size(self._capacity(len(ids))))
+        text = Text(self._cache.copy(self._capacity(len(ids)), known), list(ids[:known]))
+        self._texts.add(text)
+        return text
 
     def next_tokens(self, texts: Sequence["Text"]) -> list[int]:
         """The token that each text goes on with, greedily."""

@@ -10,7 +10,7 @@ from torch import Tensor
 from lisa_core import preprocess, replay
 from lisa_core.answer import Segment, tight_box
 from lisa_core.beside import Beside
-from lisa_core.frame import Frame
+from lisa_core.frame import Frame, SamEncoding
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
@@ -48,17 +48,15 @@ class Masker:
         """Begins to encode a frame beside the language model's next tokens, where that can be."""
         if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
-        size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
         with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
-            frame._sam = self._beside.start(lambda: self._encode(frame)), size
+            frame._sam = self._start(frame)
         watch.lap("sam")
 
     def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
         """One segment for each (1, width) hidden state, decoded as one batch."""
         model, side = self._model, self._model.shape.sam.image
-        if self._beside is not None:
-            self._beside.join()
-        embedding, size = frame._sam or self._encoded(frame, watch)
+        embedding, size, wait = frame._sam or self._encoded(frame, watch)
+        wait()
         prompts = model.text_hidden_fcs(torch.cat(list(states)))
         logits, scores = self._decoder(embedding, prompts)
         segments = []
@@ -77,12 +75,20 @@ class Masker:
         watch.lap("masks")
         return tuple(segments)
 
-    def _encoded(self, frame: Frame, watch: Stopwatch) -> tuple[Tensor, preprocess.SamSize]:
-        encoded = self._encode(frame), preprocess.sam_size(frame.image, self._model.shape.sam.image)
+    def _encoded(self, frame: Frame, watch: Stopwatch) -> SamEncoding:
+        encoded = self._start(frame)
         if self._memory.has_room(self._embedding_bytes()):
             frame._sam = encoded
         watch.lap("sam")
         return encoded
+
+    def _start(self, frame: Frame) -> SamEncoding:
+        """On a GPU always beside: what is recorded must not run twice at once."""
+        size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
+        if self._beside is None:
+            return SamEncoding(self._encode(frame), size, _nothing_to_wait_for)
+        embedding, wait = self._beside.start(lambda: self._encode(frame))
+        return SamEncoding(embedding, size, wait)
 
     def _encode(self, frame: Frame) -> Tensor:
         side = self._model.shape.sam.image
@@ -96,3 +102,7 @@ class Masker:
     def _embedding_bytes(self) -> int:
         shape = self._model.shape.sam
         return shape.embedding * shape.grid**2 * self._dtype.itemsize
+
+
+def _nothing_to_wait_for() -> None:
+    """The CPU has done it."""

@@ -5,6 +5,7 @@ SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and 
 """
 
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import torch
@@ -102,7 +103,8 @@ def sam_input(pixels: Tensor, size: int) -> Tensor:
 def _resized(rgb: NDArray[np.uint8], size: tuple[int, int], kind: Filter, device: torch.device) -> Tensor:
     """(h, w, 3) uint8 of (H, W, 3): by PIL, or on another device by what computes the same."""
     if device.type != "cpu":
-        return resized(torch.from_numpy(rgb).to(device), size, kind)
+        pixels = torch.from_numpy(rgb).pin_memory()  # or the host would wait here for all that the device has to do
+        return resized(pixels.to(device, non_blocking=True), size, kind)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     return torch.from_numpy(np.array(Image.fromarray(rgb).resize(size[::-1], filters[kind])))
 
@@ -115,5 +117,12 @@ def _without_far_ends(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _normalised(pixels: Tensor, scale: float, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    means, deviations = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in (mean, std))
+    means, deviations = (_by_channel(values, pixels.device) for values in (mean, std))
     return (pixels.movedim(-1, -3).float() * scale - means) / deviations
+
+
+@cache
+def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """(3, 1, 1) on the device, made there once: the host waits for it."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, device=device).view(-1, 1, 1)

@@ -30,13 +30,18 @@ _MOST = 4
 def capture_for(device: torch.device, precision: ResolvedPrecision, *, urgent: bool = True) -> Capture | None:
     """How work is captured on a device; None where it is not: LLM.int8 asks the host about outliers.
 
-    What one of these has captured shares its memory, so it must not be replayed while other work of the same runs.
-    Work that is urgent goes before other work that runs beside it.
+    What one of these has captured shares its memory, which it gives back once all of that is dropped. So none of it may
+    be replayed while other work of the same runs, and none be dropped long before the rest: torch frees what cuBLAS
+    works in for a whole stream. Work that is urgent goes before what runs beside it, with torch 2.10 or later.
     """
     if device.type != "cuda" or precision == "int8":
         return None
-    pool = cache(torch.cuda.graph_pool_handle)
-    return lambda work: _cuda_graph(work, device, pool(), priority=-1 if urgent else 0)
+
+    @cache
+    def own() -> tuple[Any, torch.cuda.Stream]:
+        return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device, priority=-1 if urgent else 0)
+
+    return lambda work: _cuda_graph(work, device, *own())
 
 
 def can_record() -> bool:
@@ -122,19 +127,21 @@ def warn(error: RuntimeError) -> None:
     logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
 
 
-def _cuda_graph(work: Replay, device: torch.device, pool: Any, priority: int) -> Replay:
+def _cuda_graph(work: Replay, device: torch.device, pool: Any, aside: torch.cuda.Stream) -> Replay:
     """Runs the work once, so that libraries are loaded and their workspaces made, and then records it.
 
-    Kernels keep the priority of the stream that they were recorded on.
+    Args:
+        aside: whose priority the kernels keep; torch's own for this belongs to whichever device captured first.
     """
     with torch.cuda.device(device):
-        before, aside = torch.cuda.current_stream(), torch.cuda.Stream(priority=priority)
+        before = torch.cuda.current_stream()
         aside.wait_stream(before)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
-            work()
-            # a stream of its own, for torch's default one belongs to whichever device captured first
-            with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+        try:
+            with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
                 work()
-        before.wait_stream(aside)
+                with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
+                    work()
+        finally:
+            before.wait_stream(aside)
     return graph.replay

@@ -32,6 +32,9 @@ def resized(pixels: Tensor, size: tuple[int, int], kind: Filter) -> Tensor:
 def _along(lines: Tensor, count: int, kind: Filter) -> Tensor:
     """(N, M, 3) uint8 -> (count, M, 3) uint8."""
     first, weights = _weights(len(lines), count, kind, lines.device)
+    if lines.is_cuda:
+        for kept in (first, weights):  # on this stream, too, when they are no longer
+            kept.record_stream(torch.cuda.current_stream(lines.device))
     total = torch.full((count, *lines.shape[1:]), 1 << (_BITS - 1), dtype=torch.int32, device=lines.device)
     for tap, weight in enumerate(weights):  # past the end they are zero
         total += lines.index_select(0, (first + tap).clamp(max=len(lines) - 1)).int() * weight[:, None, None]

@@ -4,6 +4,7 @@ A step is recorded for one token, and for texts of a few lengths, which shorter 
 with stands behind them in the cache, where nothing sees it before the next token takes its place.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -33,12 +34,14 @@ class Stepper:
 
     Args:
         language: the model.
-        capture: None: everything is launched kernel by kernel.
+        new_capture: makes what captures the steps of one cache, and shares their memory; None: everything is launched
+            kernel by kernel.
     """
 
-    def __init__(self, language: Language, capture: Capture | None) -> None:
+    def __init__(self, language: Language, new_capture: Callable[[], Capture | None]) -> None:
         self._language = language
-        self._capture = capture
+        self._new_capture = new_capture
+        self._capture = new_capture()
         self._cache: KVCache | None = None
         self._recorded: dict[int, Recorded] = {}
 
@@ -49,10 +52,10 @@ class Stepper:
     def read(self, embeddings: Tensor, cache: KVCache, start: int) -> Step:
         """Reads T tokens (T, width) that stand at `start` and after; their keys and values are cached."""
         count = len(embeddings)
+        if self._capture is not None and self._cache is not cache:  # lets go of all that was recorded for the last one
+            self._cache, self._recorded, self._capture = cache, {}, self._new_capture()
         if self._capture is None or not can_record() or self.end(start, count) > cache.capacity:
             return Step(self._language(embeddings, cache, start)[-1:], None)
-        if self._cache is not cache:
-            self._cache, self._recorded = cache, {}  # lets go of the last cache
         recorded = self._recorded.get(_length(count))
         if recorded is None:
             hidden = self._language(embeddings, cache, start)[-1:]

@@ -56,7 +56,7 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
     embeddings = model.language.embed_tokens(wanted.clamp(min=0))
     embeddings[wanted == IMAGE_ID] = model.mm_projector(model.clip(clip_pixels)[0]).to(embeddings.dtype)
     capture = replay.capture_for(subject.device, subject.precision)
-    stepper = Stepper(model.language, capture)
+    stepper = Stepper(model.language, lambda: capture)
     cache = KVCache(shape.language, stepper.end(0, len(prompt)), subject.dtype, subject.device)
     state, _ = stepper.read(embeddings, cache, 0)
     clip = Replayed(lambda pixels: (model.mm_projector(model.clip(pixels)),), capture)

@@ -11,6 +11,7 @@ from lisa_core.generation import Generator
 from lisa_core.model.sam import Sam
 
 SHORT = case("v1-short")
+LONG = case("v1-explain")
 NO_MASK = case("v1-no_mask")
 
 
@@ -22,10 +23,7 @@ class Aside:
 
     def start(self, work):
         self.order.append("start")
-        return work()
-
-    def join(self):
-        self.order.append("join")
+        return work(), lambda: self.order.append("wait")
 
 
 @pytest.fixture
@@ -47,7 +45,7 @@ def test_it_begins_with_the_answer_and_is_waited_for_before_the_masks(lisa, smal
     frame = lisa.encode(SHORT.rgb)
     assert aside.order == []
     answers = [lisa.ask(frame, SHORT.instruction) for _ in range(2)]
-    assert aside.order == ["read", "start", "join", "decode", "read", "join", "decode"]
+    assert aside.order == ["read", "start", "wait", "decode", "read", "wait", "decode"]
     (wanted,) = small.ask(small.encode(SHORT.rgb), SHORT.instruction).segments
     for answer in answers:
         assert np.array_equal(answer.segments[0].mask, wanted.mask)
@@ -58,12 +56,26 @@ def test_all_that_sam_needs_is_made_beside_too(lisa, aside, monkeypatch):
     for_sam = preprocess.for_sam
     monkeypatch.setattr(preprocess, "for_sam", lambda *given: aside.order.append("resize") or for_sam(*given))
     lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction)
-    assert aside.order == ["start", "resize", "join", "decode"]
+    assert aside.order == ["start", "resize", "wait", "decode"]
 
 
 def test_an_answer_without_a_mask_does_not_wait(lisa, aside):
     assert lisa.ask(lisa.encode(NO_MASK.rgb), NO_MASK.instruction).segments == ()
     assert aside.order == ["start"]
+
+
+def test_the_first_of_several_frames_does_not_wait_for_the_others(lisa, monkeypatch):
+    order, names = [], iter("ab")
+
+    def start(work):
+        name = next(names)
+        return work(), lambda: order.append(name)
+
+    monkeypatch.setattr(lisa._masker._beside, "start", start)
+    frames = [lisa.encode(asked.rgb) for asked in (SHORT, LONG)]
+    questions = [SHORT.instruction, LONG.instruction]
+    lisa.ask_many(frames, questions, on_answer=lambda index, _: order.append(index))
+    assert order == ["a", 0, "b", 1]
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -75,25 +87,30 @@ def test_a_frame_that_was_emptied_is_begun_again(lisa, aside, many):
         lisa.ask_many(frame, [SHORT.instruction] * 2)
     else:
         lisa.ask(frame, SHORT.instruction)
-    assert aside.order == ["start", "start", "join", "decode"]
+    assert aside.order == ["start", "start", "wait", "decode"]
 
 
 def test_where_memory_has_no_room_to_keep_it_it_is_encoded_for_the_masks_alone(lisa, aside, monkeypatch):
     monkeypatch.setattr(lisa._memory, "_room", 0)
     monkeypatch.setattr(lisa._memory, "take", lambda _: None)
-    answer = lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction)
+    answer = lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction, on_stage=aside.order.append)
     assert len(answer.segments) == 1
-    assert "start" not in aside.order
+    assert aside.order == ["answering", "masking", "start", "wait", "decode"]
 
 
 def test_where_it_runs_out_of_memory_questions_without_a_mask_are_answered(lisa, aside, monkeypatch):
-    def full(_):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
+    start = aside.start
 
-    monkeypatch.setattr(aside, "start", full)
-    frame = lisa.encode(NO_MASK.rgb)
-    assert lisa.ask(frame, NO_MASK.instruction).segments == ()
+    def full_at_first(work):
+        aside.order.append("full")
+        if aside.order.count("full") < 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return start(work)
+
+    monkeypatch.setattr(aside, "start", full_at_first)
+    assert lisa.ask(lisa.encode(NO_MASK.rgb), NO_MASK.instruction).segments == ()
     assert len(lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction).segments) == 1
+    assert aside.order == ["full", "full", "full", "start", "wait", "decode"]
 
 
 def test_the_cpu_has_nothing_to_do_it_beside():

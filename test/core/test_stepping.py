@@ -87,7 +87,7 @@ def test_captures_serve_all_frames_and_questions(with_capture):
 def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
     captures = Captures()
     language = small._model.language
-    generator = Generator(language, -1, torch.float32, torch.device("cpu"), captures)
+    generator = Generator(language, -1, torch.float32, torch.device("cpu"), lambda: captures)
     generator.room = small._memory
     visual = small.encode(LONG.rgb)._visual
     ids = small._expand(small._prompt(LONG.instruction, ()))
@@ -193,6 +193,6 @@ def test_a_real_graph_on_a_gpu(small_checkpoint, precision, caplog):
     assert 1 in engine._generator._stepper._recorded
     if precision == "nf4":
         assert not engine._model.language.lm_head.weight.quant_state.nested
-    engine._generator._stepper = Stepper(engine._model.language, None)
+    engine._generator._stepper = Stepper(engine._model.language, lambda: None)
     assert graphed.token_ids == ask(engine, LONG).token_ids
     assert not caplog.records
