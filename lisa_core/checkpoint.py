@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lisa_core import hub, quantization
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import NO_TENSORS, CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import TemplateName
 from lisa_core.shapes import read_shape
@@ -320,7 +320,7 @@ class _OpenFile:
                     f"{self.path} was refused: it holds more than tensors and would run code when loaded."
                 ) from error
             raise CheckpointError(self._damaged(error)) from error
-        except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        except (SafetensorError, *NO_TENSORS) as error:
             raise CheckpointError(self._damaged(error)) from error
         return self
 

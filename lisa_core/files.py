@@ -40,6 +40,8 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 def write_whole(contents: Mapping[Path, bytes]) -> None:
     """Writes files whole, and all of them or none; the last one named appears last.
 
+    A link stays one, and what it leads to is written; a device such as /dev/null is written to.
+
     Raises:
         OSError: with the path of the file that could not be written, and nothing left of any.
     """
@@ -47,8 +49,12 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     path = Path()
     try:
         for path, content in contents.items():
-            temporary = path.with_name(f".{secrets.token_hex(8)}.part")
-            staged[temporary] = path
+            target = path.resolve()
+            if target.exists() and not target.is_file() and not target.is_dir():
+                target.write_bytes(content)
+                continue
+            temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+            staged[temporary] = target
             with temporary.open("wb") as file:
                 file.write(content)
                 file.flush()

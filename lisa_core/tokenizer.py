@@ -104,7 +104,7 @@ class Tokenizer:
         try:
             ids: list[int] = self._words.EncodeAsIds(words)
         except (UnicodeEncodeError, RuntimeError) as error:
-            raise PromptError(f"The words are not valid Unicode text ({error}).") from error
+            raise PromptError("The words are not valid Unicode text.") from error
         return ids
 
     def decode(self, ids: Sequence[int]) -> str:

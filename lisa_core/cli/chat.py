@@ -93,6 +93,8 @@ def chat(
         terminal.fail("stopped.", 130)
     except LisaError as error:
         terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(f"{error.strerror}: {error.filename or 'where the answers go'}")
     finally:
         if engine is not None:
             engine.close()
@@ -197,6 +199,8 @@ class Chat:
         """Does what a line that starts with a slash says, except leaving."""
         command, _, argument = line.partition(" ")
         match command:
+            case "/image" | "/camera" if not argument.strip():
+                raise LisaError(f"Say which: {next(usage for usage in COMMANDS if usage.startswith(command))}")
             case "/image":
                 path = Path(argument.strip().strip("'\"")).expanduser()
                 self.open(path, _read(path))
@@ -261,7 +265,7 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
     failed = 0
     for line in lines:
         words = readable(line).strip()
-        if words == "/quit":
+        if words.split()[:1] == ["/quit"]:
             break
         try:
             if words.startswith("/"):
@@ -277,7 +281,7 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
             terminal.complain(str(error))
         except OSError as error:
             failed += 1
-            terminal.complain(f"{error.strerror}: {error.filename}")
+            terminal.complain(f"{error.strerror}: {error.filename or 'where the answers go'}")
     return failed
 
 

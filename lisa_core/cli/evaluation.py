@@ -59,7 +59,10 @@ class Targets:
 
     def prepare(self, data: Path) -> None:
         """Makes the folders; raises OSError, or BadParameter for a file that would get between the data."""
-        folders = [path.parent for path in (self.json, self.csv, self.sheet) if path]
+        files = [path for path in (self.json, self.csv, self.sheet) if path]
+        if len({path.resolve() for path in files}) < len(files):
+            raise typer.BadParameter("two kinds of results cannot go into one file; name a file for each")
+        folders = [path.parent for path in files]
         for folder in (*folders, self.masks) if self.masks else folders:
             if folder.resolve() == data.resolve():
                 raise typer.BadParameter(f"{data} has the data that are evaluated; choose another folder for results")

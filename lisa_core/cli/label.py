@@ -51,7 +51,7 @@ def png(
     $ lisa finetune my_pictures --checkpoint xinlai/LISA-7B-v1 --out my_lisa
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
-    wrong usage.
+    wrong usage; 130 stopped, and nothing was written.
     """
     from lisa_core.labelling.sources import from_png
 
@@ -73,7 +73,7 @@ def coco(
     $ lisa label coco instances.json pictures --out my_pictures
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
-    wrong usage.
+    wrong usage; 130 stopped, and nothing was written.
     """
     from lisa_core.labelling.sources import from_coco
 
@@ -109,7 +109,7 @@ def answers(
     $ lisa label answers cups.json drive1 --out my_pictures
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
-    wrong usage.
+    wrong usage; 130 stopped, and nothing was written.
     """
     from lisa_core.labelling.sources import from_answers
 
@@ -149,7 +149,7 @@ def tabletop(
     $ lisa label tabletop old --others 8 --val 0 --out reminders
 
     [b]Exit codes[/b]: 0; 1 a file will not do, and the rest was written; 2
-    wrong usage.
+    wrong usage; 130 stopped, and nothing was written.
     """
     from lisa_core.labelling.tabletop import from_scenes
 
@@ -180,6 +180,8 @@ def _write(read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Pat
                 progress.advance()
 
             counts = dataset.write(labels, out, val, done, complain)
+    except KeyboardInterrupt:
+        terminal.fail("stopped; nothing was written.", 130)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:

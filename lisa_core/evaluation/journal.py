@@ -89,7 +89,9 @@ class Journal(Generic[R]):
         self._path.unlink(missing_ok=True)
 
     def _key(self, entry: Entry) -> str:
-        return hashlib.sha256(f"{entry.name}\n{entry.digest()}\n{self._settings}".encode()).hexdigest()
+        return hashlib.sha256(
+            f"{entry.name}\n{entry.digest()}\n{self._settings}".encode(errors="backslashreplace")
+        ).hexdigest()
 
 
 def state_of(model: str) -> list[Any]:

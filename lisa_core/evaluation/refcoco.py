@@ -71,6 +71,14 @@ class Reference:
         return Sample(image, truth, self.sentence, question(self.sentence, False), "short")
 
 
+_PARTS = {"ref_id", "image_id", "ann_id", "sentences"}
+"""Of a reference."""
+
+
+def _picture_of(reference: Mapping[str, Any]) -> Any:
+    return reference["image_id"]
+
+
 @dataclass(frozen=True)
 class References:
     """Of one split.
@@ -113,10 +121,16 @@ class RefCoco:
             splits = sorted({str(each["split"]) for each in references})
             if name not in splits:
                 raise DatasetError(f"{path} has no split {name}; it has {', '.join(splits) or 'none'}.")
-            chosen = sorted((each for each in references if each["split"] == name), key=lambda each: each["image_id"])
-            entries = [entry for each in chosen for entry in self._entries(path, each)]
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{path} is no list of references: {error!r} is missing or misplaced.") from error
+            chosen = [each for each in references if each["split"] == name]
+            whole = [each for each in chosen if each.keys() >= _PARTS]
+            entries = [entry for each in sorted(whole, key=_picture_of) for entry in self._entries(path, each)]
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path} is no list of references ({error!r}).") from error
+        entries += [
+            f"{path}: reference {each.get('ref_id', '?')} has no {', '.join(sorted(_PARTS - each.keys()))}."
+            for each in chosen
+            if not each.keys() >= _PARTS
+        ]
         found = [entry for entry in entries if isinstance(entry, Reference)]
         first = {entry.number: entry for entry in reversed(found)}
         known = tuple(entry for entry in found if first[entry.number] is entry)
@@ -136,6 +150,8 @@ class RefCoco:
         instance = self._instances["annotations"].get(reference["ann_id"])
         if picture is None or instance is None:
             return [f"{path}: reference {number} is about a picture or an instance that instances.json has not."]
+        if "file_name" not in picture:
+            return [f"{self.folder / 'instances.json'}: picture {reference['image_id']} has no file_name."]
         file = (self.images or self.folder / "images") / str(picture["file_name"])
         return [
             Reference(f"{number}.{place}", file, path, str(sentence["sent"]).strip(), instance.get("segmentation"))
@@ -149,7 +165,7 @@ class RefCoco:
         try:
             return {name: {each["id"]: each for each in content[name]} for name in ("images", "annotations")}
         except (KeyError, TypeError) as error:
-            raise DatasetError(f"{path} is no COCO file of instances: {error!r} is missing or misplaced.") from error
+            raise DatasetError(f"{path} is no COCO file of instances ({error!r}).") from error
 
 
 def _only_refs(folder: Path) -> Path:

@@ -83,6 +83,8 @@ def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:
 
 def _files(label: Label, name: str) -> dict[str, bytes]:
     """The picture and its JSON by file name."""
+    if not all(query.strip() for query in label.queries):
+        raise DatasetError("it has no words; say what is to be found.")
     image = label.image()
     pixels = files.read_rgb(image) if isinstance(image, Path) else image
     *targets, unsure = label.masks()

@@ -61,7 +61,7 @@ def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
     """
     by_stem = _by_stem(pictures)
     labels, faults = [], []
-    for path in sorted(masks.glob("*/*.png")) if masks.is_dir() else ():
+    for path in sorted(masks.glob("*/*.[pP][nN][gG]")) if masks.is_dir() else ():
         picture = by_stem.get(path.stem)
         if picture is None:
             faults.append(f"{path} has no picture of its name in {pictures}.")
@@ -93,7 +93,7 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
             found[item["image_id"], item["category_id"]].append(item)
         stems = [Path(str(item["file_name"])).stem for item in images.values()]
     except (KeyError, TypeError) as error:
-        raise DatasetError(f"{annotations} is no COCO file of instances: {error!r} is missing or misplaced.") from error
+        raise DatasetError(f"{annotations} is no COCO file of instances ({error!r}).") from error
     twice = sorted({stem for stem in stems if stems.count(stem) > 1})
     if twice:
         raise DatasetError(f"{annotations} has several pictures named {', '.join(twice[:5])}; give each its own name.")
@@ -130,11 +130,13 @@ def from_answers(
     Raises:
         DatasetError: the file is no such JSON.
     """
-    labels = []
+    labels, faults = [], []
     try:
         for entry in _read_json(answers)["answers"]:
             segments = entry.get("segments", ())
-            if segments and min(float(segment["score"]) for segment in segments) >= min_score:
+            if any(segment["score"] is None for segment in segments):
+                faults.append(f"{answers}: a segment of {str(entry['question'])!r} has no score; it is left out.")
+            elif segments and min(float(segment["score"]) for segment in segments) >= min_score:
                 number, masks = int(entry["frame"]), [segment["mask"] for segment in segments]
                 labels.append(
                     Label(
@@ -147,7 +149,7 @@ def from_answers(
                 )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DatasetError(f"{answers} has no answers of a replay: {error!r}.") from error
-    return labels, []
+    return labels, faults
 
 
 def _by_stem(folder: Path) -> Mapping[str, Path]:
@@ -174,14 +176,15 @@ def _read_json(path: Path) -> Any:
 
 
 def _read_png(path: Path) -> tuple[Mask, Mask]:
-    """0 is the ground, `UNSURE` counts for nothing, all else is the target."""
+    """0 is the ground, `UNSURE` counts for nothing, all else is the target; of colours in all three channels."""
     try:
         with Image.open(path) as opened:
-            grey = np.asarray(opened if opened.mode in ("1", "L", "P") else opened.convert("L"))
+            mode = "RGB" if opened.mode in ("RGB", "RGBA") else "L"
+            channels = np.atleast_3d(np.asarray(opened if opened.mode in ("1", "L", "P") else opened.convert(mode)))
     except (OSError, ValueError, SyntaxError) as error:
         raise DatasetError(f"{path} is no picture that can be read ({error}).") from error
-    unsure = grey == UNSURE
-    return (grey != 0) & ~unsure, unsure
+    unsure = (channels == UNSURE).all(-1)
+    return (channels != 0).any(-1) & ~unsure, unsure
 
 
 def _itself(path: Path) -> Path:
@@ -189,7 +192,10 @@ def _itself(path: Path) -> Path:
 
 
 def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -> tuple[Mask, Mask]:
-    size = (int(image["height"]), int(image["width"]))
+    try:
+        size = (int(image["height"]), int(image["width"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise DatasetError("the JSON file has no `height` and `width` of this picture.") from error
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
     for item in annotations:
         try:

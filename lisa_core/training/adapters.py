@@ -5,7 +5,6 @@ Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from
 
 import contextlib
 import json
-import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import NO_TENSORS, CheckpointError
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.model.products import Linear
 from lisa_core.training import trouble
@@ -151,10 +150,32 @@ def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[s
                 taught[name] = tensor
             elif name is None or (plain.startswith("language.layers.") and ".rotary_emb." not in plain):
                 raise CheckpointError(f"{file} holds {stored}, which {checkpoint.folder} has no place for.")
-    ranks = {tensor.shape[0] for name, tensor in taught.items() if name.endswith(_DOWN)}
+    ranks = {tensor.shape[0] for name, tensor in taught.items() if name.endswith(_DOWN) and tensor.dim() == 2}
     if len(ranks) != 1:
         raise CheckpointError("The files hold no LoRA weights (lora_A, lora_B) of one rank; give those of a training.")
+    _check_whole(taught, known)
     return taught, ranks.pop()
+
+
+def _check_whole(taught: Mapping[str, Tensor], known: Iterable[str]) -> None:
+    """Raises CheckpointError where a part of what the recipe trains is not there, as its merge script; or no number."""
+    adapted = {name.removesuffix(_DOWN) for name in taught if name.endswith(_DOWN)}
+    kinds = {layer.rpartition(".")[2] for layer in adapted}
+    wanted = {name for name in known if name.startswith(WHOLE)} - taught.keys()
+    wanted |= {
+        f"{layer}{_DOWN}"
+        for name in known
+        if (layer := name.removesuffix(".weight")).startswith("language.layers.")
+        and layer.rpartition(".")[2] in kinds
+        and layer not in adapted
+    }
+    if wanted:
+        raise CheckpointError(
+            f"The files lack {len(wanted)} of the tensors that a training learns, among them {min(wanted)};"
+            " give all files of it."
+        )
+    if broken := [name for name, tensor in taught.items() if not tensor.isfinite().all()]:
+        raise CheckpointError(f"{broken[0]} is not finite: the training has diverged; give an earlier state of it.")
 
 
 def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -177,15 +198,16 @@ def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> No
 def _check_fits(checkpoint: Checkpoint, taught: Mapping[str, Tensor]) -> None:
     """Raises CheckpointError for what was learnt of another model; names it."""
     for name, tensor in taught.items():
-        if name.endswith(_UP):
-            continue
         parameter, shape = name, tuple(tensor.shape)
-        if name.endswith(_DOWN):
-            layer = name.removesuffix(_DOWN)
-            up = taught.get(layer + _UP)
-            if up is None:
-                raise CheckpointError(f"The adapter of {layer} is half there: lora_A without lora_B.")
-            parameter, shape = f"{layer}.weight", (up.shape[0], tensor.shape[1])
+        if name.endswith((_DOWN, _UP)):
+            layer = name.removesuffix(_DOWN).removesuffix(_UP)
+            down, up = taught.get(layer + _DOWN), taught.get(layer + _UP)
+            if down is None or up is None:
+                raise CheckpointError(f"The adapter of {layer} is half there; it takes lora_A and lora_B.")
+            if down.dim() != 2 or up.dim() != 2 or len(down) != up.shape[1]:
+                sizes = f"{tuple(down.shape)} and {tuple(up.shape)}"
+                raise CheckpointError(f"The adapter of {layer} has lora_A and lora_B of shapes {sizes}: no pair.")
+            parameter, shape = f"{layer}.weight", (len(up), down.shape[1])
         stored = checkpoint.stored.get(parameter)
         if stored is None:
             raise CheckpointError(
@@ -201,8 +223,10 @@ def _check_fits(checkpoint: Checkpoint, taught: Mapping[str, Tensor]) -> None:
 def _read(file: Path) -> dict[str, Tensor]:
     try:
         tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except NO_TENSORS as error:
         raise CheckpointError(f"{file} is missing, damaged, or holds more than tensors; fetch it again.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
+    ):
         raise CheckpointError(f"{file} is no table of named tensors.")
     return tensors

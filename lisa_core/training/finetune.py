@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,7 +14,7 @@ from torch import Tensor
 from lisa_core import files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
-from lisa_core.errors import CheckpointError, DatasetError, LisaError
+from lisa_core.errors import NO_TENSORS, CheckpointError, DatasetError, LisaError, PromptError
 from lisa_core.evaluation import metrics, reasonseg, runner
 from lisa_core.evaluation.journal import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
@@ -213,6 +212,8 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
             entry.read()
             check_length(split, entry, checkpoint)
             entries.append(entry)
+        except PromptError as error:
+            faults.append(f"{entry.annotation}: {error}")
         except LisaError as error:
             faults.append(str(error))
     if not entries:
@@ -229,7 +230,7 @@ def _state(split: reasonseg.Split) -> list[str]:
 def _read_best(path: Path) -> dict[str, Any]:
     try:
         best: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except NO_TENSORS as error:
         raise CheckpointError(f"{path} is missing or damaged; delete {path.parent} to start again.") from error
     return best
 
@@ -239,6 +240,8 @@ def _read_json(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
-        raise CheckpointError(f"{path} is damaged; delete {path.parent} to start again.") from error
-    return dict(content)
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} is damaged; delete {path.parent} to start again.")
+    return content

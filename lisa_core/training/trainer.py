@@ -2,7 +2,6 @@
 
 import json
 import math
-import pickle
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
@@ -13,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import NO_TENSORS, CheckpointError
 from lisa_core.training.ahead import ahead
 from lisa_core.training.muon import Muon
 
@@ -165,7 +164,7 @@ def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.op
 def _read_state(path: Path) -> dict[str, Any]:
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+    except NO_TENSORS as error:
         raise CheckpointError(f"{path} is damaged, or no state of a training; delete it to start again.") from error
     return state
 

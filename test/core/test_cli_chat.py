@@ -134,8 +134,10 @@ def test_saved_is_the_whole_conversation(chat, out, small):
 
 
 def test_commands_that_cannot_be_done_are_told(chat):
-    result = chat("/save", "/nonsense", "")
+    result = chat("/save", "/nonsense", "/image", "/camera", "")
     assert result.code == 1
+    assert "Say which: /image PATH" in result.errors
+    assert "Say which: /camera TOPIC" in result.errors
     assert "Nothing was said yet that could be saved." in result.errors
     assert "There is no /nonsense; /help lists what there is." in result.errors
 
@@ -147,9 +149,10 @@ def test_help_lists_the_commands(chat):
 
 
 def test_quit_ends_it(chat):
-    result = chat("/quit", FIRST)
-    assert result.code == 0
-    assert FIRST not in result.out
+    for words in ("/quit", "/quit now"):
+        result = chat(words, FIRST)
+        assert result.code == 0
+        assert FIRST not in result.out
 
 
 def test_a_question_that_fails_does_not_end_it(chat):

@@ -235,6 +235,15 @@ def test_what_fails_is_named_and_the_rest_goes_on(evaluate, data, tmp_path):
     assert content["giou"] == content["images"][0]["iou"]
 
 
+def test_a_name_that_is_no_text_is_evaluated(evaluate, data, tmp_path):
+    name = os.fsdecode(b"b\xffd")
+    for suffix in (".jpg", ".json"):
+        (data / "val" / f"0{suffix}").rename(data / "val" / f"{name}{suffix}")
+    result = evaluate(FakeEngine())
+    assert result.code == 0, result.errors
+    assert len(read(tmp_path / "out.json")["images"]) == 4
+
+
 def test_files_that_cannot_even_be_opened_are_named_and_the_rest_goes_on(evaluate, data, tmp_path):
     (data / "val" / "0.jpg").unlink()
     (data / "val" / "0.jpg").symlink_to("nowhere")
@@ -308,6 +317,8 @@ def test_results_do_not_go_between_the_data(evaluate, data):
     assert sorted(data.glob("*/*")) == before
 
 
-def test_wrong_usage(data):
+def test_wrong_usage(data, evaluate, tmp_path):
+    twice = evaluate(FakeEngine(), "--csv", tmp_path / "out.json")
+    assert (twice.code, "cannot go into one file" in " ".join(twice.errors.split())) == (2, True)
     assert cli.run("evaluate", "reasonseg", data, "--checkpoint", "some").code == 2
     assert cli.run("evaluate", "nonsense").code == 2

@@ -124,6 +124,18 @@ def test_all_files_are_written(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"a": b"1", "b": b"2"}
 
 
+def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "a")
+    write_whole({tmp_path / "link": b"1"})
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "a").read_bytes() == b"1"
+
+
+def test_a_device_stays_one():
+    write_whole({Path(os.devnull): b"1"})
+    assert Path(os.devnull).is_char_device()
+
+
 def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
     before = os.umask(0o022)
     try:

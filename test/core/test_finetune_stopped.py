@@ -129,19 +129,28 @@ def test_what_is_under_way_and_damaged_is_told(learn, out, monkeypatch):
         patched.setattr(adapters, "write_merged", raising(KeyboardInterrupt())(adapters.write_merged))
         assert learn().code == 130
     best = out.with_name("lisa.training") / "best.pt"
-    best.write_bytes(best.read_bytes()[:-1000])
-    told = learn()
-    assert told.code == 1
-    assert "best.pt is missing or damaged; delete" in told.errors
+    whole = best.read_bytes()
+    damaged = best.with_name("validation.json"), b"[1]", "validation.json is damaged; delete"
+    for path, content, sentence in (
+        (best, whole[:-1000], "best.pt is missing or damaged; delete"),
+        (best, b"abc", "best.pt is missing or damaged; delete"),
+        damaged,
+    ):
+        path.write_bytes(content)
+        told = learn()
+        assert told.code == 1
+        assert sentence in told.errors
+        best.write_bytes(whole)
 
 
 @pytest.mark.parametrize(("full", "code"), [(True, 1), (False, 130)])
 def test_an_import_that_is_stopped_leaves_nothing(out, monkeypatch, full, code):
     tensors = {f"base_model.model.{name}": tensor for name, tensor in tensors_of(V1).items()}
-    layer = "base_model.model.model.layers.0.self_attn.q_proj"
-    width = tensors[f"{layer}.weight"].shape[0]
-    tensors |= {f"{layer}.lora_A.default.weight": torch.zeros(8, width)}
-    tensors |= {f"{layer}.lora_B.default.weight": torch.zeros(width, 8)}
+    for layer in [name.removesuffix(".weight") for name in tensors if name.endswith("self_attn.q_proj.weight")]:
+        if ".vision_tower." not in layer:
+            width = tensors[f"{layer}.weight"].shape[0]
+            tensors |= {f"{layer}.lora_A.default.weight": torch.zeros(8, width)}
+            tensors |= {f"{layer}.lora_B.default.weight": torch.zeros(width, 8)}
     torch.save(tensors, weights := out.with_name("weights.bin"))
     words_ = ("import-lora", weights, "--out", out, *cli.model(V1))
     if not full:
@@ -229,6 +238,16 @@ def test_a_query_that_is_too_long_is_told_and_the_rest_is_learnt(learn, data, tm
     result = learn(changed)
     assert result.code == 0, result.errors
     assert result.errors.count("0.json: a query takes") == 2
+
+
+@pytest.mark.slow
+def test_words_that_are_no_text_are_told_with_their_file(learn, data, tmp_path):  # noqa: F811
+    changed = shutil.copytree(data, tmp_path / "data")
+    path = changed / "train" / "0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"text": ["m\ud800ug"]}))
+    result = learn(changed)
+    assert result.code == 0, result.errors
+    assert "0.json: The words are not valid Unicode text." in " ".join(result.errors.split())
 
 
 def test_a_state_of_a_lost_life_may_be_the_best(learn, out, monkeypatch):

@@ -124,6 +124,8 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
     (pictures / "4.jpg").write_bytes(b"no picture")
     Image.fromarray(square(5)).save(folder / "4.png")
     Image.fromarray(square(5)).save(folder / "9.png")
+    (tmp_path / "masks" / " ").mkdir()
+    Image.fromarray(square(5)).save(tmp_path / "masks" / " " / "0.png")
     result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0)
     assert result.code == 1
     for sentence in (
@@ -132,9 +134,36 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
         "3.png is no picture",
         "4.jpg is no picture",
         "9.png has no picture of its name",
+        "it has no words",
     ):
         assert sentence in result.errors
-    assert sorted(path.name for path in (tmp_path / "out").glob("*/*")) == ["0.jpg", "0.json"]
+    assert [path.suffix for path in sorted((tmp_path / "out").glob("*/*"))] == [".jpg", ".json"]
+
+
+def test_masks_may_have_colours_and_any_name_of_png(pictures, tmp_path):
+    folder = tmp_path / "masks" / "cup"
+    folder.mkdir(parents=True)
+    colours = np.zeros((48, 64, 3), np.uint8)
+    colours[:10, :10] = (1, 0, 0)
+    colours[10:20, :10] = (0, 218, 0)  # as bright as 128
+    colours[20:30, :10] = 128
+    Image.fromarray(colours).save(folder / "0.PNG", "PNG")
+    alpha = np.dstack([colours, np.full((48, 64), 255, np.uint8)])
+    Image.fromarray(alpha).save(folder / "1.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0.5)
+    assert result.code == 0, result.errors
+    for sample in samples(tmp_path / "out").values():
+        assert (sample.truth == TARGET).sum() == 200
+        assert (sample.truth == IGNORED).sum() == 100
+
+
+def test_stopped_it_says_so_and_leaves_nothing(pictures, tmp_path, monkeypatch):
+    (tmp_path / "masks" / "cup").mkdir(parents=True)
+    Image.fromarray(square(5)).save(tmp_path / "masks" / "cup" / "0.png")
+    monkeypatch.setattr("lisa_core.files.write_whole", lambda contents: (_ for _ in ()).throw(KeyboardInterrupt))
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out")
+    assert (result.code, "stopped; nothing was written" in result.errors) == (130, True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["masks", "pictures"]
 
 
 def test_nothing_is_left_where_nothing_can_be_written(pictures, tmp_path, monkeypatch):
@@ -183,13 +212,20 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
             {"image_id": 9, "category_id": 1, "segmentation": [[1, 1, 2, 2]]},
             {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
             {"image_id": 99, "category_id": 1, "segmentation": packed},
+            {"image_id": 11, "category_id": 1, "segmentation": packed},
         ]
     )
+    content["images"][4]["height"] = None
     (tmp_path / "instances.json").write_text(json.dumps(content))
     out = tmp_path / "out"
     result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
     assert result.code == 1
-    for sentence in ("takes at least three points", "do not fill 64x48", "no picture or category that is listed"):
+    for sentence in (
+        "takes at least three points",
+        "do not fill 64x48",
+        "no picture or category that is listed",
+        "`height`",
+    ):
         assert sentence in result.errors
     found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
     assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
@@ -222,12 +258,13 @@ def test_accepted_answers_become_a_data_set(pictures, tmp_path):
             answered(3, "segment the cup", square(30)),
             answered(4, "segment the cup", square(30), score=0.2),
             {"frame": 2, "stamp": {"sec": 1, "nanosec": 0}, "question": "segment the cup", "error": "no"},
+            answered(1, "segment the cup", square(30), score=None),
         ],
     }
     (tmp_path / "cups.json").write_text(json.dumps(content))
     words = ("label", "answers", tmp_path / "cups.json", pictures, "--min-score", 0.5)
     result = cli.run(*words, "--out", tmp_path / "out", "--val", 0.5)
-    assert result.code == 0, result.errors
+    assert (result.code, "has no score" in result.errors) == (1, True)
     found = samples(tmp_path / "out")
     assert sorted(name for _, name in found) == ["frame_000000.jpg", "frame_000003.jpg"]
     assert {sample.question for sample in found.values()} == {" segment the cup Please output segmentation mask."}

@@ -164,7 +164,7 @@ def test_several_files_of_references(folder):
     ("name", "content", "sentence"),
     [
         ("refs(unc).json", "[{]", "damaged, or no JSON"),
-        ("refs(unc).json", '[{"ref_id": 1}]', "is no list of references: KeyError"),
+        ("refs(unc).json", '[{"ref_id": 1}]', "is no list of references (KeyError"),
         ("instances.json", '{"images": 3}', "is no COCO file of instances"),
         ("refs(unc).json", "[]", "has no split val; it has none"),
     ],
@@ -185,6 +185,22 @@ def test_what_is_missing_is_told_and_the_rest_goes_on(folder):
     assert "reference 9 is about a picture or an instance" in " ".join(result.errors.split())
     assert [each["query"] for each in written["images"]] == ["the right part"]
     assert len(written["failed"]) == 2
+
+
+def test_what_lacks_a_part_is_told_and_the_rest_goes_on(folder):
+    references = json.loads((folder / "refs(unc).json").read_text())
+    broken = [{"ref_id": 9, "split": "val", "sentences": []}, {"split": "val"}]
+    (folder / "refs(unc).json").write_text(json.dumps([*broken, *references]))
+    instances = json.loads((folder / "instances.json").read_text())
+    del instances["images"][0]["file_name"]
+    (folder / "instances.json").write_text(json.dumps(instances))
+    result, written = run(folder, Counting())
+    errors = " ".join(result.errors.split())
+    assert result.code == 1
+    assert "refs(unc).json: reference 9 has no ann_id, image_id." in errors
+    assert "refs(unc).json: reference ? has no ann_id, image_id, ref_id, sentences." in errors
+    assert "instances.json: picture 1 has no file_name." in errors
+    assert [each["query"] for each in written["images"]] == ["the right part"]
 
 
 def test_a_picture_that_is_not_there_and_a_number_twice(folder):
