@@ -94,7 +94,7 @@ def chat(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename or 'where the answers go'}")
+        terminal.fail(_unwritten(error))
     finally:
         if engine is not None:
             engine.close()
@@ -281,8 +281,12 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
             terminal.complain(str(error))
         except OSError as error:
             failed += 1
-            terminal.complain(f"{error.strerror}: {error.filename or 'where the answers go'}")
+            terminal.complain(_unwritten(error))
     return failed
+
+
+def _unwritten(error: OSError) -> str:
+    return f"{error.strerror}: {error.filename or 'where the answers go'}"
 
 
 def _typed() -> Iterator[str]:

@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -75,10 +76,6 @@ _PARTS = {"ref_id", "image_id", "ann_id", "sentences"}
 """Of a reference."""
 
 
-def _picture_of(reference: Mapping[str, Any]) -> Any:
-    return reference["image_id"]
-
-
 @dataclass(frozen=True)
 class References:
     """Of one split.
@@ -123,7 +120,9 @@ class RefCoco:
                 raise DatasetError(f"{path} has no split {name}; it has {', '.join(splits) or 'none'}.")
             chosen = [each for each in references if each["split"] == name]
             whole = [each for each in chosen if each.keys() >= _PARTS]
-            entries = [entry for each in sorted(whole, key=_picture_of) for entry in self._entries(path, each)]
+            entries = [
+                entry for each in sorted(whole, key=itemgetter("image_id")) for entry in self._entries(path, each)
+            ]
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is no list of references ({error!r}).") from error
         entries += [

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import cli
 import numpy as np
@@ -418,3 +419,20 @@ def test_stopped_over_a_pipe_all_of_it_ends(tmp_path):
     assert "error: stopped." in rest
     assert "again" not in rest
     assert "Traceback" not in rest
+
+
+def test_a_full_disk_under_its_output_ends_it_with_a_sentence(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    words = ["chat", ODD, "--checkpoint", "slow", "--out", tmp_path / "out"]
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        process = subprocess.run(
+            [sys.executable, str(tmp_path / "slow.py"), *map(str, words)],
+            input="count\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert process.returncode == 1
+    assert "error: No space left on device: where the answers go" in process.stderr
+    assert "Traceback" not in process.stderr

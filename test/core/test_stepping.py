@@ -84,10 +84,32 @@ def test_captures_serve_all_frames_and_questions(with_capture):
     assert len(captures.works) == captured
 
 
-def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
+LONG_QUESTIONS = tuple(
+    f"which of the many things that lie here should a robot hand to somebody who {wants}? Please explain why."
+    for wants in (
+        "has to cut a loaf of bread, and who has just lost the knife",
+        "wants to eat some soup without a spoon",
+    )
+)
+
+
+def test_after_the_warm_up_questions_of_usual_length_need_no_more_captures(with_capture):
     captures = Captures()
+    engine = with_capture(captures)
+    engine.warm_up()
+    captured, replayed = len(captures.works), captures.replays
+    for questions in (("Where is the cup?", "Is it hot?"), LONG_QUESTIONS):
+        frame = engine.encode(LONG.rgb)
+        for question in questions:
+            engine.ask(frame, question, max_new_tokens=4, max_segments=1)
+    assert len(captures.works) == captured
+    assert captures.replays >= replayed + 2 + 4 * 4  # CLIP for two frames, and each question's prompt and tokens
+
+
+def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
+    made = []
     language = small._model.language
-    generator = Generator(language, -1, torch.float32, torch.device("cpu"), lambda: captures)
+    generator = Generator(language, -1, torch.float32, torch.device("cpu"), lambda: made.append(Captures()) or made[-1])
     generator.room = small._memory
     visual = small.encode(LONG.rgb)._visual
     ids = small._expand(small._prompt(LONG.instruction, ()))
@@ -100,7 +122,8 @@ def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
         )
     assert len(found) == more
     assert found == wanted
-    assert len(captures.works) == 3  # the prompt's length, and a token in each of the caches
+    # none before there is a cache; the prompt's length and a token, and once it has grown a token: what goes together
+    assert [len(captures.works) for captures in made] == [0, 2, 1]
 
 
 def test_what_cannot_be_captured_is_launched_step_by_step(small, with_capture, caplog):
