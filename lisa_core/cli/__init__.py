@@ -6,7 +6,20 @@ from typing import NoReturn
 
 import typer
 
-from lisa_core.cli import bench, chat, evaluate, finetune, info, label, quantize, segment, tabletop, train, web
+from lisa_core.cli import (
+    bench,
+    chat,
+    evaluate,
+    finetune,
+    info,
+    label,
+    quantize,
+    segment,
+    tabletop,
+    terminal,
+    train,
+    web,
+)
 from lisa_core.cli.loading import Load, load_engine
 
 app = typer.Typer(
@@ -34,5 +47,13 @@ app.command()(train.train)
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
     """Runs the command and exits: 0 answered, 1 a question or file failed, 2 wrong usage, 130 stopped by Ctrl-C."""
-    app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
-    sys.exit(0)
+    try:
+        app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
+    except SystemExit as ended:
+        if terminal.took_all() or ended.code:
+            raise
+    except OSError as error:
+        if terminal.took_all() and error.filename is not None:
+            raise
+    terminal.complain("Standard output is full or closed; what was to be written there is lost.")
+    sys.exit(1)

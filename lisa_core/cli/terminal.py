@@ -1,5 +1,7 @@
 """What the commands say: results on stdout, everything else on stderr."""
 
+import os
+import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -44,6 +46,16 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
     """Says what went wrong, and ends the command."""
     complain(sentence)
     raise typer.Exit(code)
+
+
+def took_all() -> bool:
+    """Whether stdout takes what still waits for it; if not, it is dropped, or Python would end with a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def segment_style(index: int) -> str:

@@ -421,18 +421,29 @@ def test_stopped_over_a_pipe_all_of_it_ends(tmp_path):
     assert "Traceback" not in rest
 
 
-def test_a_full_disk_under_its_output_ends_it_with_a_sentence(tmp_path):
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["chat", ODD, "--checkpoint", "slow"], "No space left on device: where the answers go"),
+        (["--help"], "Standard output is full or closed"),
+    ],
+    ids=["chat", "help"],
+)
+def test_a_full_disk_under_its_output_ends_it_with_a_sentence(tmp_path, words, sentence, unbuffered):
     (tmp_path / "slow.py").write_text(SLOW)
-    words = ["chat", ODD, "--checkpoint", "slow", "--out", tmp_path / "out"]
     with Path("/dev/full").open("w", encoding="utf-8") as full:
         process = subprocess.run(
             [sys.executable, str(tmp_path / "slow.py"), *map(str, words)],
             input="count\n",
             stdout=full,
             stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
             text=True,
             timeout=60,
         )
     assert process.returncode == 1
-    assert "error: No space left on device: where the answers go" in process.stderr
+    assert f"error: {sentence}" in process.stderr
     assert "Traceback" not in process.stderr
+    assert "Exception ignored" not in process.stderr
