@@ -7,12 +7,14 @@ As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QL
 import logging
 import math
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cache
 from types import ModuleType
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from lisa_core.errors import CheckpointError, is_out_of_memory
 from lisa_core.model import nf4
@@ -78,6 +80,12 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
     else:
         parameter = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
     return parameter.to(device)
+
+
+def rounded(weight: Tensor) -> Tensor:
+    """What NF4 keeps of a weight (out, in), where it is and in its dtype."""
+    values, state = _bitsandbytes().functional.quantize_4bit(weight.half(), quant_type="nf4", compress_statistics=True)
+    return _written_out(values, state, weight.dtype)
 
 
 def statistics_of(weight: nn.Parameter) -> dict[str, Tensor]:
@@ -152,7 +160,13 @@ def _nf4_linear() -> type[nn.Module]:
         @classmethod
         def together(cls, states: Tensor, layers: Sequence["Nf4Linear"]) -> list[Tensor]:
             products = _products(states, layers)
-            return products or [bnb.nn.Linear4bit.forward(layer, states) for layer in layers]
+            return products or [layer.alone(states) for layer in layers]
+
+        def alone(self, states: Tensor) -> Tensor:
+            if states.device.type == "cpu" and self.in_features % nf4.BLOCK:
+                weight = _written_out(self.weight.data, self.weight.quant_state, states.dtype)
+                return functional.linear(states, weight, self.bias)
+            return super().forward(states)
 
     return Nf4Linear
 
@@ -168,6 +182,13 @@ def _products(states: Tensor, layers: Sequence[Any]) -> list[Tensor] | None:
     rows = states.reshape(-1, states.shape[-1]).contiguous()
     products = nf4.products(rows, weights, [layer.bias for layer in layers])
     return products and [product.view(*states.shape[:-1], -1) for product in products]
+
+
+def _written_out(values: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """An NF4 weight (out, in), as one of a single row: on a CPU bitsandbytes 0.50 begins a block anew in every row."""
+    row = copy(state)
+    row.shape, row.dtype = (1, state.shape.numel()), dtype
+    return _bitsandbytes().functional.dequantize_4bit(values, row).view(state.shape)
 
 
 def _bitsandbytes() -> ModuleType:

@@ -79,6 +79,24 @@ class TestFourBit:
         ).to("cpu")
         assert not torch.equal(doubly, bitsandbytes.matmul_4bit(states, simply.t(), quant_state=simply.quant_state))
 
+    @pytest.mark.parametrize(
+        "width", [7, 33, 96, 608, 640]
+    )  # rows that end inside a block of 64, and one that does not
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    def test_a_product_is_by_what_4_bit_keeps_of_a_weight(self, width, dtype):
+        weight = torch.randn(48, width, generator=torch.Generator().manual_seed(0))
+        states = torch.randn(5, width, generator=torch.Generator().manual_seed(1)).to(dtype)
+        bias = torch.arange(48).to(dtype)
+        layers = torch.nn.Sequential(torch.nn.Linear(width, 48, device="meta"))
+        quantization.make_quantised(layers, "nf4", dtype)
+        layers[0].weight = quantization.quantised_weight(weight, "nf4", torch.device("cpu"))
+        layers[0].bias = torch.nn.Parameter(bias, requires_grad=False)
+        kept = quantization.rounded(weight)
+        assert (kept - weight).norm() < 0.11 * weight.norm()  # normal numbers are off by 0.09
+        product = layers(states)
+        assert product.dtype == dtype
+        torch.testing.assert_close(product, torch.nn.functional.linear(states, kept.to(dtype), bias))
+
     def test_takes_less_memory(self, load, small_checkpoint):
         whole, small = load(small_checkpoint, "fp32").memory(), load(small_checkpoint, "nf4").memory()
         assert small["text_hidden_fcs"] < 0.16 * whole["text_hidden_fcs"]
