@@ -204,7 +204,7 @@ class _School:
             self._run / "speak",
             plan,
             losses.Weights(),
-            with_hints=not self._lora,
+            in_full=not self._lora,
         )
         with _bar("learning to speak", plan.steps, trainer.step) as show:
             for told in _drawn(trainer, self._run / "speak", plan.steps):

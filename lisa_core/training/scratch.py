@@ -9,7 +9,7 @@ to speak, SAM's encoder, too: then that sees the scenes anew at every step, whic
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from lisa_core.training import forward, losses, vision
 from lisa_core.training.ahead import ahead
 from lisa_core.training.forward import Pictures
 from lisa_core.training.hints import Hints
+from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
 from lisa_core.training.trainer import Plan, Trainer
 
@@ -173,14 +174,16 @@ def speaking(
     folder: Path,
     plan: Plan,
     weights: losses.Weights,
-    with_hints: bool,
+    in_full: bool,
 ) -> Trainer[Talk]:
-    """Training of what is `learnt`, all of `speakers` or less, by the official losses, with or without hints.
+    """Training of what is `learnt`, by the official losses.
+
+    `in_full`, where all of `speakers` learns, there are hints, and every other step is made in 4 bit.
 
     Where nothing was `looked` at before, SAM's encoder sees the scenes at every step, in changing light.
     """
     whole, shape = looked is None, model.shape
-    hints = Hints(shape, SENSES, whole) if with_hints else None
+    hints = Hints(shape, SENSES, whole) if in_full else None
     if hints:
         hints.load_state_dict(_first_heads(hints, plan.seed))
         hints.to(machine.device)
@@ -219,7 +222,10 @@ def speaking(
     def make_batch(step: int) -> Talk:
         return scenes.talk(step, portion.scenes, portion.dialogues, shape, tokenizer, whole)
 
-    return Trainer(learnt, make_batch, loss_of, folder, plan, machine.workers)
+    def guise(step: int) -> AbstractContextManager[None]:
+        return in_4_bit(model) if in_full and step % 2 else nullcontext()
+
+    return Trainer(learnt, make_batch, loss_of, folder, plan, machine.workers, guise)
 
 
 def _free(model: Lisa, learnt: Mapping[str, nn.Parameter]) -> None:

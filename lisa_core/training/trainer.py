@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -63,6 +63,7 @@ class Trainer(Generic[Batch]):
         loss_of: a batch's losses.
         folder: where the state and the log go; a state that lies there is taken up again.
         workers: processes that make batches; 0: a thread does.
+        guise: of a step's number, how the model goes forward and back in it.
     """
 
     def __init__(
@@ -73,6 +74,7 @@ class Trainer(Generic[Batch]):
         folder: Path,
         plan: Plan,
         workers: int = 0,
+        guise: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._learnt = dict(learnt)
         self._make_batch = make_batch
@@ -80,6 +82,7 @@ class Trainer(Generic[Batch]):
         self._folder = folder
         self._plan = plan
         self._workers = workers
+        self._guise = guise
         self._optimisers = _optimisers(self._learnt, plan)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,10 +104,11 @@ class Trainer(Generic[Batch]):
 
     def _do(self, batch: Batch) -> Mapping[str, float]:
         torch.manual_seed(hash((self._plan.seed, self.step)))
-        losses = self._loss_of(batch)
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        losses["loss"].backward()
+        with self._guise(self.step):
+            losses = self._loss_of(batch)
+            losses["loss"].backward()
         nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:

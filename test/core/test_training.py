@@ -1,7 +1,8 @@
 """Training: killed and taken up again, written down and loaded, from scratch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import torch
 from goldens import GOLDENS, V1, picture
 from torch import Tensor, nn
 
-from lisa_core import CheckpointError, LisaEngine, loading
+from lisa_core import CheckpointError, LisaEngine, loading, quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME
@@ -21,6 +22,7 @@ from lisa_core.training.batch import pack
 from lisa_core.training.conversation import lesson
 from lisa_core.training.export import export
 from lisa_core.training.forward import Pictures, of_batch
+from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
 
 PLAN = Plan(steps=12, learning_rate=0.05, warmup=3, save_every=0.0)
@@ -143,6 +145,50 @@ def scratch(tmp_path: Path) -> Path:
     model = fresh.new_model(shape, seed=0)
     write(model, fresh.config_of(shape), fresh.tower_config_of(shape.clip), words, tmp_path / "scratch")
     return tmp_path / "scratch"
+
+
+def test_a_model_in_4_bit_says_what_it_will_say_then_and_learns_from_it() -> None:
+    checkpoint, cpu = Checkpoint.open("bundled"), torch.device("cpu")
+    model, quantised = (loading.load(checkpoint, precision, cpu) for precision in ("fp32", "nf4"))
+    layer, for_good = (each.language.layers[0].mlp.down_proj for each in (model, quantised))
+    states = torch.randn(3, layer.in_features, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    exact, first = layer.weight.detach().clone(), layer(states).detach()
+    with in_4_bit(model):
+        said = layer(states)
+        (of_states,) = torch.autograd.grad(said.sum(), states)
+    assert not torch.allclose(said, first, rtol=0.01)
+    torch.testing.assert_close(said, for_good(states))
+    torch.testing.assert_close(of_states[0], quantization.rounded(exact).sum(0))
+    assert torch.equal(layer.weight, exact)
+
+
+def test_weights_are_whole_again_after_a_failure_in_4_bit() -> None:
+    model = loading.load(Checkpoint.open("bundled"), "fp32", torch.device("cpu"))
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(RuntimeError, match="out of memory"), in_4_bit(model):
+        raise RuntimeError("out of memory")
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_a_step_goes_forward_and_back_in_its_guise(tmp_path: Path) -> None:
+    weight, went = nn.Parameter(torch.ones(1)), []
+
+    @contextmanager
+    def guise(step: int) -> Iterator[None]:
+        kept = weight.data.clone()
+        weight.data.fill_(10.0 * step)
+        yield
+        went.append(weight.grad.item())
+        weight.data.copy_(kept)
+
+    def loss_of(_: None) -> Mapping[str, Tensor]:
+        return {"loss": weight.square().sum()}
+
+    plan = Plan(steps=3, learning_rate=1e-3, warmup=0)
+    told = list(Trainer({"weight": weight}, lambda _: None, loss_of, tmp_path, plan, guise=guise).run())
+    assert [each["loss"] for each in told] == [0.0, 100.0, 400.0]
+    assert went == [0.0, 20.0, 40.0]
+    assert 0.99 < weight.item() < 1.0
 
 
 def test_a_model_from_scratch_loads_as_any_other(scratch: Path) -> None:
