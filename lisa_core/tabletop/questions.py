@@ -32,6 +32,9 @@ _KINDS, _TRIES = 12, 4
 _BENCHMARK = 0.08
 """Share of questions for one thing that are asked as the published benchmark does."""
 
+_CROWDED = 0.5
+"""How often training, where it can, asks for a use or by knowledge what fits several things."""
+
 _EXTREMES = ("leftmost", "rightmost", "nearest", "farthest", "middle")
 
 
@@ -129,13 +132,15 @@ def _definite(asker: Asker, thing: Seen) -> str | None:
     return f"the {thing.colour} {noun}" if coloured else None
 
 
-def _useful(asker: Asker, sources: Sequence[Use | Fact]) -> tuple[Use | Fact, list[Seen]] | None:
+def _useful(asker: Asker, sources: Sequence[Use | Fact], several: float = 0.0) -> tuple[Use | Fact, list[Seen]] | None:
     """A use or a fact that is about some of what is seen, with the things."""
     fitting = [
         (source, things)
         for source in sources
         if (things := asker.sight.of(source.kinds)) and asker.sight.lacks(source.also)
     ]
+    if several and (crowded := [each for each in fitting if len(each[1]) > 1]) and asker.rng.random() < several:
+        fitting = crowded
     return fitting[int(asker.rng.integers(len(fitting)))] if fitting else None
 
 
@@ -159,7 +164,7 @@ def _knowledge(asker: Asker) -> Turn | None:
 
 
 def _shown_use(asker: Asker, sources: Sequence[Use | Fact]) -> Turn | None:
-    chosen = _useful(asker, sources)
+    chosen = _useful(asker, sources, _CROWDED if asker.split == "train" else 0.0)
     return shown(asker, asker.typed(_question(asker, *chosen)), chosen[1]) if chosen else None
 
 
@@ -355,5 +360,5 @@ _MAKERS: dict[str, tuple[float, Callable[[Asker], tuple[Turn, ...]]]] = {
 }
 """How often each kind is tried, and how it is made; nothing comes back of a view for which it is not made."""
 
-_DRILLED = {"place": 1.8, "several": 2.5, "part": 1.4, "nothing": 1.4}
+_DRILLED = {"place": 2.0, "several": 4.0, "part": 1.6, "nothing": 1.6}
 """How many times as often training asks for what is hardest to learn."""
