@@ -233,6 +233,12 @@ OPEN_USE = Wordings(
         TRY_TO_SEE + " [everything|all things|whatever] that one can {to}.",
         "which [items|objects] are there that I can {to}?",
         "what would do to {want}, all in all?",
+        "which [things|objects|ones] [are useful|are good|are of use|serve|can be used] to {want}[||, please]?",
+        "which [items|ones] [can|could] [one|you|somebody] {to}[||, please]?",
+        "[bring|give|hand|pass|show] me [whatever|everything|all things] [I|one|you] can {to}[||, please].",
+        "the [items|things|objects] [to|that I can|that one could] {to}[||, please].",
+        "[do you see|are there] things [to|I can] {to}? [show them|mark them|take them|where are they].",
+        "[what|whatever] there is to {to}[||, please].",
     ),
     held_out=(
         "[outline|spot|indicate] [everything|whatever] one can {to}.",
@@ -250,6 +256,10 @@ OPEN_FACT = Wordings(
         "where is [everything|all] that {does}?",
         TRY_TO_SEE + " [everything|all things|whatever there is] that {does}.",
         "[from|out of] all things here, what {asks}?",
+        "[bring|give|hand|pass] me [whatever|everything|all|anything] that {does}[||, please].",
+        "[anything|whatever|everything] [here|on the table|in the picture] that {does}[||, please].",
+        "[do you see|is there] anything that {does}? [mark all of it|show all of it|take all of it].",
+        "what on this table {asks}[||, please]?",
     ),
     held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
 )
@@ -289,6 +299,18 @@ SEVERAL = Wordings(
         "a mask [for|on] each of {them}[||, please].",
         "[where|at which spots|in which places] can [all|each] of {them} be found?",
         "[let us|let me] have all {them}[||, please].",
+        (
+            "[|please |now |robot, ][find|show me|locate|mark|highlight|select|mask|label|segment|point to|fetch"
+            "|bring me|get me|give me|hand me|pick up|take] {them}[|| please|, please| for me]."
+        ),
+        "[could|can|would] you [find|mark|show me|get me|bring me|hand me|point to] {them}[||, please| for me]?",
+        "I [need|want|am looking for|would like to have|am after] {them}[||, please].",
+        "{them}[||, please| in the picture].",
+        "{them}: [where are they|show them|mark them|one mask each|a mask for each|bring them].",
+        "[which|what] parts of the picture [are|show] {them}?",
+        "[which ones|what] here are {them}?",
+        "[put|set] a mask on [every one of|each of|all] {them}[||, please].",
+        "[we|people] [need|want|are looking for|wish for] [all|] {them}[||, please].",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate] [all|every one of|each of] {them}[|, please].",
