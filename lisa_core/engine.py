@@ -226,7 +226,10 @@ class LisaEngine:
         on_answer: Callable[[int, Answer | Cancelled], None] | None = None,
         cancels: Sequence[threading.Event] = (),
     ) -> list[Answer | Cancelled]:
-        """Answers several questions at once, each as `ask` would: the weights are read once per token for all.
+        """Answers several questions, each as `ask` would: at once, so that the weights are read once per token for all.
+
+        A GPU that replays recorded steps is asked one after the other: what it records is the step of one question,
+        and those of several, launched kernel by kernel, take longer than all of theirs.
 
         Args:
             frame: from `encode` of this engine; one for all questions, or one for each.
@@ -235,11 +238,12 @@ class LisaEngine:
             max_new_tokens, max_segments, mask_only: as in `ask`, for each question.
             on_token, on_stage: as in `ask`; called with the question's index first.
             on_answer: called with a question's index and what the list will hold of it, as soon as it has ended.
-            cancels: one for each question, which leaves within one token while the others go on; empty: none has any.
+            cancels: one for each question, which leaves within one token while the others go on (one that waits for its
+                turn: then); empty: none has any.
 
         Returns:
             An answer for each question, `Cancelled` in place of one that was cancelled. The `timings` of an answer are
-            those of all together until it ended.
+            those of all that are answered at once, until it ended.
 
         Raises:
             PromptError, OutOfMemoryError: of any of them, for all.
@@ -249,18 +253,37 @@ class LisaEngine:
         frames = [frame] * count if isinstance(frame, Frame) else list(frame)
         if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
-        prompts = list(map(self._prompt, instructions, histories or [()] * count))
+        histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
+        prompts = list(map(self._prompt, instructions, histories))
         _check_most(max_new_tokens)
-        watch = Stopwatch()
+        for prompt in prompts:
+            self._generator.check_length(self._expand(prompt))
+        hear_tokens = [on_token and partial(on_token, index) for index in range(count)]
+        hear_stages = [on_stage and partial(on_stage, index) for index in range(count)]
         ends: dict[int, Answer | Cancelled] = {}
 
-        def end(asked: Asked, segments: tuple[Segment, ...] | None) -> None:
-            index = asked.index
-            ends[index] = (
-                cancelled() if segments is None else self._answer(prompts[index], asked.reply, segments, watch)
-            )
+        def end(index: int, found: Answer | Cancelled) -> None:
+            ends[index] = found
             if on_answer is not None:
-                on_answer(index, ends[index])
+                on_answer(index, found)
+
+        if self._generator.records:
+            ask = partial(self.ask, max_new_tokens=max_new_tokens, max_segments=max_segments, mask_only=mask_only)
+            given = zip(frames, instructions, histories, hear_tokens, hear_stages, cancels, strict=True)
+            for index, (*words, hear_token, hear_stage, cancel) in enumerate(given):
+                found: Answer | Cancelled
+                try:
+                    found = ask(*words, on_token=hear_token, on_stage=hear_stage, cancel=cancel)
+                except Cancelled as error:
+                    found = error
+                end(index, found)
+            return [ends[index] for index in range(count)]
+
+        watch = Stopwatch()
+
+        def end_one(asked: Asked, segments: tuple[Segment, ...] | None) -> None:
+            index = asked.index
+            end(index, cancelled() if segments is None else self._answer(prompts[index], asked.reply, segments, watch))
 
         with self._guarded():
             self._memory.use(frames)
@@ -270,13 +293,13 @@ class LisaEngine:
                     frame=frames[index],
                     visual=self._visual(frames[index], watch),
                     prompt=self._expand(prompts[index]),
-                    reply=Reply(self._tokenizer, on_token and partial(on_token, index)),
-                    on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
-                    cancel=cancels[index] if cancels else threading.Event(),
+                    reply=Reply(self._tokenizer, hear_tokens[index]),
+                    on_stage=hear_stages[index] or _no_one_listens,
+                    cancel=cancels[index],
                 )
                 for index in range(count)
             ]
-            together = Together(self._generator, self._masker, max_new_tokens, max_segments, watch, end)
+            together = Together(self._generator, self._masker, max_new_tokens, max_segments, watch, end_one)
             together.answer(questions, mask_only)
         return [ends[index] for index in range(count)]
 

@@ -95,6 +95,19 @@ class Generator:
         """Tokens that prompt and answer may have together."""
         return self._language.shape.context
 
+    @property
+    def records(self) -> bool:
+        """Whether a token of one text is a recorded step; of several texts it never is."""
+        return self._stepper.records
+
+    def check_length(self, ids: Sequence[int]) -> None:
+        """Raises PromptError for a prompt that is longer than the context."""
+        if len(ids) >= self.context:
+            raise PromptError(
+                f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
+                f" {self.context - 1}; ask with fewer words, or start a new conversation."
+            )
+
     def read(self, visual: Visual, ids: Sequence[int], cancel: threading.Event | None = None) -> Step:
         """Reads a prompt about a frame.
 
@@ -106,7 +119,7 @@ class Generator:
             PromptError: longer than the context.
             Cancelled: before anything was read.
         """
-        self._check_length(ids)
+        self.check_length(ids)
         raise_if_cancelled(cancel)
         self._take(visual)
         known = _common_length(self.ids, ids, at_most=len(ids) - 1)
@@ -149,7 +162,7 @@ class Generator:
             PromptError: one is longer than the context.
         """
         for _, ids in asked:
-            self._check_length(ids)
+            self.check_length(ids)
         begun: dict[int, Text] = {}
         for visual in dict.fromkeys(visual for visual, _ in asked):
             about = [index for index, one in enumerate(asked) if one[0] is visual]
@@ -220,13 +233,6 @@ class Generator:
         self._set_aside.clear()
         self._visual = None
         self.ids = []
-
-    def _check_length(self, ids: Sequence[int]) -> None:
-        if len(ids) >= self.context:
-            raise PromptError(
-                f"The conversation takes {len(ids)} tokens with the image, but this model reads at most"
-                f" {self.context - 1}; ask with fewer words, or start a new conversation."
-            )
 
     def _capacity(self, length: int) -> int:
         """Of a cache for so many tokens."""

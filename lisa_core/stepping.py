@@ -45,6 +45,11 @@ class Stepper:
         self._cache: KVCache | None = None
         self._recorded: dict[int, Recorded] = {}
 
+    @property
+    def records(self) -> bool:
+        """Whether steps are recorded: the device can, and nothing has gone wrong so far."""
+        return self._capture is not None and can_record()
+
     def end(self, start: int, count: int) -> int:
         """How many positions of a cache it takes to read so many tokens after the first `start`."""
         return start + (count if self._capture is None else _length(count))

@@ -3,9 +3,10 @@
 import threading
 
 import pytest
-from goldens import CASES, V1, case, distance
+from goldens import CASES, TOWER, V1, case, distance
+from test_stepping import Captures
 
-from lisa_core import Answer
+from lisa_core import Answer, LisaEngine, replay
 from lisa_core.errors import Cancelled, OutOfMemoryError, PromptError
 from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam
@@ -228,6 +229,86 @@ class TestWhatIsKept:
             with pytest.raises(OutOfMemoryError):
                 small.ask_many(frames, [SHORT.instruction, LONG.instruction])
         same(small.ask(frames[1], LONG.instruction), alone(small, LONG))
+
+
+class TestInTurn:
+    """Where steps are recorded, as on a GPU: the step of one question is, that of several is not."""
+
+    @pytest.fixture
+    def recording(self, small_checkpoint):
+        with pytest.MonkeyPatch.context() as patch:
+            captures = Captures()
+            patch.setattr(replay, "capture_for", lambda *_, **__: captures)
+            return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+
+    def test_as_each_alone_by_recorded_steps(self, recording, small, passes):
+        asked = [LONG, SHORT, case("v1-two_masks")]
+        told, happened = dict.fromkeys(range(3), ""), []
+
+        def on_token(index, text):
+            told[index] += text
+
+        answers = recording.ask_many(
+            [recording.encode(one.rgb) for one in asked],
+            [one.instruction for one in asked],
+            max_segments=1,
+            on_token=on_token,
+            on_stage=lambda index, stage: happened.append((index, stage)),
+            on_answer=lambda index, answer: happened.append((index, answer.text)),
+        )
+        for index, (answer, one) in enumerate(zip(answers, asked, strict=True)):
+            same(answer, alone(small, one, max_segments=1))
+            assert told[index] == answer.text
+            mine = [what for which, what in happened if which == index]
+            assert mine == ["answering", "masking", answer.text]
+        assert not passes
+
+    def test_masks_alone(self, recording, small, passes):
+        answers = recording.ask_many(recording.encode(LONG.rgb), ["the cup", "the bowl"], mask_only=True)
+        for answer, words in zip(answers, ["the cup", "the bowl"], strict=True):
+            same(answer, small.ask(small.encode(LONG.rgb), words, mask_only=True))
+        assert not passes
+
+    def test_one_that_is_cancelled_leaves_and_the_others_go_on(self, recording, small):
+        cancels = [threading.Event() for _ in range(3)]
+        cancels[2].set()
+        said = []
+
+        def on_token(index, _):
+            said.append(index)
+            if said.count(1) == 2:
+                cancels[1].set()
+
+        frame, ends = recording.encode(LONG.rgb), []
+        answers = recording.ask_many(
+            frame,
+            [LONG.instruction] * 3,
+            on_token=on_token,
+            on_answer=lambda index, answer: ends.append((index, type(answer))),
+            cancels=cancels,
+        )
+        same(answers[0], alone(small, LONG))
+        assert ends == [(0, Answer), (1, Cancelled), (2, Cancelled)]
+        assert (said.count(1), said.count(2)) == (2, 0)
+
+    def test_one_that_cannot_be_read_is_refused_before_another_is(self, recording):
+        heard = []
+        with pytest.raises(PromptError, match="ask with fewer words"):
+            recording.ask_many(
+                recording.encode(LONG.rgb), ["Where?", "cup " * 10_000], on_stage=lambda *told: heard.append(told)
+            )
+        assert heard == []
+
+    def test_what_could_not_be_recorded_is_asked_at_once(self, small_checkpoint, passes, monkeypatch):
+        def refuse(_):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+        monkeypatch.setattr(replay, "capture_for", lambda *_, **__: refuse)
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        alone(engine, SHORT)
+        for answer in engine.ask_many(engine.encode(SHORT.rgb), [SHORT.instruction] * 2):
+            assert answer.text == "Sure, [SEG]."
+        assert passes[0] == 2
 
 
 def raising(error):

@@ -183,7 +183,7 @@ def test_a_graph_that_does_nothing_is_not_used(small, with_capture, caplog):
     assert "its first replay was off by 100 %" in caplog.text
 
 
-def test_questions_together_leave_the_capture_as_it_is(small, with_capture):
+def test_several_questions_need_no_more_captures(small, with_capture):
     captures = Captures()
     engine = with_capture(captures)
     frame = engine.encode(LONG.rgb)
@@ -196,7 +196,7 @@ def test_questions_together_leave_the_capture_as_it_is(small, with_capture):
         assert [answer.token_ids for answer in answers] == [wanted] * 2
         assert engine.ask(frame, LONG.instruction).token_ids == wanted
     assert engine._generator._stepper._recorded == steps
-    assert len(captures.works) == captured + 1  # the mask decoder, for both questions' masks at once
+    assert len(captures.works) == captured
 
 
 def test_where_steps_are_captured():
