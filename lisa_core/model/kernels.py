@@ -22,6 +22,17 @@ def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
     return out
 
 
+def sum_and_norm(states: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The sum of two (..., width), rounded as theirs are, and that normed as by `rms_norm`."""
+    width = states.shape[-1]
+    rows, others = (tensor.reshape(-1, width).contiguous() for tensor in (states, more))
+    total, out = torch.empty_like(rows), torch.empty_like(rows)
+    _sum_and_norm[(len(rows),)](
+        rows, others, weight, total, out, width, eps, BLOCK=triton.next_power_of_2(width), num_warps=8
+    )
+    return total.view(states.shape), out.view(states.shape)
+
+
 def gated(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) * up, of any shape."""
     out = torch.empty_like(gate)
@@ -89,7 +100,8 @@ def try_on(device: torch.device) -> None:
     states, places = torch.ones(1, 16, device=device), torch.zeros(1, dtype=torch.long, device=device)
     cache = torch.zeros(1, 1, 16, device=device)
     query = rotate_and_store(states, states, states, (states, states), places, cache, cache.clone())
-    rms_norm(gated(states, attend(query, cache, cache, places)), states[0], 1e-6)
+    opened = gated(states, attend(query, cache, cache, places))
+    sum_and_norm(rms_norm(opened, states[0], 1e-6), opened, states[0], 1e-6)
 
 
 @triton.jit
@@ -98,10 +110,29 @@ def _rms_norm(states, weight, out, width, eps, BLOCK: tl.constexpr):
     place = tl.arange(0, BLOCK)
     inside = place < width
     exact = tl.load(states + start + place, mask=inside, other=0.0).to(tl.float32)
-    exact = exact * tl.rsqrt(tl.sum(exact * exact, 0) / width + eps)
+    tl.store(out + start + place, _normed(exact, weight, place, inside, width, eps, out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _sum_and_norm(states, more, weight, total, out, width, eps, BLOCK: tl.constexpr):
+    start = tl.program_id(0).to(tl.int64) * width
+    place = tl.arange(0, BLOCK)
+    inside = place < width
     dtype = out.dtype.element_ty
+    first = tl.load(states + start + place, mask=inside, other=0.0).to(tl.float32)
+    second = tl.load(more + start + place, mask=inside, other=0.0).to(tl.float32)
+    rounded = (first + second).to(dtype)
+    tl.store(total + start + place, rounded, mask=inside)
+    normed = _normed(rounded.to(tl.float32), weight, place, inside, width, eps, dtype)
+    tl.store(out + start + place, normed, mask=inside)
+
+
+@triton.jit
+def _normed(exact, weight, place, inside, width, eps, dtype: tl.constexpr):
+    """A row in fp32, zero where it is not `inside`, normed and times the weight, in `dtype`."""
+    exact = exact * tl.rsqrt(tl.sum(exact * exact, 0) / width + eps)
     scaled = tl.load(weight + place, mask=inside, other=0.0).to(tl.float32) * exact.to(dtype).to(tl.float32)
-    tl.store(out + start + place, scaled.to(dtype), mask=inside)
+    return scaled.to(dtype)
 
 
 @triton.jit

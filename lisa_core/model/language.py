@@ -138,10 +138,11 @@ class Language(nn.Module):
 
     def _through(self, states: Tensor, attend: Callable[["_Attention", int, Tensor], Tensor]) -> Tensor:
         """The states after all layers and the last norm; `attend` is given a layer's attention and its number."""
+        more = None
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
-            states = layer(states, partial(attend, layer.self_attn, index))
-        return self.norm(states)
+            states, more = layer(states, more, partial(attend, layer.self_attn, index))
+        return self.norm(states) if more is None else self.norm.of_sum(states, more)[1]
 
     def _place(self, text: Tensor, start: int, end: int) -> "_Place":
         rotation = self.rotation(torch.arange(start, end, device=text.device), text)
@@ -184,6 +185,13 @@ class RMSNorm(nn.Module):
         exact = exact * torch.rsqrt(exact.square().mean(-1, keepdim=True) + self.eps)
         return self.weight * exact.to(states.dtype)
 
+    def of_sum(self, states: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of both, and its norm."""
+        if kernels := kernels_for(states):
+            return kernels.sum_and_norm(states, more, self.weight, self.eps)
+        states = states + more
+        return states, self(states)
+
 
 class _Layer(nn.Module):
     def __init__(self, shape: LanguageShape) -> None:
@@ -193,10 +201,15 @@ class _Layer(nn.Module):
         self.post_attention_layernorm = RMSNorm(shape.width, shape.norm_eps)
         self.mlp = _Mlp(shape)
 
-    def forward(self, states: Tensor, attend: Callable[[Tensor], Tensor]) -> Tensor:
-        """`attend` is one of the ways of `self_attn`."""
-        states = states + attend(self.input_layernorm(states))
-        return states + self.mlp(self.post_attention_layernorm(states))
+    def forward(self, states: Tensor, more: Tensor | None, attend: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """The states and what is to be added to them, so that a norm sums on its way; `more` is the layer's before.
+
+        `attend` is one of the ways of `self_attn`.
+        """
+        norm = self.input_layernorm
+        states, normed = (states, norm(states)) if more is None else norm.of_sum(states, more)
+        states, normed = self.post_attention_layernorm.of_sum(states, attend(normed))
+        return states, self.mlp(normed)
 
 
 @dataclass(frozen=True)

@@ -120,10 +120,10 @@ class ImageEncoder(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         # contiguous once, or every sum and every norm after it is over strided memory
-        states = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1).contiguous() + self.pos_embed
+        states, more = self.patch_embed["proj"](pixels).permute(0, 2, 3, 1).contiguous(), self.pos_embed
         for block in self.blocks:
-            states = block(states)
-        return self.neck(states.permute(0, 3, 1, 2))
+            states, more = block(states, more)
+        return self.neck((states + more).permute(0, 3, 1, 2))
 
 
 class _Block(nn.Module):
@@ -134,9 +134,19 @@ class _Block(nn.Module):
         self.norm2 = nn.LayerNorm(shape.width, eps=_ENCODER_EPS)
         self.mlp = _Mlp(shape.width, shape.hidden, nn.GELU())
 
-    def forward(self, states: Tensor) -> Tensor:
-        states = states + self.attn(self.norm1(states))
-        return states + self.mlp(self.norm2(states))
+    def forward(self, states: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
+        """The states and what is to be added to them, so that a norm sums on its way; `more` is what is before."""
+        states, normed = _sum_and_norm(states, more, self.norm1)
+        states, normed = _sum_and_norm(states, self.attn(normed), self.norm2)
+        return states, self.mlp(normed)
+
+
+def _sum_and_norm(states: Tensor, more: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """The sum of both, and its norm; `more` may be for each of a batch."""
+    if kernels := kernels_for(states, "sam_kernels"):
+        return kernels.sum_and_norm(states, more.expand_as(states), norm.weight, norm.bias, norm.eps)
+    states = states + more
+    return states, norm(states)
 
 
 def _split_windows(qkv: Tensor, side: int, heads: int, padding: Tensor) -> Tensor:

@@ -36,6 +36,17 @@ def test_norm(dtype, size):
 
 
 @DTYPES
+@pytest.mark.parametrize("size", [(1, 64), (3, 160), (2, 5, 96)])
+def test_norm_of_a_sum_that_is_rounded_as_torch_rounds_it(dtype, size):
+    norm = RMSNorm(size[-1], 1e-5)
+    norm.weight.data = normal(size[-1], dtype=dtype, seed=1)
+    states, more = 30 * normal(*size, dtype=dtype), normal(*size, dtype=dtype, seed=2)
+    total, normed = kernels.sum_and_norm(states, more, norm.weight, norm.eps)
+    assert torch.equal(total, states + more)
+    assert torch.equal(normed, kernels.rms_norm(states + more, norm.weight, norm.eps))
+
+
+@DTYPES
 @pytest.mark.parametrize("size", [(1, 7), (5, 700)])
 def test_gate(dtype, size):
     gate, up = 4 * normal(*size, dtype=dtype), normal(*size, dtype=dtype, seed=1)
@@ -80,9 +91,11 @@ def test_an_engine_by_kernels_says_what_it_says_without(small_checkpoint, monkey
     asked = case("v1-short")
 
     def answer():
-        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", str(DEVICE), TOWER)
         return engine.ask(engine.encode(asked.rgb), asked.instruction, max_new_tokens=6)
 
+    monkeypatch.setattr(language, "kernels_for", lambda *_: None)
+    monkeypatch.setattr(replay, "capture_for", lambda *_, **__: None)
     wanted = answer()
     monkeypatch.setattr(language, "kernels_for", lambda *_: kernels)
     monkeypatch.setattr(replay, "capture_for", lambda *_, **__: Captures())

@@ -203,6 +203,19 @@ def on_a_gpu(request, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@torch.inference_mode()
+def test_norm_of_a_sum_on_a_gpu(on_a_gpu, dtype):
+    norm = torch.nn.LayerNorm(40, eps=1e-6).to(DEVICE, dtype)
+    torch.nn.init.normal_(norm.weight), torch.nn.init.normal_(norm.bias)
+    states, more = (5 * torch.randn(size, 3, 3, 40).to(DEVICE, dtype) for size in (2, 1))
+    on_a_gpu()
+    total, normed = model._sum_and_norm(states, more, norm)
+    assert torch.equal(total, states + more)
+    close = 1e-5 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(normed, norm(states + more), atol=close, rtol=close)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
     ("window", "grid", "batch"), [(0, 17, 1), (4, 8, 1), (4, 6, 2)], ids=["global", "whole", "padded"]
 )
