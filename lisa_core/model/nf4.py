@@ -18,9 +18,19 @@ BLOCK = 64
 """Weights that share a scale."""
 _MOST = 3
 """Weights that are multiplied at once."""
-_TABLE, _LARGER_TABLE = 32 << 10, 64 << 10
+_ROWS = 32
+"""So many rows at most are multiplied by weights in 4 bit, for nf4_rows.cu has room for no more."""
+_ROW_THREADS = 768
+"""Of a block that multiplies one row: THREADS in nf4.cu."""
+_SLICE = 1024
+"""Numbers of that row that a warp has."""
+_WIDEST = _ROW_THREADS // 32 * _SLICE
+_TABLE = 64 << 10
+"""Bytes of shared memory of each kernel's table."""
+_BEFORE_TABLE = 1 << 10
+"""Bytes that may lie before it where it stands at a fixed address, as nf4_row's and nf4_rows' do."""
 _SHARED = 96 << 10
-"""Bytes of shared memory of the tables, and at most."""
+"""Bytes of shared memory at most."""
 _RIGHT = 2e-3
 """How far a first product may be off, as a share of its largest element."""
 
@@ -51,17 +61,18 @@ class _Kernels(NamedTuple):
 def products(rows: Tensor, weights: Sequence[Nf4], biases: Sequence[Tensor | None]) -> list[Tensor] | None:
     """(T, K) fp16 by weights (N, K) with the same codes: (T, N) each; None where that cannot be.
 
-    One row reads up to three weights in 4 bit at once; for several each weight is written out.
+    One row reads up to three weights in 4 bit at once, up to 32 rows read each; for more each weight is written out.
     """
     kernels = _suited(rows)
     if kernels is None:
         return None
-    if len(rows) > 1:
+    few = _rows_kernel(rows.device) if 1 < len(rows) <= _ROWS else None
+    if len(rows) > 1 and few is None:
         return [
             functional.linear(rows, _written(kernels, one, rows), bias)
             for one, bias in zip(weights, biases, strict=True)
         ]
-    found = _row_products(kernels.row, rows, weights)
+    found = _rows_products(few, rows, weights) if few else _row_products(kernels.row, rows, weights)
     return found and [one if bias is None else one + bias for one, bias in zip(found, biases, strict=True)]
 
 
@@ -72,17 +83,44 @@ def _suited(states: Tensor) -> _Kernels | None:
 
 
 def _row_products(kernel: Callable[..., None], row: Tensor, weights: Sequence[Nf4]) -> list[Tensor] | None:
-    width, blocks = row.shape[1], _multiprocessors(row.device)
-    counts = [weight.rows(width) for weight in weights]
-    shared = _TABLE + 2 * width
-    if shared > _SHARED or len(weights) > _MOST or any(count % 2 for count in counts[:-1]):
+    width = row.shape[1]
+    if width > _WIDEST or len(weights) > _MOST:
         return None
+    counts = [weight.rows(width) for weight in weights]
+    blocks, shared = _row_layout(width, sum(counts), _multiprocessors(row.device))
     out = row.new_empty(1, sum(counts))
     none = [0] * (_MOST - len(counts))
     some = [tensor for weight in [*weights, *[weights[0]] * len(none)] for tensor in (weight.packed, weight.scales)]
     arguments = [row, *some, weights[0].codes, out, width, *counts, *none]
-    kernel(grid=(blocks, 1, 1), block=(1024, 1, 1), args=arguments, shared_mem=shared)
+    kernel(grid=(blocks, 1, 1), block=(_ROW_THREADS, 1, 1), args=arguments, shared_mem=shared)
     return list(out.split(counts, dim=1))
+
+
+def _row_layout(width: int, count: int, multiprocessors: int) -> tuple[int, int]:
+    """How many blocks, and bytes of shared memory of each, for a row by weights (count, width).
+
+    As many blocks as multiprocessors, but where those are few, and a block's sums had no room, a multiple of them.
+    """
+    sums = 4 * -(-width // _SLICE)
+    most = (_SHARED - _BEFORE_TABLE - _TABLE) // sums
+    blocks = multiprocessors * -(-count // (multiprocessors * most))
+    return blocks, _BEFORE_TABLE + _TABLE + sums * -(-count // blocks)
+
+
+def _rows_products(kernel: Callable[..., None], rows: Tensor, weights: Sequence[Nf4]) -> list[Tensor]:
+    """Up to `_ROWS` rows by each weight."""
+    count, width = rows.shape
+    chunks = -(-width // 128)
+    whole = functional.pad(rows, (0, 128 * chunks - width, 0, _ROWS - count))
+    arranged = whole.view(_ROWS // 8, 8, chunks, 4, 4, 8).permute(2, 0, 4, 1, 3, 5).contiguous()  # as its lanes read it
+    found = []
+    for weight in weights:
+        out = rows.new_empty(count, weight.rows(width))
+        arguments = [arranged, weight.packed, weight.scales, weight.codes, out, count, width, out.shape[1]]
+        grid = (-(-out.shape[1] // 32), 1, 1)
+        kernel(grid=grid, block=(512, 1, 1), args=arguments, shared_mem=_BEFORE_TABLE + _TABLE)
+        found.append(out)
+    return found
 
 
 def _written(kernels: _Kernels, weight: Nf4, rows: Tensor) -> Tensor:
@@ -90,7 +128,7 @@ def _written(kernels: _Kernels, weight: Nf4, rows: Tensor) -> Tensor:
     out = rows.new_empty(weight.rows(rows.shape[1]), rows.shape[1])
     arguments = [weight.packed, weight.scales, weight.codes, out, out.numel() // 8]
     grid = (2 * _multiprocessors(out.device), 1, 1)
-    kernels.expand(grid=grid, block=(1024, 1, 1), args=arguments, shared_mem=_LARGER_TABLE)
+    kernels.expand(grid=grid, block=(1024, 1, 1), args=arguments, shared_mem=_TABLE)
     return out
 
 
@@ -107,14 +145,28 @@ def _kernels(device: torch.device) -> _Kernels | None:
         with torch.cuda.device(device):
             kernels = _Kernels(*map(_compiled, ("nf4_row", "nf4_expand")))
             _check(kernels, device)
+            _rows_kernel(device)  # now, for no graph can be recorded while it compiles
     except (AttributeError, OSError, RuntimeError, ValueError) as error:
         logging.getLogger(__name__).warning("4 bit is multiplied by bitsandbytes, and slower: %s", error)
         return None
     return kernels
 
 
-def _compiled(name: str) -> Callable[..., None]:
-    source = resources.files(__package__).joinpath("nf4.cu").read_text()
+@cache
+def _rows_kernel(device: torch.device) -> Callable[..., None] | None:
+    """What multiplies a few rows; None where the weights have to be written out."""
+    try:
+        with torch.cuda.device(device):
+            kernel = _compiled("nf4_rows", "nf4_rows.cu")
+            _check_rows(kernel, device)
+    except (AttributeError, OSError, RuntimeError, ValueError) as error:
+        logging.getLogger(__name__).warning("A few rows are multiplied by weights that are written out: %s", error)
+        return None
+    return kernel
+
+
+def _compiled(name: str, file: str = "nf4.cu") -> Callable[..., None]:
+    source = resources.files(__package__).joinpath(file).read_text()
     kernel: Any = torch.cuda._compile_kernel(source, name)  # nothing public compiles without a toolkit
     kernel.set_shared_memory_config(_SHARED)
     return kernel
@@ -122,20 +174,37 @@ def _compiled(name: str) -> Callable[..., None]:
 
 def _check(kernels: _Kernels, device: torch.device) -> None:
     """Raises RuntimeError unless both kernels compute what torch does."""
-    random = torch.Generator().manual_seed(0)
-    width, counts = 192, (32, 48, 17)
-    row = torch.randn(1, width, generator=random).half().to(device)
-    weights, exact = [], []
-    codes = torch.linspace(-1, 1, 16, device=device)
-    for count in counts:
-        packed = torch.randint(0, 256, (count * width // 2,), generator=random).to(device, torch.uint8)
-        scales = torch.rand(count * width // BLOCK, generator=random).to(device)
-        weights.append(Nf4(packed, scales, codes))
-        values = torch.stack([codes[packed.long() >> 4], codes[packed.long() & 15]], -1)
-        exact.append((values.view(-1, BLOCK) * scales[:, None]).view(count, width))
+    width = 192
+    row = torch.randn(1, width, generator=torch.Generator().manual_seed(1)).half().to(device)
+    weights, exact = _trial(width, device)
     wanted = torch.cat([row.float() @ weight.T for weight in exact], 1)
     found = _row_products(kernels.row, row, weights)
     off = (torch.cat(found or [torch.zeros_like(wanted)], 1) - wanted).abs().max() / wanted.abs().max()
     written = _written(kernels, weights[0], row)
     if not (off <= _RIGHT and torch.equal(written, exact[0].half())):
         raise RuntimeError(f"on this GPU its kernels are off by {100 * float(off):.1f} %")
+
+
+def _check_rows(kernel: Callable[..., None], device: torch.device) -> None:
+    """Raises RuntimeError unless it computes what torch does."""
+    width = 192
+    rows = torch.randn(13, width, generator=torch.Generator().manual_seed(1)).half().to(device)
+    weights, exact = _trial(width, device)
+    wanted = torch.cat([rows.float() @ weight.T for weight in exact], 1)
+    off = (torch.cat(_rows_products(kernel, rows, weights), 1) - wanted).abs().max() / wanted.abs().max()
+    if not off <= _RIGHT:
+        raise RuntimeError(f"on this GPU its kernel is off by {100 * float(off):.1f} %")
+
+
+def _trial(width: int, device: torch.device) -> tuple[list[Nf4], list[Tensor]]:
+    """Random weights, and what they stand for."""
+    random = torch.Generator().manual_seed(0)
+    weights, exact = [], []
+    codes = torch.linspace(-1, 1, 16, device=device)
+    for count in (33, 48, 17):
+        packed = torch.randint(0, 256, (count * width // 2,), generator=random).to(device, torch.uint8)
+        scales = torch.rand(count * width // BLOCK, generator=random).to(device)
+        weights.append(Nf4(packed, scales, codes))
+        values = torch.stack([codes[packed.long() >> 4], codes[packed.long() & 15]], -1)
+        exact.append((values.view(-1, BLOCK) * scales[:, None]).view(count, width))
+    return weights, exact

@@ -1,6 +1,7 @@
 """Products with NF4 weights: with doubles for the CUDA kernels, which do on the CPU what those do on a GPU."""
 
 import logging
+from importlib import resources
 
 import bitsandbytes.functional as bnb
 import pytest
@@ -22,7 +23,7 @@ def written_out(packed, scales, codes, width):
 
 
 class Doubles:
-    """Stand in for both kernels; note how they were launched."""
+    """Stand in for the kernels; note how they were launched."""
 
     def __init__(self):
         self.launches = []
@@ -41,11 +42,21 @@ class Doubles:
         assert words * 8 == out.numel()
         out.copy_(written_out(packed, scales, codes, out.shape[1]))
 
+    def rows(self, grid, block, args, shared_mem):
+        arranged, packed, scales, codes, out, count, width, rows = args
+        self.launches.append(("rows", grid, block, shared_mem))
+        whole = arranged.permute(1, 3, 0, 4, 2, 5).reshape(32, -1)
+        assert out.shape == (count, rows)
+        assert not whole[count:].any()
+        assert not whole[:, width:].any()
+        out.copy_(whole[:count, :width].float() @ written_out(packed, scales, codes, width).T)
+
 
 @pytest.fixture
 def doubles(monkeypatch):
     doubles = Doubles()
     monkeypatch.setattr(nf4, "_kernels", lambda _: nf4._Kernels(doubles.row, doubles.expand))
+    monkeypatch.setattr(nf4, "_rows_kernel", lambda _: doubles.rows)
     monkeypatch.setattr(nf4, "_multiprocessors", lambda _: 4)
     return doubles
 
@@ -66,7 +77,7 @@ def assert_products(found, row, wholes):
         torch.testing.assert_close(product.float(), row.float() @ whole.float().T, atol=4e-3, rtol=4e-3)
 
 
-@pytest.mark.parametrize("counts", [(32,), (17,), (32, 16), (48, 16, 33)])
+@pytest.mark.parametrize("counts", [(32,), (17,), (32, 16), (23, 32), (48, 16, 33), (33, 15, 48)])
 def test_a_row_by_several_weights(doubles, counts):
     weights, wholes = zip(*(weight(count, 128, seed) for seed, count in enumerate(counts)), strict=True)
     row = states(1, 128)
@@ -74,8 +85,28 @@ def test_a_row_by_several_weights(doubles, counts):
     assert [product.shape for product in found] == [(1, count) for count in counts]
     assert_products(found, row, wholes)
     ((kind, grid, block, shared),) = doubles.launches
-    assert (kind, grid, block) == ("row", (4, 1, 1), (1024, 1, 1))
-    assert shared == 32768 + 2 * 128
+    assert (kind, grid, block) == ("row", (4, 1, 1), (768, 1, 1))
+    assert shared == 66560 + 4 * -(-sum(counts) // 4)
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "multiprocessors", "wanted"),
+    [
+        (4096, 32003, 132, (132, 66560 + 4 * 4 * 243)),
+        (1088, 17, 4, (4, 66560 + 2 * 4 * 5)),  # a number for a part of 1024
+        (24576, 132, 132, (132, 66560 + 24 * 4)),
+        (4096, 4 * 1984, 4, (4, 98304)),  # as many as there is room for
+        (4096, 4 * 1984 + 1, 4, (8, 66560 + 4 * 4 * 993)),
+        (5120, 32003, 8, (24, 66560 + 5 * 4 * 1334)),
+    ],
+)
+def test_blocks_and_their_shared_memory(width, count, multiprocessors, wanted):
+    assert nf4._row_layout(width, count, multiprocessors) == wanted
+
+
+def test_it_launches_as_the_source_says():
+    source = resources.files("lisa_core.model").joinpath("nf4.cu").read_text()
+    assert f"#define THREADS {nf4._ROW_THREADS}\n" in source
 
 
 def test_a_row_gets_the_biases(doubles):
@@ -88,9 +119,35 @@ def test_a_row_gets_the_biases(doubles):
 def test_rows_by_a_weight_that_is_written_out(doubles):
     some, whole = weight(48, 192)
     bias = torch.randn(48).half()
-    (found,) = nf4.products(states(5, 192), [some], [bias])
-    torch.testing.assert_close(found, nn.functional.linear(states(5, 192), whole, bias))
+    (found,) = nf4.products(states(33, 192), [some], [bias])
+    torch.testing.assert_close(found, nn.functional.linear(states(33, 192), whole, bias))
     assert doubles.launches == [("expand", (8, 1, 1), (1024, 1, 1), 65536)]
+
+
+def test_a_few_rows_by_a_weight_that_is_written_out_where_their_kernel_is_refused(doubles, monkeypatch):
+    monkeypatch.setattr(nf4, "_rows_kernel", lambda _: None)
+    some, whole = weight(48, 192)
+    (found,) = nf4.products(states(5, 192), [some], [None])
+    torch.testing.assert_close(found, nn.functional.linear(states(5, 192), whole))
+    assert doubles.launches == [("expand", (8, 1, 1), (1024, 1, 1), 65536)]
+
+
+@pytest.mark.parametrize("width", [128, 192])
+@pytest.mark.parametrize("count", [2, 5, 32])
+def test_a_few_rows_by_weights_in_4_bit(doubles, width, count):
+    weights, wholes = zip(*(weight(count, width, seed) for seed, count in enumerate((48, 33))), strict=True)
+    rows, bias = states(count, width), torch.randn(33).half()
+    first, second = nf4.products(rows, weights, [None, bias])
+    assert_products([first, second - bias], rows, wholes)
+    assert doubles.launches == [("rows", (blocks, 1, 1), (512, 1, 1), 66560) for blocks in (2, 2)]
+    nf4.products(states(33, width), weights[:1], [None])
+    assert [kind for kind, *_ in doubles.launches] == ["rows", "rows", "expand"]
+
+
+def test_the_kernel_of_a_few_rows_is_checked(doubles):
+    nf4._check_rows(doubles.rows, torch.device("cpu"))
+    with pytest.raises(RuntimeError, match="kernel is off by"):
+        nf4._check_rows(lambda **launch: launch["args"][4].zero_(), torch.device("cpu"))
 
 
 @pytest.mark.parametrize(
@@ -98,11 +155,10 @@ def test_rows_by_a_weight_that_is_written_out(doubles):
     [
         (torch.zeros(1, 128), (32,), 128),  # fp32
         (torch.zeros(1, 96).half(), (32,), 96),  # a scale for half a block
-        (torch.zeros(1, 128).half(), (23, 32), 128),  # a weight that begins within a pair of rows
         (torch.zeros(1, 128).half(), (32,) * 4, 128),
-        (torch.zeros(1, 64000).half(), (32,), 64000),  # too long for the shared memory
+        (torch.zeros(1, 24640).half(), (32,), 24640),  # more than a block's warps keep
     ],
-    ids=["fp32", "width", "pairs", "many", "long"],
+    ids=["fp32", "width", "many", "long"],
 )
 def test_what_they_cannot_is_left_to_bitsandbytes(doubles, row, counts, width):
     empty = torch.zeros(0, dtype=torch.uint8)
@@ -147,6 +203,17 @@ def test_where_they_do_not_compile_it_is_said_and_bitsandbytes_multiplies(monkey
     assert "multiplied by bitsandbytes, and slower: CUDA_HOME" in caplog.text
 
 
+def test_where_that_of_a_few_rows_is_wrong_it_is_said_and_they_are_written_out(monkeypatch, caplog):
+    monkeypatch.setattr(nf4, "_compiled", lambda *_: lambda **launch: launch["args"][4].zero_())
+    monkeypatch.setattr(torch.cuda, "device", torch.device)
+    cpu = torch.device("cpu")
+    nf4._rows_kernel.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert nf4._rows_kernel(cpu) is None
+    nf4._rows_kernel.cache_clear()
+    assert "multiplied by weights that are written out: on this GPU its kernel is off by" in caplog.text
+
+
 def layers(device, *counts):
     """Linear layers of 128 inputs in 4 bit, their scales restored as on a GPU."""
     model = nn.ModuleList(nn.Linear(128, count, bias=count % 32 == 0, device="meta") for count in counts)
@@ -184,8 +251,21 @@ def test_a_weight_is_written_out_as_bitsandbytes_does_bit_for_bit():
 
 @pytest.mark.gpu
 @needs_gpu
-@pytest.mark.parametrize(("counts", "width"), [((12288,), 4096), ((4096,), 11008), ((32003,), 4096), ((5120,), 13824)])
+@pytest.mark.parametrize(
+    ("counts", "width"),
+    [((12288,), 4096), ((4096,), 11008), ((32003,), 4096), ((5120,), 13824), ((37, 1001, 64), 24576)],
+)
 def test_a_row_at_the_sizes_of_lisa(counts, width):
     weights, wholes = zip(*(weight(count, width, seed, GPU) for seed, count in enumerate(counts)), strict=True)
     row = states(1, width, GPU)
     assert_products(nf4.products(row, weights, [None] * len(weights)), row, wholes)
+
+
+@pytest.mark.gpu
+@needs_gpu
+@pytest.mark.parametrize(("count", "width"), [(12288, 4096), (4096, 11008), (32003, 4096), (5120, 13824)])
+@pytest.mark.parametrize("rows", [2, 25, 32])
+def test_a_few_rows_at_the_sizes_of_lisa(count, width, rows):
+    some, whole = weight(count, width, device=GPU)
+    given = states(rows, width, GPU)
+    assert_products(nf4._rows_products(nf4._rows_kernel(torch.device("cuda", 0)), given, [some]), given, [whole])
