@@ -33,13 +33,13 @@ def test_it_is_whole_and_small() -> None:
 def test_it_is_as_good_as_its_card_says(results: list[Result]) -> None:
     overall = scores(results)["all"]
     assert overall.giou is not None
-    assert overall.giou > 0.68
+    assert overall.giou > 0.85
     assert overall.counts is not None
-    assert overall.counts > 0.77
+    assert overall.counts > 0.9
     assert overall.refusals is not None
-    assert overall.refusals > 0.85
+    assert overall.refusals > 0.93
     assert overall.named is not None
-    assert overall.named > 0.9
+    assert overall.named > 0.95
 
 
 def test_in_4_bit_it_finds_the_same(results: list[Result]) -> None:
@@ -48,7 +48,7 @@ def test_in_4_bit_it_finds_the_same(results: list[Result]) -> None:
     whole = scores(results)["all"]
     assert in_4_bit.giou is not None
     assert whole.giou is not None
-    assert in_4_bit.giou > whole.giou - 0.03
+    assert in_4_bit.giou > whole.giou - 0.02
 
 
 def test_the_commands_take_it_unless_another_is_named(tmp_path: Path) -> None:
