@@ -81,7 +81,8 @@ def train(
     The encoders learn what is where in the pictures. Then SAM's is frozen, as in
     the official recipe, and the rest learns to answer: cross entropy, and
     2.0 BCE + 0.5 Dice for the masks; and, but for --lora, by hints: CLIP is
-    still asked what is where, and each mask's word points at its target.
+    still asked what is where, and each mask's word points at its target. Every
+    other step is made in 4 bit, but for --lora, so that nf4 costs it nothing.
 
     Stopped, or killed: the same command goes on where it was, from OUT.run, which
     has the logs, the losses as pictures (losses.png), the measurements and

@@ -2,8 +2,8 @@
 
 The encoders train first, on what is where in the pictures. Then SAM's is frozen, as in the official recipe, so what it
 makes of a scene is computed once; on it the mask decoder trains together with the language model and CLIP, which here
-has not seen millions of pictures before and goes on learning, by hints beside the official losses. Or all of it learns
-to speak, SAM's encoder, too: then that sees the scenes anew at every step, which wants a GPU.
+has not seen millions of pictures before and goes on learning, by hints beside the official losses, every other step in
+4 bit. Or all of it learns to speak, SAM's encoder, too: that sees the scenes anew at every step, which wants a GPU.
 """
 
 import json
