@@ -2,7 +2,8 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,8 +16,11 @@ from torch import Tensor
 
 from lisa_core import LisaEngine, files
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.model.lisa import Lisa
 from lisa_core.saving import save_quantised
 from lisa_core.tabletop import dataset
+from lisa_core.training import scratch
+from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.trainer import Trainer
 
 STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
@@ -70,6 +74,24 @@ def _changed(one: Path, other: Path) -> set[str]:
 def _parts(parameters: set[str]) -> set[str]:
     """`sam.mask_decoder` and the like."""
     return {".".join(name.split(".")[: 1 if name.startswith(("clip", "mm_")) else 2]) for name in parameters}
+
+
+def test_every_other_step_is_in_4_bit_but_not_by_lora(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models: list[Lisa] = []
+
+    @contextmanager
+    def noted(model: Lisa) -> Iterator[None]:
+        models.append(model)
+        with in_4_bit(model):
+            yield
+
+    monkeypatch.setattr(scratch, "in_4_bit", noted)
+    assert cli.run("train", scenes, "--out", tmp_path / "full", "--checkpoint", "bundled", *FEW).code == 0
+    assert len(models) == 1  # the second of three
+    assert cli.run("train", scenes, "--out", tmp_path / "lora", "--checkpoint", "bundled", *BY_LORA).code == 0
+    assert len(models) == 1
 
 
 @pytest.mark.slow

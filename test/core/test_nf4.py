@@ -214,6 +214,26 @@ def test_where_that_of_a_few_rows_is_wrong_it_is_said_and_they_are_written_out(m
     assert "multiplied by weights that are written out: on this GPU its kernel is off by" in caplog.text
 
 
+def test_where_that_of_a_few_rows_does_not_compile_it_is_said(monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("ptxas: too many resources requested for launch")
+
+    monkeypatch.setattr(torch.cuda, "_compile_kernel", fail)
+    monkeypatch.setattr(torch.cuda, "device", torch.device)
+    nf4._rows_kernel.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert nf4._rows_kernel(torch.device("cuda", 7)) is None
+    nf4._rows_kernel.cache_clear()
+    assert "A few rows are multiplied by weights that are written out: ptxas" in caplog.text
+
+
+def test_a_few_rows_without_a_kernel_of_theirs(doubles, monkeypatch):
+    monkeypatch.setattr(nf4, "_rows_kernel", lambda _: None)
+    some, whole = weight(48, 192)
+    assert_products(nf4.products(states(5, 192), [some], [None]), states(5, 192), [whole])
+    assert [kind for kind, *_ in doubles.launches] == ["expand"]
+
+
 def layers(device, *counts):
     """Linear layers of 128 inputs in 4 bit, their scales restored as on a GPU."""
     model = nn.ModuleList(nn.Linear(128, count, bias=count % 32 == 0, device="meta") for count in counts)
