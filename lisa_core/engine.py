@@ -12,6 +12,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ from lisa_core.replay import Replayed
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, History
-from lisa_core.together import Asked, Together
+from lisa_core.together import Asked, Limits, Together
 from lisa_core.tokenizer import IMAGE_ID, Tokenizer
 
 __all__ = ["Frame", "LisaEngine"]
@@ -189,28 +190,8 @@ class LisaEngine:
         self._ready()
         prompt = self._prompt(instruction, history)
         _check_most(max_new_tokens)
-        notify = on_stage or _no_one_listens
-        watch = Stopwatch()
-        with self._guarded():
-            notify("answering")
-            self._memory.use([frame])
-            step = self._generator.read(self._visual(frame, watch), self._expand(prompt), cancel)
-            watch.lap("prefill")
-            self._masker.begin(frame, watch)
-            reply = Reply(self._tokenizer, on_token)
-            if mask_only:
-                reply.take(step.hidden)
-            else:
-                for token, state in self._generator.decode(step, max_new_tokens, cancel):
-                    reply.add(token, state)
-                reply.end()
-            watch.lap("decode")
-            segments: tuple[Segment, ...] = ()
-            if states := reply.states[: max(max_segments, 0)]:
-                notify("masking")
-                raise_if_cancelled(cancel)
-                segments = self._masker.segments(frame, states, watch)
-        return self._answer(prompt, reply, segments, watch)
+        question = _Question(frame, prompt, on_token, on_stage or _no_one_listens, cancel or threading.Event())
+        return self._answer_one(question, Limits(max_new_tokens, max_segments, mask_only))
 
     def ask_many(
         self,
@@ -254,12 +235,20 @@ class LisaEngine:
         if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
         histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
-        prompts = list(map(self._prompt, instructions, histories))
         _check_most(max_new_tokens)
+        prompts = list(map(self._prompt, instructions, histories))
         for prompt in prompts:
             self._generator.check_length(self._expand(prompt))
-        hear_tokens = [on_token and partial(on_token, index) for index in range(count)]
-        hear_stages = [on_stage and partial(on_stage, index) for index in range(count)]
+        questions = [
+            _Question(
+                frame=frames[index],
+                prompt=prompts[index],
+                on_token=on_token and partial(on_token, index),
+                on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
+                cancel=cancels[index],
+            )
+            for index in range(count)
+        ]
         ends: dict[int, Answer | Cancelled] = {}
 
         def end(index: int, found: Answer | Cancelled) -> None:
@@ -267,41 +256,64 @@ class LisaEngine:
             if on_answer is not None:
                 on_answer(index, found)
 
-        if self._generator.records:
-            ask = partial(self.ask, max_new_tokens=max_new_tokens, max_segments=max_segments, mask_only=mask_only)
-            given = zip(frames, instructions, histories, hear_tokens, hear_stages, cancels, strict=True)
-            for index, (*words, hear_token, hear_stage, cancel) in enumerate(given):
-                found: Answer | Cancelled
-                try:
-                    found = ask(*words, on_token=hear_token, on_stage=hear_stage, cancel=cancel)
-                except Cancelled as error:
-                    found = error
-                end(index, found)
-            return [ends[index] for index in range(count)]
+        answer = self._answer_in_turn if self._generator.records else self._answer_together
+        answer(questions, Limits(max_new_tokens, max_segments, mask_only), end)
+        return [ends[index] for index in range(count)]
 
+    def _answer_one(self, question: "_Question", limits: Limits) -> Answer:
+        frame, cancel, watch = question.frame, question.cancel, Stopwatch()
+        with self._guarded():
+            question.on_stage("answering")
+            self._memory.use([frame])
+            step = self._generator.read(self._visual(frame, watch), self._expand(question.prompt), cancel)
+            watch.lap("prefill")
+            self._masker.begin(frame, watch)
+            reply = Reply(self._tokenizer, question.on_token)
+            if limits.mask_only:
+                reply.take(step.hidden)
+            else:
+                for token, state in self._generator.decode(step, limits.new_tokens, cancel):
+                    reply.add(token, state)
+                reply.end()
+            watch.lap("decode")
+            segments: tuple[Segment, ...] = ()
+            if states := reply.states[: max(limits.segments, 0)]:
+                question.on_stage("masking")
+                raise_if_cancelled(cancel)
+                segments = self._masker.segments(frame, states, watch)
+        return self._answer(question.prompt, reply, segments, watch)
+
+    def _answer_in_turn(self, questions: Sequence["_Question"], limits: Limits, end: "_End") -> None:
+        for index, question in enumerate(questions):
+            found: Answer | Cancelled
+            try:
+                found = self._answer_one(question, limits)
+            except Cancelled as error:
+                found = error
+            end(index, found)
+
+    def _answer_together(self, questions: Sequence["_Question"], limits: Limits, end: "_End") -> None:
         watch = Stopwatch()
 
         def end_one(asked: Asked, segments: tuple[Segment, ...] | None) -> None:
-            index = asked.index
-            end(index, cancelled() if segments is None else self._answer(prompts[index], asked.reply, segments, watch))
+            prompt = questions[asked.index].prompt
+            end(asked.index, cancelled() if segments is None else self._answer(prompt, asked.reply, segments, watch))
 
         with self._guarded():
-            self._memory.use(frames)
-            questions = [
+            self._memory.use([question.frame for question in questions])
+            asked = [
                 Asked(
                     index=index,
-                    frame=frames[index],
-                    visual=self._visual(frames[index], watch),
-                    prompt=self._expand(prompts[index]),
-                    reply=Reply(self._tokenizer, hear_tokens[index]),
-                    on_stage=hear_stages[index] or _no_one_listens,
-                    cancel=cancels[index],
+                    frame=question.frame,
+                    visual=self._visual(question.frame, watch),
+                    prompt=self._expand(question.prompt),
+                    reply=Reply(self._tokenizer, question.on_token),
+                    on_stage=question.on_stage,
+                    cancel=question.cancel,
                 )
-                for index in range(count)
+                for index, question in enumerate(questions)
             ]
-            together = Together(self._generator, self._masker, max_new_tokens, max_segments, watch, end_one)
-            together.answer(questions, mask_only)
-        return [ends[index] for index in range(count)]
+            Together(self._generator, self._masker, limits, watch, end_one).answer(asked)
 
     def memory(self) -> Mapping[str, int]:
         """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam`, `frames`, `kv_cache`."""
@@ -386,6 +398,20 @@ class LisaEngine:
         gc.collect()
         if self._torch_device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+@dataclass(frozen=True, eq=False)
+class _Question:
+    """What `ask` was given, checked; `prompt` is its tokens, `IMAGE_ID` once for the picture."""
+
+    frame: Frame
+    prompt: list[int]
+    on_token: Callable[[str], None] | None
+    on_stage: Callable[[str], None]
+    cancel: threading.Event
+
+
+_End = Callable[[int, Answer | Cancelled], None]
 
 
 def _no_one_listens(_stage: str) -> None:

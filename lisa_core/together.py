@@ -41,11 +41,20 @@ class Asked:
     cancel: threading.Event
 
 
+@dataclass(frozen=True)
+class Limits:
+    """Of each answer, as in `LisaEngine.ask`."""
+
+    new_tokens: int
+    segments: int
+    mask_only: bool
+
+
 class Together:
     """Answers questions together and ends each as soon as it can.
 
     Args:
-        max_new_tokens, max_segments: for each question, as in `LisaEngine.ask`.
+        limits: of each question.
         watch: told the stages of all together.
         end: called once for each question, with its segments, or with None for one that was cancelled.
     """
@@ -54,20 +63,18 @@ class Together:
         self,
         generator: Generator,
         masker: Masker,
-        max_new_tokens: int,
-        max_segments: int,
+        limits: Limits,
         watch: Stopwatch,
         end: Callable[[Asked, tuple[Segment, ...] | None], None],
     ) -> None:
         self._generator = generator
         self._masker = masker
-        self._max_new_tokens = max_new_tokens
-        self._max_segments = max(max_segments, 0)
+        self._limits = limits
         self._watch = watch
         self._end = end
 
-    def answer(self, questions: Sequence[Asked], mask_only: bool) -> None:
-        """Answers them all; with `mask_only` without decoding."""
+    def answer(self, questions: Sequence[Asked]) -> None:
+        """Answers them all."""
         asked = self._still_asked(questions)
         if not asked:
             return
@@ -77,7 +84,7 @@ class Together:
         self._watch.lap("prefill")
         for frame in dict.fromkeys(one.frame for one in asked):
             self._masker.begin(frame, self._watch)
-        if mask_only:
+        if self._limits.mask_only:
             for one, text in zip(asked, texts, strict=True):
                 one.reply.take(text.hidden)
             self._finish(asked)
@@ -101,7 +108,7 @@ class Together:
     def _is_over(self, one: Asked, token: int) -> bool:
         said = len(one.reply.ids)
         room = self._generator.context - len(one.prompt)
-        return self._generator.is_last(token) or said >= min(self._max_new_tokens, room)
+        return self._generator.is_last(token) or said >= min(self._limits.new_tokens, room)
 
     def _still_asked(self, questions: Iterable[Asked]) -> list[Asked]:
         """Those that were not cancelled; the others end."""
@@ -129,4 +136,4 @@ class Together:
                 self._end(one, tuple(islice(segments, len(self._states(one)))))
 
     def _states(self, one: Asked) -> list[Tensor]:
-        return one.reply.states[: self._max_segments]
+        return one.reply.states[: max(self._limits.segments, 0)]
