@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lisa_core.tabletop import english, knowledge, wordings
+from lisa_core.tabletop import english, knowledge, spoken_wordings, wordings
 from lisa_core.tabletop.asking import NO_SUCH_THING, Asker, Target, Turn, listed, missing, shown
 from lisa_core.tabletop.follow_ups import follow_up
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, PAINTS
@@ -276,7 +276,7 @@ def _count(asker: Asker) -> Turn | None:
         return None
     nouns, number = english.plural(noun), english.NUMBERS[len(things)]
     answer = f"There is one {noun}." if len(things) == 1 else f"There are {number} {nouns}."
-    return Turn(asker.ask(wordings.COUNT, nouns=nouns), answer, says=(number,))
+    return Turn(asker.ask(spoken_wordings.COUNT, nouns=nouns), answer, says=(number,))
 
 
 def _what_colour(asker: Asker) -> Turn | None:
@@ -285,7 +285,7 @@ def _what_colour(asker: Asker) -> Turn | None:
         return None
     noun = asker.name(thing.kind)
     answer = f"The {noun} {english.be(noun)} {thing.colour}."
-    return Turn(asker.ask(wordings.COLOUR, it=f"the {noun}"), answer, says=(thing.colour,))
+    return Turn(asker.ask(spoken_wordings.COLOUR, it=f"the {noun}"), answer, says=(thing.colour,))
 
 
 def _exists(asker: Asker) -> Turn | None:
@@ -293,7 +293,7 @@ def _exists(asker: Asker) -> Turn | None:
     kind = thing.kind if thing and asker.rng.random() < 0.5 else asker.pick([each.name for each in KINDS])
     noun = asker.name(kind)
     question = asker.ask(
-        wordings.EXISTS, a=english.indefinite(noun), nouns=english.plural(noun), **{"is": english.be(noun)}
+        spoken_wordings.EXISTS, a=english.indefinite(noun), nouns=english.plural(noun), **{"is": english.be(noun)}
     )
     if asker.sight.lacks({kind}):
         return Turn(question, f"No, there {english.be(noun)} no {noun}.", says=("no",))
@@ -307,7 +307,7 @@ def _list(asker: Asker) -> Turn | None:
     if not 0 < len(things) <= 4 or not all(thing.clear for thing in things):
         return None
     answer = listed([english.indefinite(asker.described(thing)) for thing in things])
-    return Turn(asker.ask(wordings.LIST), f"{_capital(answer)}.", says=tuple(thing.kind for thing in things))
+    return Turn(asker.ask(spoken_wordings.LIST), f"{_capital(answer)}.", says=tuple(thing.kind for thing in things))
 
 
 def _purpose(asker: Asker) -> Turn | None:
@@ -315,7 +315,7 @@ def _purpose(asker: Asker) -> Turn | None:
     if thing is None:
         return None
     noun, purpose = asker.name(thing.kind), knowledge.PURPOSES[thing.kind]
-    question = asker.ask(wordings.PURPOSE, it=f"the {noun}")
+    question = asker.ask(spoken_wordings.PURPOSE, it=f"the {noun}")
     return Turn(question, f"The {noun} {english.be(noun)} for {purpose}.", says=tuple(purpose.split(" ")))
 
 

@@ -66,6 +66,12 @@ SHOW = Wordings(
         "I'd [rather|also] [take|have|get|see] {it}[||, please].",
         "[just|only|simply|kindly|quickly] [show|find|mark|segment|outline|draw] {it}[||, please].",
         "which [pixels|parts of the picture|parts of the image] [are|show|contain] {it}, do you think?",
+        "[on|in|at] [what|which] [side|part|corner|end] of the table {is} {it}?",
+        "[what|which] [spot|place] on the table has {it}?",
+        "[is there a chance to see|show, if you can,|if it is there, mark] {it}[||, please].",
+        "[drive|walk|come|move|get] [up to|close to|near|as far as] {it}[||, please| now].",
+        "I'd like you to [take|bring me|mark|look for|point at] {it}[|, please].",
+        "[take|have] a look at {it}[||, please] and [mark it|show it|mask it].",
     ),
     held_out=(
         (
@@ -105,6 +111,11 @@ WHAT = Wordings(
         "[let us|let me] [find|have|look at] [what is|the thing|the object] {where}[||, please].",
         "[what|which thing|which object] [did you see|was put|has its place|could you spot|is to be found] {where}?",
         "something is {where}: [what|outline it|which thing|show it|spot it].",
+        "[can you|could you] tell what [is|lies|stands] {where}?",
+        "{where}: what [is it|stands there|lies there|do you notice]?",
+        "[take|have] a look {where}: [what|which thing] is [it|there|that]?",
+        "[what|which object|which item] did [people|you|somebody] [leave|put down|place] {where}?",
+        "[whatever is|the object|the item] {where}[||, please].",
     ),
     held_out=(
         "[which|what] [object|thing|item] can be [found|seen] {where}?",
@@ -174,6 +185,14 @@ USE = Wordings(
         "what it takes to {want}: [show it|find it|hand it over].",
         "to {want}, what [does one need|do people need|is required|should I reach for|do I grab|is there]?",
         "[have we|have you] [an item|an object|a thing] [to|that I can] {to}?",
+        "what do [people|we|you] [use|take|need|want] in order to {want}?",
+        "in order to {want} [I need|one takes|people need] [what|which of these things|which item]?",
+        "{want}: [what|which item|which thing] [do I need for that|would do for that|helps with that]?",
+        "[what|which thing] would [you|one] [hand|give|bring] [me|somebody] to {want}?",
+        (
+            "[show|find|hand] me [the right thing|the best item|what one takes] [to|if I want to|in order to]"
+            " {want}[|, please]."
+        ),
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate] [something|an object|a thing] [to|that I could] {to}[|, please].",
@@ -212,6 +231,9 @@ FACT = Wordings(
         "there should be a {noun} that {does}. [spot it|point at it|circle it|where is it].",
         "[from|out of] the things here, [which|what] one {asks}?",
         "can you [guess|work out|say|determine] [which|what] {noun} {asks}?",
+        "[I guess|I think] [some|one] {noun} here {asks}: [which|what one|mark it|outline it].",
+        "[have a look|look around]: [which|what] {noun} {asks}?",
+        "[is any of this|is one of these] the {noun} that {does}? [mark it|then show it|where].",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate|name] the {noun} that {does}[|, please].",
@@ -239,6 +261,11 @@ OPEN_USE = Wordings(
         "the [items|things|objects] [to|that I can|that one could] {to}[||, please].",
         "[do you see|are there] things [to|I can] {to}? [show them|mark them|take them|where are they].",
         "[what|whatever] there is to {to}[||, please].",
+        "which [things|objects|of these|of the things here] [would help|serve|help|would be of use] to {want}?",
+        "[mark|show|take] each [item|object|thing] [that one|that I|that you] can {to}[||, please].",
+        "to {want}, which [things|items|objects] [are there|have we got|would do|can I take]?",
+        "[given|with] [everything|all] that is here, [what|which ones] can [I|one|you] {to}?",
+        "how many ways are there to {want}: [show them|mark them all|outline each].",
     ),
     held_out=(
         "[outline|spot|indicate] [everything|whatever] one can {to}.",
@@ -260,6 +287,9 @@ OPEN_FACT = Wordings(
         "[anything|whatever|everything] [here|on the table|in the picture] that {does}[||, please].",
         "[do you see|is there] anything that {does}? [mark all of it|show all of it|take all of it].",
         "what on this table {asks}[||, please]?",
+        "[given|with] [everything|all] [that you see|that is here], [which|what] {asks}?",
+        "[mark|show|take] [each thing|every object|all things] that {does}[||, please].",
+        "which [things are such that each|one, or which ones,] {asks}?",
     ),
     held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
 )
@@ -311,6 +341,10 @@ SEVERAL = Wordings(
         "[which ones|what] here are {them}?",
         "[put|set] a mask on [every one of|each of|all] {them}[||, please].",
         "[we|people] [need|want|are looking for|wish for] [all|] {them}[||, please].",
+        "[show me|find|mark|I want to see] {them}, [one by one|one mask for each|each by itself|all there are].",
+        "[with|by] a mask [for|on] each, show [me |]{them}[||, please].",
+        "[I'd|I would] like [to have|to find|to get] [all|each of] {them}[||, please].",
+        "[pack|put|bring] {them} [together|away|here][||, please].",
     ),
     held_out=(
         "[outline|spot|detect|identify|indicate] [all|every one of|each of] {them}[|, please].",
@@ -319,108 +353,6 @@ SEVERAL = Wordings(
         "whereabouts are {them}?",
         "[collect|gather] {them}[|, please].",
         "I'd like [to see |]{them}, each with a mask.",
-    ),
-)
-
-COUNT = Wordings(
-    train=(
-        "how many {nouns} are there[|| on the table| in the picture| in this image]?",
-        "how many {nouns} [do you see|can you see|can you find|do you find]?",
-        "how many {nouns} are [on the table|in the picture|in this image]?",
-        "[|please |can you |could you ]count the {nouns}[|| on the table| for me].",
-        "[tell me|do you know|can you tell me] how many {nouns} there are.",
-        "what is the number of {nouns}[|| on the table]?",
-        "how many {nouns} [lie|stand] here?",
-        "[determine|say|state|report] how many {nouns} there are[||, please].",
-        "what count of {nouns} [do you get|is there]?",
-        "I'd [love|be glad] to know the number of {nouns} that we [have|see].",
-        "[have we|have you] got {nouns}, and how many?",
-    ),
-    held_out=(
-        "how many {nouns} [are lying around|could I use|have we got]?",
-        "[give|say|determine] the [count|number] of {nouns}[|, please].",
-        "I'd like to know how many {nouns} [we have|are here].",
-    ),
-)
-
-COLOUR = Wordings(
-    train=(
-        "[what|which] [colour|color] {is} {it}[|| in the picture]?",
-        "what is the [colour|color] of {it}?",
-        "[what|which] [colour|color] {does} {it} have?",
-        "[tell me|can you tell me|do you know|name] the [colour|color] of {it}[||, please].",
-        "[tell me|do you know] [what|which] [colour|color] {it} {is}.",
-        "[how|in which colour] {is} {it} painted?",
-        "[say|describe|state] which [colour|color] {it} {does} have.",
-        "I'd love to know the [colour|color] of {it}.",
-        "of which [colour|color] {is} {it}?",
-    ),
-    held_out=(
-        "{is} {it} [red or blue|red, or what colour]?",
-        "[say|describe|I'd like to know] [what colour {it} {is}|the colour of {it}][|, please].",
-        "[of what|in what] [colour|color] {is} {it}?",
-    ),
-)
-
-EXISTS = Wordings(
-    train=(
-        "is there {a}[|| on the table| in the picture| in this image| here]?",
-        "[do|can] you see {a}[|| on the table| here]?",
-        "[tell me|do you know] if there is {a}[|| on the table].",
-        "is {a} [on the table|in the picture|there|here]?",
-        "does the [picture|image] show {a}?",
-        "are there any {nouns}[|| on the table| here]?",
-        "[would|could] you [say|know] if {a} is [there|here]?",
-        "has someone [put|left] {a} [here|on this table]?",
-        "have you [got|found] {a}[| here]?",
-        "[say|check|report] whether you see {a}.",
-        "is {a} to be [seen|found|noticed|spotted] here?",
-        "am I [right|wrong], or is there {a}?",
-    ),
-    held_out=(
-        "[have you|has anyone] [seen|spotted|noticed] {a}[| here]?",
-        "[would you say|am I right] that there is {a}?",
-        "[can {a}|could {a}] be seen[| here]?",
-        "[say|I'd like to know] whether there is {a}.",
-    ),
-)
-
-LIST = Wordings(
-    train=(
-        "what is on the table?",
-        "what [can|do] you see[|| on the table| in the picture| here]?",
-        "[which|what] [things|objects|items] are [on the table|in the picture|there|here]?",
-        "[list|name] [the|all the|all] [things|objects|items][|| on the table| in the picture].",
-        "[describe|tell me about] [the table|the picture|the scene|what you see].",
-        "tell me what [you see|is on the table|is there].",
-        "what is [there|here|in this picture|in the image]?",
-        "[report|enumerate|go over|say] what you [see|find][| here].",
-        "what [lies|stands] on this table?",
-        "I'd love to know what you see[| on this table].",
-        "[go through|enumerate] the picture.",
-    ),
-    held_out=(
-        "[enumerate|go through|report] [the things|everything] [you see|on this table][|, please].",
-        "what [all ]is lying on this table?",
-        "[I'd like to know what|say what] there is on the table.",
-    ),
-)
-
-PURPOSE = Wordings(
-    train=(
-        "what {is} {it} [for|used for|good for|made for]?",
-        "what [do people|do you|does one|do I] use {it} for?",
-        "what can [I|you|one] do with {it}?",
-        "[tell me|can you tell me|explain] what {it} {is} for.",
-        "what is the [use|purpose] of {it}?",
-        "why would [people|someone|a robot] [have|want|need] {it}?",
-        "to what [use|purpose] {is} {it} made?",
-        "[describe|say] the [use|purpose] of {it}.",
-    ),
-    held_out=(
-        "[to what end|for what] do people have {it}?",
-        "what would [someone|a robot] need {it} for?",
-        "[describe|say] what {it} {is} [used for|good for].",
     ),
 )
 
