@@ -28,6 +28,9 @@ SENSES = Senses(len(KINDS), len(_COLOURS))
 
 _BRIGHTER, _TINTED, _STEEPER = 0.25, 0.08, 0.2
 """How far pictures are changed while the encoders learn: brightness, each colour, gamma; shares."""
+_MIRRORED, _ELSEWHERE, _NARROWEST = 0.5, 0.5, 0.65
+"""Shares of those pictures that are mirrored, and of those in which CLIP sees another square than the middle's; the
+least side of that, in shares of the middle's."""
 _MASK_SIDE = 192
 """Masks are compared at half of SAM's input size, px of the longest side."""
 
@@ -93,11 +96,13 @@ class Scenes:
         self._read, self._count, self._seed = read, count, seed
 
     def sights(self, step: int, size: int, shape: LisaShape) -> Sights:
-        """Pictures in changing light."""
+        """Pictures in changing light, some of them mirrored; CLIP sees a square anywhere in them."""
         chosen, random = self._choose(step, size)
         views = [self._view(index) for index in chosen]
+        views = [_mirrored(view) if random.random() < _MIRRORED else view for view in views]
         pictures = [_relit(view.rgb, random) for view in views]
-        return Sights(_for_clip(views, pictures, shape), _for_sam(views, pictures, shape))
+        squares = [_somewhere(view, random) if random.random() < _ELSEWHERE else _centre(view) for view in views]
+        return Sights(_for_clip(views, pictures, squares, shape), _for_sam(views, pictures, shape))
 
     def talk(
         self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer, whole: bool = False
@@ -120,7 +125,7 @@ class Scenes:
             pack(lessons, shape.clip.tokens),
             _mask_size(views[0], shape.sam.image),
             torch.from_numpy(np.concatenate(masks)),
-            _for_clip(views, pictures, shape),
+            _for_clip(views, pictures, [_centre(view) for view in views], shape),
             _for_sam(views, pictures, shape) if whole else None,
         )
 
@@ -158,30 +163,49 @@ def _relit(rgb: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.ui
     return cv2.LUT(rgb, table.astype(np.uint8)[:, None]).astype(np.uint8)
 
 
+def _mirrored(view: View) -> View:
+    """Left is right; camera and depth are not mirrored with it."""
+    rgb, owner, part = (np.ascontiguousarray(each[:, ::-1]) for each in (view.rgb, view.owner, view.part))
+    return replace(view, rgb=rgb, owner=owner, part=part)
+
+
 @dataclass(frozen=True)
 class _Square:
     """What an encoder sees of a picture, px: a square of it, or around it."""
 
-    left: float
-    top: float
-    side: float
+    left: int
+    top: int
+    side: int
+
+    def of(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """(side, side, 3) that."""
+        return np.ascontiguousarray(rgb[self.top : self.top + self.side, self.left : self.left + self.side])
 
 
 def _centre(view: View) -> _Square:
     height, width = view.owner.shape
     side = min(height, width)
-    return _Square((width - side) / 2, (height - side) / 2, side)
+    return _Square((width - side) // 2, (height - side) // 2, side)
+
+
+def _somewhere(view: View, random: np.random.Generator) -> _Square:
+    height, width = view.owner.shape
+    side = int(min(height, width) * random.uniform(_NARROWEST, 1))
+    return _Square(int(random.integers(width - side + 1)), int(random.integers(height - side + 1)), side)
 
 
 def _padded(view: View) -> _Square:
     return _Square(0, 0, max(view.owner.shape))
 
 
-def _for_clip(views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], shape: LisaShape) -> Shown:
+def _for_clip(
+    views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], squares: Sequence[_Square], shape: LisaShape
+) -> Shown:
     """Two cells to a patch's side."""
     cells = 2 * shape.clip.image // shape.clip.patch
-    pixels = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in pictures])
-    return Shown(pixels, _stacked([_what_is_where(view, _centre(view), cells) for view in views]))
+    cut = [square.of(rgb) for square, rgb in zip(squares, pictures, strict=True)]
+    pixels = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in cut])
+    return Shown(pixels, _stacked([_what_is_where(*seen, cells) for seen in zip(views, squares, strict=True)]))
 
 
 def _for_sam(views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], shape: LisaShape) -> Shown:

@@ -1,0 +1,86 @@
+"""What the encoders learn from: pictures in changing light, mirrored and cut, with the truth about what is seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from tabletops import view_of
+from torch import Tensor
+
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.tabletop.kinds import KINDS
+from lisa_core.tabletop.scene import View
+from lisa_core.training import fresh
+from lisa_core.training.scenes import Scenes, Shown
+from lisa_core.training.vision import NOT_LEARNT
+
+SHAPE = fresh.small_shape(300)
+STEPS = 24
+MUG = [kind.name for kind in KINDS].index("mug") + 1
+
+
+def view() -> View:
+    """A mug at the right and a smaller ball at the left, white in a black picture."""
+    made = view_of(("mug", "red", 0.12, 0.02), ("ball", "blue", -0.1, -0.05), sizes=(120, 60))
+    return replace(made, rgb=np.repeat(255 * (made.owner[..., None] > 0), 3, 2).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def shown() -> list[tuple[Shown, Shown]]:
+    """What CLIP and SAM see in some steps of one picture each."""
+    scenes = Scenes(lambda _: view(), 1, 0)
+    return [(seen.clip, seen.sam) for seen in (scenes.sights(step, 1, SHAPE) for step in range(STEPS))]
+
+
+def at_cells(shown: Shown) -> Tensor:
+    """(h, w) what the picture has at the middles of the cells."""
+    (picture,) = shown.pictures
+    side, cells = max(picture.shape[:2]), shown.truth.kind.shape[-1]
+    middles = ((np.arange(cells) + 0.5) * side / cells).astype(int)
+    rows, columns = (np.minimum(middles, length - 1) for length in picture.shape[:2])
+    return picture[rows][:, columns, 0]
+
+
+def middle_of(shown: Shown, kind: int) -> Tensor:
+    """(n, 2) where cells of that kind say that its middle is, shares of the square."""
+    (where,) = (shown.truth.kind == kind).unbind(0)
+    cells = where.shape[-1]
+    own = (where.nonzero().flip(1).float() + 0.5) / cells
+    return own + shown.truth.middle[0].float()[:, where].T
+
+
+def check(seen: Shown) -> None:
+    """The truth is about what the picture shows."""
+    (kind,) = seen.truth.kind.unbind(0)
+    rows = round(seen.pictures.shape[1] / max(seen.pictures.shape[1:3]) * kind.shape[0])
+    assert ((at_cells(seen)[:rows] > 100) == (kind[:rows] > 0)).float().mean() > 0.98
+    assert ((seen.truth.colour[0] != NOT_LEARNT) == (kind > 0)).all()
+    for number in set(kind[kind > 0].tolist()):
+        middles = middle_of(seen, number)
+        assert (middles - middles[0]).abs().max() < 0.01
+
+
+@pytest.mark.parametrize("encoder", [0, 1], ids=["clip", "sam"])
+def test_the_truth_is_about_the_picture_as_it_was_mirrored_and_cut(
+    shown: list[tuple[Shown, Shown]], encoder: int
+) -> None:
+    for each in shown:
+        check(each[encoder])
+
+
+def test_things_are_on_either_side_of_any_size_and_in_any_light(shown: list[tuple[Shown, Shown]]) -> None:
+    places = [middle_of(sam, MUG)[0, 0].item() for _, sam in shown]
+    assert STEPS / 5 < sum(place < 0.5 for place in places) < STEPS * 4 / 5
+    assert len({int((clip.truth.kind == MUG).sum()) for clip, _ in shown}) > STEPS / 4
+    assert len({int(clip.pictures.max()) for clip, _ in shown}) > STEPS / 8
+
+
+def test_who_speaks_sees_the_middle_as_it_is() -> None:
+    scenes = Scenes(lambda _: view(), 1, 0)
+    words = Checkpoint.open("bundled").tokenizer
+    talks = [scenes.talk(step, 1, 2, SHAPE, words) for step in range(6)]
+    for talk in talks:
+        check(talk.clip)
+        assert torch.equal(talk.clip.truth.kind, talks[0].clip.truth.kind)
+        assert middle_of(talk.clip, MUG)[0, 0] > 0.5
