@@ -35,9 +35,9 @@ def test_it_is_as_good_as_its_card_says(results: list[Result]) -> None:
     assert overall.giou is not None
     assert overall.giou > 0.85
     assert overall.counts is not None
-    assert overall.counts > 0.9
+    assert overall.counts > 0.95
     assert overall.refusals is not None
-    assert overall.refusals > 0.93
+    assert overall.refusals > 0.96
     assert overall.named is not None
     assert overall.named > 0.95
 
