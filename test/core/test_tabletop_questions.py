@@ -182,6 +182,16 @@ def test_several_are_shown_from_left_to_right():
         assert turn.answer == "The blue screwdriver is [SEG] and the red hammer is [SEG]."
 
 
+@pytest.mark.parametrize("kinds", [{"place"}, {"affordance", "knowledge"}])
+def test_training_asks_more_often_for_several_things_at_once(drawn, kinds):
+    several = {
+        split: np.mean([len(each.turns[0].masks) > 1 for _, each in said if each.kind in kinds])
+        for split, said in drawn.items()
+    }
+    assert 0 < several["held_out"]
+    assert several["train"] > 1.5 * several["held_out"]
+
+
 def test_what_is_absent_is_said_to_be():
     view = view_of(("mug", "red", -0.15, 0), ("ball", "blue", 0.1, 0))
     turns = [each.turns[0] for each in asked(view, count=3000) if each.kind == "nothing"]
