@@ -51,7 +51,18 @@ _UNUSED = (  # parts of released tensors' names that LISA has but never uses for
     "embeddings.position_ids",
     "vision_model.post_layernorm.",
 )
-_SAFE_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "U8": torch.uint8}
+_SAFE_DTYPES = {  # integers, too: beside its weights the official CLIP holds the numbers of its positions
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 

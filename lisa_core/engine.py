@@ -174,7 +174,7 @@ class LisaEngine:
         """Answers one question about a frame.
 
         Args:
-            frame: from `encode` of this engine.
+            frame: from `encode`; one of another engine's is encoded anew.
             instruction: what to find or answer; always plain words, whatever it contains.
             history: earlier (question, answer) turns; `[SEG]` in their answers is the token.
             max_new_tokens: end of sequence included.
@@ -213,7 +213,7 @@ class LisaEngine:
         and those of several, launched kernel by kernel, take longer than all of theirs.
 
         Args:
-            frame: from `encode` of this engine; one for all questions, or one for each.
+            frame: from `encode`, as in `ask`; one for all questions, or one for each.
             instructions: the questions.
             histories: earlier turns, one sequence for each question; empty: none has any.
             max_new_tokens, max_segments, mask_only: as in `ask`, for each question.
@@ -381,7 +381,7 @@ class LisaEngine:
     def _guarded(self) -> Iterator[None]:
         """No gradients; when memory runs out, what was read is dropped, so that the next question finds room."""
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), loading.current(self._torch_device):
                 yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):

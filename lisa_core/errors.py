@@ -1,9 +1,11 @@
 """What can go wrong in `lisa_core`: every error names the cause and the remedy in one sentence."""
 
 import pickle
+import struct
 
 NO_TENSORS = (
     pickle.UnpicklingError,
+    struct.error,
     RuntimeError,
     OSError,
     EOFError,

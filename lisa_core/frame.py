@@ -39,6 +39,7 @@ class Frame:
     timings: Mapping[str, float]
     _visual: Visual | None = field(default=None, repr=False)
     _sam: SamEncoding | None = field(default=None, repr=False)
+    _keeper: object = field(default=None, repr=False)
 
     @property
     def size(self) -> tuple[int, int]:

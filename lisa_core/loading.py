@@ -1,7 +1,7 @@
 """A checked checkpoint becomes a model on a device, one tensor at a time, so that it never stands there twice."""
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import get_args
 
 import torch
@@ -45,6 +45,11 @@ def resolve_device(device: str | None) -> torch.device:
     return resolved
 
 
+def current(device: torch.device) -> AbstractContextManager[object]:
+    """Kernels of our own start on the GPU that is current in their thread: this one, within."""
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
 def resolve_precision(precision: str, device: torch.device, quantised: bool = False) -> ResolvedPrecision:
     """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU; of a checkpoint stored in NF4, nf4 on both."""
     if quantised and precision not in ("auto", "nf4"):
@@ -86,7 +91,8 @@ def load(
     with fitting(precision, device):
         for parameter, tensor, statistics in checkpoint.tensors():
             if statistics:
-                filled = quantization.restored_weight(tensor, statistics, device)
+                shape = model.get_parameter(parameter).shape
+                filled = quantization.restored_weight(parameter, shape, tensor, statistics, device)
             elif precision in ("nf4", "int8") and _is_quantised(model, parameter):
                 filled = quantization.quantised_weight(tensor, precision, device)
             else:

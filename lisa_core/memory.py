@@ -10,7 +10,8 @@ from lisa_core.frame import Frame
 class FrameMemory:
     """The frames that somebody holds, least recently used first, which is the order in which they are emptied.
 
-    An emptied frame is encoded again when it is asked about. Frames in use are left alone.
+    An emptied frame is encoded again when it is asked about. Frames in use are left alone. What a frame holds was made
+    by one engine's weights, so one that another engine's memory kept comes in empty.
 
     Args:
         room: bytes that frames and KV caches may take together; inf: any.
@@ -25,6 +26,10 @@ class FrameMemory:
 
     def use(self, frames: Sequence[Frame]) -> None:
         """These are in use, from now until the next call."""
+        for used in frames:
+            if used._keeper is not self:
+                used.empty()
+                used._keeper = self
         idle = [ref for ref in self._frames if (frame := ref()) is not None and frame not in frames]
         self._frames = [*idle, *map(weakref.ref, dict.fromkeys(frames))]
         self._idle = len(idle)

@@ -25,6 +25,8 @@ Quantised = Literal["nf4", "int8"]
 STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant_state.bitsandbytes__nf4")
 """What stands beside the 4-bit values of a stored weight, as `weight.absmax` and so on."""
 
+_OUTER_BLOCK = 256
+"""Scales that share one of their own, where they are quantised again."""
 _KEPT = ("sam.", "clip.")
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
@@ -94,10 +96,46 @@ def statistics_of(weight: nn.Parameter) -> dict[str, Tensor]:
     return {name: tensor.cpu() for name, tensor in state.as_dict(packed=True).items()}
 
 
-def restored_weight(values: Tensor, statistics: Mapping[str, Tensor], device: torch.device) -> nn.Parameter:
-    """The inverse of `statistics_of`: an NF4 weight on the device from its stored 4-bit values."""
+def restored_weight(
+    name: str, shape: torch.Size, values: Tensor, statistics: Mapping[str, Tensor], device: torch.device
+) -> nn.Parameter:
+    """The inverse of `statistics_of`: an NF4 weight on the device from its stored 4-bit values.
+
+    Raises:
+        CheckpointError: the statistics are not those of a weight (out, in) of this shape, by which a product would read
+            beyond them.
+    """
     bnb = _bitsandbytes()
-    return bnb.nn.Params4bit.from_prequantized(values, dict(statistics), requires_grad=False, device=device)
+    try:
+        weight = bnb.nn.Params4bit.from_prequantized(values, dict(statistics), requires_grad=False, device=device)
+        fits = _belongs(weight.quant_state, shape)
+    except Exception as error:  # bitsandbytes lets through whatever the bytes of a damaged file lead to
+        if is_out_of_memory(error):
+            raise
+        raise CheckpointError(
+            f"The 4-bit statistics of {name} are damaged ({error!r}); fetch its file again."
+        ) from error
+    if not fits:
+        raise CheckpointError(f"The 4-bit statistics of {name} are not those of its weight; fetch its file again.")
+    return weight
+
+
+def _belongs(state: Any, shape: torch.Size) -> bool:
+    """Whether a state is one of double quantisation, and has a scale for each block of a weight of this shape."""
+    scales, outer = math.ceil(shape.numel() / nf4.BLOCK), state.state2
+    return (
+        (state.shape, state.quant_type, state.blocksize, outer.blocksize) == (shape, "nf4", nf4.BLOCK, _OUTER_BLOCK)
+        and isinstance(state.dtype, torch.dtype)
+        and _is(state.absmax, torch.uint8, scales)
+        and _is(state.code, torch.float32, 16)
+        and _is(outer.absmax, torch.float32, math.ceil(scales / _OUTER_BLOCK))
+        and _is(outer.code, torch.float32, 256)
+        and _is(state.offset, torch.float32, 1)
+    )
+
+
+def _is(tensor: Tensor, dtype: torch.dtype, count: int) -> bool:
+    return tensor.dtype == dtype and tensor.numel() == count
 
 
 def expand_statistics(weight: nn.Parameter) -> None:

@@ -8,7 +8,10 @@ memory back. So files of a model in use may be removed or replaced by renaming, 
 written over in place; the same holds for a program's libraries.
 """
 
+import errno
 import json
+import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,10 +19,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lisa_core import hub, quantization
+from lisa_core import hub, loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, released_name
@@ -55,11 +59,12 @@ def save_quantised(
 
     Raises:
         CheckpointError: it is in 4 bit already, or there is something at `out`.
+        OutOfMemoryError: the device is too small.
         OSError: it could not be written; nothing is left of it.
     """
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
-    with whole_folder(out) as partial:
+    with whole_folder(out) as partial, loading.fitting("nf4", device):
         parameters = _quantised(checkpoint, device)
         write_weights(parameters, partial, len(checkpoint.stored), on_progress, shard_bytes)
         _copy_the_rest(checkpoint, partial)
@@ -71,6 +76,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         CheckpointError: there is something at `out`.
+        OSError: the disk is full or broken, also where safetensors says so in words of its own.
     """
     if out.exists():
         raise CheckpointError(f"{out} is there already; name a folder that is not.")
@@ -81,6 +87,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
         for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
             path.chmod(0o755 if path.is_dir() else 0o644)
         partial.rename(out)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(out.parent)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

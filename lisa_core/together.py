@@ -80,19 +80,24 @@ class Together:
             return
         for one in asked:
             one.on_stage("answering")
+        if self._limits.mask_only:
+            for one, text in self._read(asked).items():
+                one.reply.take(text.hidden)
+            self._finish(asked)
+        else:
+            self._decode(self._read(asked))
+
+    def _read(self, asked: Sequence[Asked]) -> dict[Asked, Text]:
         texts = self._generator.read_together([(one.visual, one.prompt) for one in asked])
         self._watch.lap("prefill")
         for frame in dict.fromkeys(one.frame for one in asked):
             self._masker.begin(frame, self._watch)
-        if self._limits.mask_only:
-            for one, text in zip(asked, texts, strict=True):
-                one.reply.take(text.hidden)
-            self._finish(asked)
-        else:
-            self._decode(dict(zip(asked, texts, strict=True)))
+        return dict(zip(asked, texts, strict=True))
 
     def _decode(self, going: dict[Asked, Text]) -> None:
-        while going := {one: going[one] for one in self._still_asked(going)}:
+        """Until all have ended; who has is taken out at once, for nobody else shall hold its cache."""
+        self._leave(going)
+        while going:
             said = dict(zip(going, self._generator.next_tokens(list(going.values())), strict=True))
             for one, token in said.items():
                 one.reply.add(token, going[one].hidden)
@@ -104,6 +109,12 @@ class Together:
             self._finish(over)
             if going:
                 self._generator.append(list(going.values()), [said[one] for one in going])
+            self._leave(going)
+
+    def _leave(self, going: dict[Asked, Text]) -> None:
+        """Takes out those that were cancelled."""
+        for one in going.keys() - self._still_asked(list(going)):
+            del going[one]
 
     def _is_over(self, one: Asked, token: int) -> bool:
         said = len(one.reply.ids)

@@ -1,5 +1,6 @@
 """A measurement as JSON has it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
@@ -32,7 +33,8 @@ def summary(
     """What JSON says: the machine and the model, then cases and stages in seconds, memory in bytes.
 
     `equal` says whether every answer was the baseline's, token by token and masks within `MASK_TOLERANCE`; None
-    without a baseline. `limit_seconds` is what the GPU's stated peaks would allow, where they are known.
+    without a baseline. `mask_distance` is None, too, where only one of both has a mask. `limit_seconds` is what the
+    GPU's stated peaks would allow, where they are known.
     """
     facts = machine.facts(subject.device)
     gpu = known_gpu(facts["gpu"]) if subject.precision != "fp32" else None
@@ -87,9 +89,14 @@ def _case(case: Case, limit: float | None) -> dict[str, Any]:
         "masks": len(case.answer.segments),
         "read_tokens": case.read,
         "tokens_equal": case.tokens_equal,
-        "mask_distance": case.mask_distance,
+        "mask_distance": _finite(case.mask_distance),
         **_limited(typical, limit),
     }
+
+
+def _finite(number: float | None) -> float | None:
+    """JSON has no others."""
+    return number if number is not None and math.isfinite(number) else None
 
 
 def _stage(stage: Stage, gpu: Gpu | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import replay
+from lisa_core import loading, replay
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
@@ -35,9 +35,13 @@ class Stage:
 
 
 def measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, on_progress: Progress) -> list[Stage]:
-    """Times every stage of `NAMES` for one question about one picture; `on_progress` hears of each."""
-    with torch.inference_mode():
-        return _measure(subject, rgb, costs, runs, on_progress)
+    """Times the stages of `NAMES` for one question about one picture; `on_progress` hears of each.
+
+    An answer that comes in one piece has no time per token.
+    """
+    with torch.inference_mode(), loading.current(subject.device):
+        measured = _measure(subject, rgb, costs, runs, on_progress)
+    return [stage for stage in measured if stage.seconds]
 
 
 def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, on_progress: Progress) -> list[Stage]:

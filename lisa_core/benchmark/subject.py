@@ -49,9 +49,10 @@ class Subject:
             CheckpointError, OutOfMemoryError
         """
         model = loading.load(checkpoint, precision, device, on_progress)
-        engine = LisaEngine(
-            name, model, checkpoint.tokenizer, checkpoint.layout, checkpoint.template, precision, device
-        )
+        with loading.fitting(precision, device):
+            engine = LisaEngine(
+                name, model, checkpoint.tokenizer, checkpoint.layout, checkpoint.template, precision, device
+            )
         return cls(name, checkpoint, precision, device, loading.compute_dtype(precision, device), model, engine)
 
     def prompt(self, question: str, history: History = ()) -> list[int]:

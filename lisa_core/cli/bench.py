@@ -175,15 +175,17 @@ def _known(shape: str) -> "ShapeName":
 def _measure(
     subject: "Subject", runs: int, compare: bool, peaks: dict[str, dict[str, int]], progress: _Progress
 ) -> dict[str, Any]:
+    from lisa_core import loading
     from lisa_core.benchmark import report, stages
     from lisa_core.benchmark.cases import Measurement
 
     rgb = _picture()
     measurement = Measurement(subject, rgb, runs, compare, on_progress=lambda _: advance())
     advance = progress.stage("questions", measurement.steps())
-    cases = list(measurement.cases())
-    advance = progress.stage("stages", len(stages.NAMES))
-    timed = stages.measure(subject, rgb, report.costs_of(subject), runs, lambda _: advance())
+    with loading.fitting(subject.precision, subject.device):
+        cases = list(measurement.cases())
+        advance = progress.stage("stages", len(stages.NAMES))
+        timed = stages.measure(subject, rgb, report.costs_of(subject), runs, lambda _: advance())
     settings = {"runs": runs, "baseline": compare, "image": list(rgb.shape[:2])}
     return report.summary(subject, settings, cases, timed, {**peaks, **measurement.peaks})
 
@@ -302,4 +304,5 @@ def _verdict(report: dict[str, Any]) -> list[Text]:
 def _equal(case: dict[str, Any]) -> bool:
     from lisa_core.benchmark.report import MASK_TOLERANCE
 
-    return bool(case["tokens_equal"]) and case["mask_distance"] <= MASK_TOLERANCE
+    distance = case["mask_distance"]
+    return bool(case["tokens_equal"]) and distance is not None and distance <= MASK_TOLERANCE

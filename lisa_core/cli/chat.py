@@ -1,6 +1,7 @@
 """`lisa chat`: a conversation about one picture, in the terminal or over a pipe."""
 
 import contextlib
+import io
 import os
 import re
 import signal
@@ -80,6 +81,8 @@ def chat(
         terminal.fail(str(error))
     except OSError as error:
         terminal.fail(f"{error.strerror}: {error.filename}")
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 gets as far as `readable`
     interactive, engine = sys.stdin.isatty(), None
     try:
         engine = loaded(context.obj, model)
@@ -202,7 +205,7 @@ class Chat:
             case "/image" | "/camera" if not argument.strip():
                 raise LisaError(f"Say which: {next(usage for usage in COMMANDS if usage.startswith(command))}")
             case "/image":
-                path = Path(argument.strip().strip("'\"")).expanduser()
+                path = _path(argument.strip().strip("'\""))
                 self.open(path, _read(path))
             case "/camera":
                 topic = argument.strip()
@@ -310,6 +313,13 @@ def _piped() -> Iterator[str]:
         if line.strip():
             console.print(plain(PROMPT + readable(line).strip(), "bold"))
         yield line
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:  # ~ and the name of no user
+        raise LisaError(f"{name} cannot be looked at ({error}); give a picture's path.") from error
 
 
 def _read(image: Path) -> "NDArray[np.uint8]":

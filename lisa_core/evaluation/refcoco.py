@@ -64,7 +64,7 @@ class Reference:
         image = files.read_rgb(self.picture)
         try:
             mask = mask_of(self.segmentation, (image.shape[0], image.shape[1]))
-        except (ValueError, TypeError, LookupError) as error:
+        except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise DatasetError(
                 f"{self.annotation}: the mask of reference {self.number} is damaged ({error})."
             ) from error

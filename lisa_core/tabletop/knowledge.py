@@ -349,10 +349,10 @@ GROUPS: tuple[Group, ...] = (
     Group(("tools",), ("hammer", "screwdriver"), ("scissors", "knife")),
     Group(("fruits", "pieces of fruit", "fruit"), ("banana", "apple", "lemon")),
     Group(("cutlery", "pieces of cutlery"), ("knife", "fork", "spoon")),
-    Group(("dishes", "crockery"), ("mug", "bowl", "plate"), ("knife", "fork", "spoon", "bottle")),
+    Group(("dishes", "crockery"), ("mug", "bowl", "plate"), ("knife", "fork", "spoon", "bottle", "teapot")),
     Group(("toys",), ("ball", "toy car")),
     Group(("sharp things", "sharp objects"), ("knife", "scissors"), ("fork", "screwdriver")),
-    Group(("drinks", "drink containers"), ("bottle", "can"), ("mug",)),
+    Group(("drinks", "drink containers"), ("bottle", "can"), ("mug", "teapot")),
 )
 
 PURPOSES: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""A full disk and too little memory, which torch and safetensors tell in words of their own, as errors of ours."""
+"""A full disk and too little memory, which torch tells in words of its own, as errors of ours."""
 
 import errno
 import os
@@ -7,8 +7,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from safetensors import SafetensorError
 
 from lisa_core.errors import OutOfMemoryError, is_out_of_memory
 
@@ -26,21 +24,15 @@ def told(folder: Path) -> Iterator[None]:
     """
     try:
         yield
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        raise _unwritten(int(found[1]) if found else errno.EIO, folder) from error
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and _WRITER.search(str(error)):
-            raise _unwritten(_cause(error, folder), folder) from error
+            number = _cause(error, folder)
+            raise OSError(number, os.strerror(number), str(folder)) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(
             "A step needs more memory than there is; take fewer pictures a step, or a smaller precision (nf4)."
         ) from error
-
-
-def _unwritten(number: int, folder: Path) -> OSError:
-    return OSError(number, os.strerror(number), str(folder))
 
 
 def _cause(error: RuntimeError, folder: Path) -> int:

@@ -77,7 +77,7 @@ def with_small_sam(tensors):
 def tower(target, seed=0, whole_clip=False, **config):
     """A vision tower of other sizes with random weights, all in `model.safetensors`.
 
-    `whole_clip`: a folder of the full model, with a text tower beside it.
+    `whole_clip`: a folder of the full model as released, with a text tower beside it and the numbers of positions.
     """
     target.mkdir(parents=True)
     sizes = {**json.loads((TOWER / "config.json").read_text()), **config}
@@ -103,6 +103,10 @@ def tower(target, seed=0, whole_clip=False, **config):
     if whole_clip:
         tensors |= {
             "text_model.embeddings.token_embedding.weight": torch.zeros(9, 8),
+            "text_model.embeddings.position_ids": torch.arange(77)[None],
+            "vision_model.embeddings.position_ids": torch.arange(
+                len(tensors["vision_model.embeddings.position_embedding.weight"])
+            )[None],
             "text_projection.weight": torch.zeros(8, 8),
             "visual_projection.weight": torch.zeros(8, width),
             "logit_scale": torch.zeros(()),

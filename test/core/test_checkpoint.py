@@ -95,6 +95,13 @@ class TestFiles:
         truncate(folder / SHARD, share)
         refused(folder, folder / SHARD, "is damaged or truncated", "fetch it again")
 
+    def test_a_bin_of_old_torch_that_ends_anywhere(self, folder, tmp_path):
+        torch.save({"weight": torch.ones(2)}, tmp_path / "old", _use_new_zipfile_serialization=False)
+        content = (tmp_path / "old").read_bytes()
+        for end in range(1, len(content)):
+            (folder / SHARD).write_bytes(content[:end])
+            refused(folder, folder / SHARD)
+
     @pytest.mark.parametrize("share", [0.0, 0.0001, 0.5, 0.999])
     def test_truncated_safetensors(self, tmp_path, tensors, share):
         folder = write(tmp_path / "lisa", tensors, files="sharded-safetensors")
@@ -207,14 +214,17 @@ class TestTensors:
         name = f"model.visual_model.{part}.{number}.norm1.weight"
         refused(write(tmp_path / "lisa", tensors | {name: torch.zeros(48)}), first)
 
-    @pytest.mark.parametrize("dtype", [torch.int8, torch.int64, torch.bool])
-    def test_no_weights(self, tmp_path, tensors, dtype):
+    @pytest.mark.parametrize("files", ["bin", "safetensors"])
+    @pytest.mark.parametrize("dtype", [torch.int8, torch.int16, torch.int32, torch.int64, torch.bool])
+    def test_no_weights(self, tmp_path, tensors, dtype, files):
         changed = tensors | {"lm_head.weight": torch.zeros(703, 64, dtype=dtype)}
-        refused(write(tmp_path / "lisa", changed), "Tensor lm_head.weight in pytorch_model.bin holds", "not weights")
+        refused(
+            write(tmp_path / "lisa", changed, files=files), "Tensor lm_head.weight in", f"holds {dtype}, not weights"
+        )
 
     def test_safetensors_of_an_unknown_type(self, tmp_path, tensors):
-        changed = tensors | {"lm_head.weight": torch.zeros(703, 64, dtype=torch.int32)}
-        refused(write(tmp_path / "lisa", changed, files="safetensors"), "holds tensors of type I32")
+        changed = tensors | {"lm_head.weight": torch.zeros(703, 64, dtype=torch.float8_e4m3fn)}
+        refused(write(tmp_path / "lisa", changed, files="safetensors"), "holds tensors of type F8_E4M3")
 
     @pytest.mark.parametrize(
         "content", [[torch.zeros(2)], {"model": {"a": torch.zeros(2)}}, {"step": 7}, {7: torch.zeros(2)}]

@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from cli import run
 from PIL import Image
 
 from lisa_core import template
-from lisa_core.benchmark import cost, shapes
+from lisa_core.benchmark import baseline, cost, shapes, stages
 from lisa_core.benchmark.random_model import ANSWER
 from lisa_core.benchmark.words import WordTokenizer
 from lisa_core.model.language import Language
@@ -107,6 +108,41 @@ def test_a_broken_cache_is_noticed(monkeypatch, tmp_path):
     assert "same_frame_8" in result.errors
     assert "not those of the baseline" in result.errors
     assert json.loads(numbers.read_text())["equal"] is False
+
+
+def test_masks_that_only_one_of_both_has_are_no_number(monkeypatch, tmp_path):
+    asked = baseline.ask
+
+    def maskless(*words, **options):
+        answer = asked(*words, **options)
+        return replace(answer, low_res_logits=answer.low_res_logits[:0])
+
+    monkeypatch.setattr(baseline, "ask", maskless)
+    numbers = tmp_path / "numbers.json"
+    result = run("bench", "--shape", "tiny", "--runs", 1, "--baseline", "--json", numbers)
+    assert result.code == 1
+    assert "The answers of new_frame_8" in result.errors
+    report = json.loads(numbers.read_text(), parse_constant=pytest.fail)
+    assert report["equal"] is False
+    assert {case["mask_distance"] for case in report["cases"]} == {None}
+
+
+def test_an_answer_in_one_piece_has_no_time_per_token(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "LONG", 1)
+    numbers = tmp_path / "numbers.json"
+    assert run("bench", "--shape", "tiny", "--runs", 1, "--json", numbers).code == 0
+    named = [stage["name"] for stage in json.loads(numbers.read_text())["stages"]]
+    assert named == [name for name in STAGES if name != "per_token"]
+
+
+def test_too_little_memory_is_told(monkeypatch):
+    def exhausted(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(baseline, "ask", exhausted)
+    result = run("bench", "--shape", "tiny", "--runs", 1, "--baseline")
+    assert result.code == 1
+    assert "cpu has too little memory for this checkpoint in fp32" in result.errors
 
 
 def test_without_a_baseline_nothing_is_compared(tmp_path):

@@ -135,8 +135,9 @@ def test_saved_is_the_whole_conversation(chat, out, small):
 
 
 def test_commands_that_cannot_be_done_are_told(chat):
-    result = chat("/save", "/nonsense", "/image", "/camera", "")
+    result = chat("/save", "/nonsense", "/image", "/camera", "/image ~nobody-of-that-name/x.png", "")
     assert result.code == 1
+    assert "~nobody-of-that-name/x.png cannot be looked at" in result.errors
     assert "Say which: /image PATH" in result.errors
     assert "Say which: /camera TOPIC" in result.errors
     assert "Nothing was said yet that could be saved." in result.errors
@@ -419,6 +420,23 @@ def test_stopped_over_a_pipe_all_of_it_ends(tmp_path):
     assert "error: stopped." in rest
     assert "again" not in rest
     assert "Traceback" not in rest
+
+
+def test_bytes_that_are_no_utf_8_do_not_end_it(tmp_path):
+    (tmp_path / "slow.py").write_text(SLOW)
+    process = subprocess.run(
+        [sys.executable, str(tmp_path / "slow.py"), "chat", str(ODD), "--checkpoint", "slow"],
+        input=b"K\xe4se\n/image K\xe4se.png\n",
+        capture_output=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8:strict"},
+        timeout=60,
+    )
+    out, errors = process.stdout.decode(), process.stderr.decode()
+    assert "> K\ufffdse\n" in out
+    assert "turn 0: [SEG]" in out
+    assert "K\ufffdse.png" in errors
+    assert "Traceback" not in errors
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

@@ -1,7 +1,10 @@
 """Frames and conversations within a memory limit: the least recently used give way, and no answer changes."""
 
+import threading
+
 import numpy as np
 import pytest
+import torch
 from goldens import TOWER, case, picture, same_answer
 
 from lisa_core import LisaEngine, OutOfMemoryError
@@ -143,3 +146,31 @@ def test_texts_together_are_counted_and_given_back(small):
     )
     assert max(during) > before + 2 * 256 * TOKEN
     assert small.memory()["kv_cache"] <= before
+
+
+def test_the_cache_of_who_leaves_is_free_for_the_others(small):
+    cancels = [threading.Event(), threading.Event()]
+    held = []
+
+    def on_token(index, _):
+        held.append((index, small.memory()["kv_cache"]))
+        cancels[1].set()
+
+    questions = [SHORT.instruction, SHORT.instruction]
+    frame = small.encode(SHORT.rgb)
+    small.ask_many(frame, questions, max_new_tokens=4, max_segments=0, on_token=on_token, cancels=cancels)
+    together, alone = held[0][1], held[-1][1]
+    assert held[-1][0] == 0
+    assert together - alone >= 256 * TOKEN
+
+
+def test_a_frame_of_another_engine_is_encoded_anew(small, small_checkpoint):
+    other = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+    with torch.no_grad():
+        other._ready().mm_projector.weight.mul_(-1)
+        other._ready().sam.image_encoder.pos_embed.mul_(-1)
+    expected = [engine.ask(engine.encode(SHORT.rgb), WORDS, mask_only=True) for engine in (small, other, small)]
+    assert not same_answer(*expected[:2])
+    frame = small.encode(SHORT.rgb)
+    for engine, answer in zip((small, other, small), expected, strict=True):
+        assert same_answer(engine.ask(frame, WORDS, mask_only=True), answer)

@@ -222,7 +222,15 @@ def test_a_split_without_sentences(folder):
 
 
 @pytest.mark.parametrize(
-    "segmentation", [[], None, [[1, 2]], {"size": [9, 9], "counts": [81]}, {"size": [48, 64], "counts": [9]}]
+    "segmentation",
+    [
+        [],
+        None,
+        [[1, 2]],
+        [[10**400, 0, 9, 0, 9, 9]],
+        {"size": [9, 9], "counts": [81]},
+        {"size": [48, 64], "counts": [9]},
+    ],
 )
 def test_damaged_masks(folder, segmentation):
     content = json.loads((folder / "instances.json").read_text())

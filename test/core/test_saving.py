@@ -8,6 +8,7 @@ import goldens
 import numpy as np
 import pytest
 import torch
+from disk import no_file_larger
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -121,6 +122,44 @@ def test_statistics_that_are_gone_are_noticed(tmp_path):
         Checkpoint.open(out)
 
 
+@pytest.mark.parametrize(
+    ("part", "change"),
+    [
+        ("absmax", lambda scales: scales[:-1]),
+        ("absmax", lambda scales: scales.float()),
+        ("quant_map", lambda codes: codes[:15]),
+        ("nested_absmax", lambda scales: scales[:-1]),
+        ("nested_quant_map", lambda codes: codes[:200]),
+        ("quant_state.bitsandbytes__nf4", lambda state: state[:-9]),
+        ("quant_state.bitsandbytes__nf4", lambda state: torch.full_like(state, 255)),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, shape=[64, 703])),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, blocksize=4096)),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, quant_type="fp4")),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, nested_blocksize=64)),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, dtype="load")),
+        ("quant_state.bitsandbytes__nf4", lambda state: told(state, shape=None)),
+    ],
+)
+def test_statistics_of_another_weight_are_refused(tmp_path, part, change):
+    """A product by it would read beyond them."""
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    index = json.loads((out / "model.safetensors.index.json").read_text())
+    file = out / index["weight_map"]["lm_head.weight"]
+    tensors = load_file(file)
+    name = f"lm_head.weight.{part}"
+    tensors[name] = change(tensors[name]).contiguous()
+    save_file(tensors, tmp_path / "other")
+    (tmp_path / "other").replace(file)
+    with pytest.raises(CheckpointError, match=r"4-bit statistics of language\.lm_head\.weight"):
+        LisaEngine.from_pretrained(out, device="cpu")
+
+
+def told(state, **changes):
+    """A 4-bit weight's JSON, changed."""
+    content = json.loads(bytes(state.tolist())) | changes
+    return torch.tensor(list(json.dumps(content).encode()), dtype=torch.uint8)
+
+
 def test_the_command_writes_a_checkpoint_that_loads(tmp_path, capsys):
     out = tmp_path / "twin"
     options = ["--device", "cpu", "--vision-tower", str(goldens.TOWER)]
@@ -129,6 +168,27 @@ def test_the_command_writes_a_checkpoint_that_loads(tmp_path, capsys):
     assert exit_.value.code == 0
     assert "in 4 bit" in capsys.readouterr().out
     assert Checkpoint.open(out).quantised
+
+
+def test_a_full_disk_and_too_little_memory_are_told(tmp_path, capsys, monkeypatch):
+    words = ["quantize", str(goldens.GOLDENS / LAYOUTS[0]), str(tmp_path / "twin")]
+    options = ["--device", "cpu", "--vision-tower", str(goldens.TOWER)]
+    with pytest.raises(SystemExit), no_file_larger(1 << 20):
+        main([*words, *options])
+    assert "could not be written: File too large; nothing is left of it." in said(capsys)
+
+    def exhausted(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr("lisa_core.quantization.quantised_weight", exhausted)
+    with pytest.raises(SystemExit):
+        main([*words, *options])
+    assert "cpu has too little memory" in said(capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def said(capsys):
+    return " ".join(capsys.readouterr().err.split())
 
 
 def test_the_command_fails_with_a_sentence(tmp_path, capsys):

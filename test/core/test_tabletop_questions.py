@@ -188,7 +188,7 @@ def test_training_asks_more_often_for_several_things_at_once(drawn, kinds):
         split: np.mean([len(each.turns[0].masks) > 1 for _, each in said if each.kind in kinds])
         for split, said in drawn.items()
     }
-    assert 0 < several["held_out"]
+    assert several["held_out"] > 0
     assert several["train"] > 1.5 * several["held_out"]
 
 
