@@ -57,7 +57,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             package="lisa_ros",
             executable="lisa_node",
             name="lisa",
-            namespace=given.get("namespace"),
+            namespace=given.get("namespace", ""),  # None would put the arguments below what a file says of `lisa`
             parameters=_parameters(given),
             ros_arguments=["--log-level", level] if level else [],
             respawn=LaunchConfiguration("respawn"),

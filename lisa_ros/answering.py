@@ -89,6 +89,7 @@ class Answerer:
         """The question with its picture encoded; raises what the engine raises, and Refused."""
         if ticket.cancel.is_set():
             raise Cancelled("given up while those asked with it were encoded")
+        self.conversations.expire(self._parameters().conversation_ttl)
         stages = {"waiting": time.monotonic() - ticket.asked}
         with _timed(stages, "image"):
             picture, turns = self._subject(ticket.question)
@@ -146,15 +147,17 @@ class Answerer:
         """Where it is, who is told and what is remembered of it."""
         ticket, picture, stages, question = one.ticket, one.picture, one.stages, one.ticket.question
         with _timed(stages, "position"):
+            self._complete(picture)
             points = self._points(picture, answer)
         with _timed(stages, "messages"):
             duration = time.monotonic() - ticket.asked
             message = self._message(question, picture, answer, points, duration, question.include_masks)
-        if not ticket.done:
-            with _timed(stages, "publishing"):
-                bare = self._message(question, picture, answer, points, duration) if question.include_masks else message
-                self._publications.publish(picture, answer, bare, points)
-            self._remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
+        if ticket.cancel.is_set():
+            raise Cancelled("given up before anybody was told the answer")
+        with _timed(stages, "publishing"):
+            bare = self._message(question, picture, answer, points, duration) if question.include_masks else message
+            self._publications.publish(picture, answer, bare, points)
+        self._remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
         self._model.measure()
         stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in NOT_OURS)
         stages["total"] = time.monotonic() - ticket.asked
@@ -254,9 +257,14 @@ class Answerer:
                 if not picture.camera:
                     raise
                 raise Refused(Code.NO_FRAME, f"the newest frame of camera {picture.camera}: {error}") from None
-            if camera := self._cameras.get(picture.camera):  # once: another thread may close it
-                camera.add_companions(picture)
+            self._publications.locate(picture)
         return picture.encoded
+
+    def _complete(self, picture: Picture) -> None:
+        """What belongs to the picture often comes after it, and by the time of the answer it is there."""
+        if camera := self._cameras.get(picture.camera):  # once: another thread may close it
+            camera.add_companions(picture)
+            camera.warn_of_depth(picture)
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:
         """The points of each segment; none at all without depth and intrinsics."""

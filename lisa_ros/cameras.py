@@ -10,11 +10,12 @@ import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from geometry_msgs.msg import TransformStamped
 from numpy.typing import NDArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
@@ -55,6 +56,10 @@ class Arrival:
         seconds, nanoseconds = struct.unpack_from(f"{order}iI", self.serialized, 4)
         return int(seconds) * 1_000_000_000 + int(nanoseconds)
 
+    def apart(self, other: "Arrival | Picture") -> "Apart":
+        """How far they are from each other in time: by their stamps, and by their receipts where stamps are equal."""
+        return (abs(self.stamp - other.stamp), abs(self.received - other.received))
+
 
 Apart = tuple[float, float]
 """ns between two stamps and s between two receipts."""
@@ -73,8 +78,9 @@ class Picture:
         received: when, in seconds of the steady clock.
         depth: (h, w) float32 m; None without.
         intrinsics: of the (H, W) image; None without.
-        depth_apart, intrinsics_apart: how far from the image those two are in time, as `apart` has it.
+        depth_apart, intrinsics_apart: how far from the image those two are in time, as `Arrival.apart` has it.
         encoded: the engine's frame, once somebody asked.
+        to_target: from the image's frame to `target_frame` at the image's time, once tf knew it.
     """
 
     header: Header
@@ -86,6 +92,7 @@ class Picture:
     depth_apart: Apart = NEVER
     intrinsics_apart: Apart = NEVER
     encoded: "Frame | None" = None
+    to_target: TransformStamped | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -97,10 +104,6 @@ class Picture:
         """The header's, in ns."""
         return int(self.header.stamp.sec) * 1_000_000_000 + int(self.header.stamp.nanosec)
 
-    def apart(self, arrival: Arrival) -> Apart:
-        """How far the message is from the image in time: by its stamp, and by its receipt where stamps are equal."""
-        return (abs(arrival.stamp - self.stamp), abs(arrival.received - self.received))
-
 
 @dataclass(frozen=True)
 class CameraHealth:
@@ -110,14 +113,43 @@ class CameraHealth:
     rate: float
 
 
+class _Companions:
+    """The newest messages that may belong to an image, and the one nearest to the newest image, however old that is."""
+
+    def __init__(self) -> None:
+        self._newest: deque[Arrival] = deque(maxlen=COMPANIONS_KEPT)
+        self._nearest: Arrival | None = None
+
+    def add(self, arrival: Arrival, image: Arrival | None) -> None:
+        self._newest.append(arrival)
+        if image is not None:
+            self._turn(image, arrival)
+
+    def turn_to(self, image: Arrival) -> None:
+        """There is a new image."""
+        self._turn(image, *self._newest)
+
+    def _turn(self, image: Arrival, *others: Arrival) -> None:
+        known = [self._nearest] if self._nearest else []
+        self._nearest = min([*known, *others], key=image.apart, default=None)
+
+    def nearest_to(self, picture: Picture) -> Arrival | None:
+        kept = [self._nearest, *self._newest] if self._nearest else self._newest
+        return min(kept, key=lambda arrival: arrival.apart(picture), default=None)
+
+    @property
+    def last(self) -> Arrival | None:
+        return self._newest[-1] if self._newest else None
+
+
 @dataclass(eq=False)
 class _Streams:
     """What has come in; guarded by a lock, for the executor writes and the inference thread reads."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     image: Arrival | None = None
-    depths: deque[Arrival] = field(default_factory=lambda: deque(maxlen=COMPANIONS_KEPT))
-    infos: deque[Arrival] = field(default_factory=lambda: deque(maxlen=COMPANIONS_KEPT))
+    depths: _Companions = field(default_factory=_Companions)
+    infos: _Companions = field(default_factory=_Companions)
     receipts: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
 
@@ -159,6 +191,10 @@ class Camera:
         }
         self._topics = {stream: str(subscribed.topic_name) for stream, subscribed in self._subscriptions.items()}
         self.topic = self._topics["image"]
+        if parameters.depth and not parameters.camera_info:
+            node.get_logger().warning(
+                f"camera {name}: depth without camera_info gives no positions; name its topic, too"
+            )
 
     def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
         reliable = self.parameters.qos == "reliable"
@@ -178,16 +214,18 @@ class Camera:
         streams = self._streams
         with streams.lock:
             streams.image = Arrival(serialized, now)
+            streams.depths.turn_to(streams.image)
+            streams.infos.turn_to(streams.image)
             streams.receipts.append(now)
         self._on_image()
 
     def _keep_depth(self, serialized: bytes) -> None:
         with self._streams.lock:
-            self._streams.depths.append(Arrival(serialized, time.monotonic()))
+            self._streams.depths.add(Arrival(serialized, time.monotonic()), self._streams.image)
 
     def _keep_info(self, serialized: bytes) -> None:
         with self._streams.lock:
-            self._streams.infos.append(Arrival(serialized, time.monotonic()))
+            self._streams.infos.add(Arrival(serialized, time.monotonic()), self._streams.image)
 
     @property
     def newest(self) -> Arrival | None:
@@ -208,15 +246,26 @@ class Camera:
         Called again a little later it finds better ones, for both often come after their colour image.
         """
         with self._streams.lock:
-            depths, infos = list(self._streams.depths), list(self._streams.infos)
-        info = min(infos, key=picture.apart, default=None)
-        if info is not None and picture.apart(info) < picture.intrinsics_apart:
-            picture.intrinsics_apart = picture.apart(info)
+            depth, info = self._streams.depths.nearest_to(picture), self._streams.infos.nearest_to(picture)
+        if info is not None and info.apart(picture) < picture.intrinsics_apart:
+            picture.intrinsics_apart = info.apart(picture)
             picture.intrinsics = self._intrinsics(info, picture.size)
-        depth = min(depths, key=picture.apart, default=None)
-        if depth is not None and picture.apart(depth) < picture.depth_apart and self._belongs(picture.apart(depth)):
-            picture.depth_apart = picture.apart(depth)
+        if depth is not None and depth.apart(picture) < picture.depth_apart and self._belongs(depth.apart(picture)):
+            picture.depth_apart = depth.apart(picture)
             picture.depth = self._depth(depth)
+
+    def warn_of_depth(self, picture: Picture) -> None:
+        """Log a warning if there is depth, but none of the picture's moment."""
+        with self._streams.lock:
+            depth = self._streams.depths.nearest_to(picture)
+        if picture.depth is not None or depth is None or self._belongs(depth.apart(picture)):
+            return
+        stamps, receipts = depth.apart(picture)
+        self._node.get_logger().warning(
+            f"camera {self.name}: no position, for the depth nearest to the image is {stamps / 1e9:.3f} s from it by "
+            f"its stamp, and came {receipts:.3f} s apart; depth_max_dt is {self.parameters.depth_max_dt:g} s",
+            throttle_duration_sec=5.0,
+        )
 
     def _belongs(self, apart: Apart) -> bool:
         """Whether depth so far from an image is of the same moment; stamps of zero never are apart."""
@@ -266,7 +315,7 @@ class Camera:
         """The streams of which nothing came for a while; CameraInfo may come once and never again."""
         now, streams = time.monotonic(), self._streams
         with streams.lock:
-            newest = {"image": streams.image, "depth": _last(streams.depths), "camera_info": _last(streams.infos)}
+            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}
         silent = set()
         for stream in self._subscriptions:
             arrival = newest[stream]
@@ -287,7 +336,3 @@ class Camera:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
         where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
         return f"camera {self.name}: no {stream} for {SILENCE:g} s on {where}: {heard}"
-
-
-def _last(arrivals: Sequence[Arrival]) -> Arrival | None:
-    return arrivals[-1] if arrivals else None

@@ -54,6 +54,11 @@ class Conversations:
             while len(self._kept) > limit:
                 self._kept.popitem(last=False)
 
+    def expire(self, time_to_live: float) -> None:
+        """Forget those whose last use was over `time_to_live` seconds ago, with their pictures."""
+        with self._lock:
+            self._expire(time_to_live)
+
     def _expire(self, time_to_live: float) -> None:
         oldest = self._clock() - time_to_live
         while self._kept and next(iter(self._kept.values()))[0] < oldest:

@@ -52,7 +52,7 @@ class Statistics:
             self._standing_failure = ""
 
     def status(self, ahead: int) -> DiagnosticStatus:
-        """The status `lisa: questions`; `ahead` of them are waiting or being answered."""
+        """The status `questions`; `ahead` of them are waiting or being answered."""
         with self._lock:
             ends = Counter(self._ends)
             latencies = {stage: list(seconds) for stage, seconds in self._latencies.items()}
@@ -82,7 +82,7 @@ class Statistics:
 
 
 def camera_status(camera: Camera) -> DiagnosticStatus:
-    """The status `lisa: camera <name>`."""
+    """The status `camera <name>`."""
     health = camera.health
     values: list[tuple[str, object]] = [
         ("topic", camera.topic),
@@ -96,7 +96,7 @@ def camera_status(camera: Camera) -> DiagnosticStatus:
 
 
 def model_status(state: str, reason: str, model: Model) -> DiagnosticStatus:
-    """The status `lisa: model`; `reason` says why the last transition failed."""
+    """The status `model`; `reason` says why the last transition failed."""
     values = [("state", state), *model.facts.items()]
     if model.progress:
         return _status("model", DiagnosticStatus.WARN, f"loading: {model.progress}", values)
@@ -107,11 +107,15 @@ def model_status(state: str, reason: str, model: Model) -> DiagnosticStatus:
 
 
 class Diagnostics:
-    """Publishes the statuses at 1 Hz of the steady clock, so a paused simulation does not silence them."""
+    """Publishes the statuses at 1 Hz of the steady clock, so a paused simulation does not silence them.
+
+    Each is named after the node: `lisa: model`, `robot1/lisa: model`.
+    """
 
     def __init__(self, node: Node, statuses: Callable[[], Iterable[DiagnosticStatus]]) -> None:
         self._node = node
         self._statuses = statuses
+        self._who = node.get_fully_qualified_name().strip("/")
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 1)
         clock = Clock(clock_type=ClockType.STEADY_TIME)
         node.create_timer(1.0, self._publish, clock=clock)
@@ -119,6 +123,8 @@ class Diagnostics:
     def _publish(self) -> None:
         try:
             message = DiagnosticArray(status=list(self._statuses()))
+            for status in message.status:
+                status.name, status.hardware_id = f"{self._who}: {status.name}", self._who
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
         except Exception as error:
@@ -127,4 +133,4 @@ class Diagnostics:
 
 def _status(name: str, level: bytes, message: str, values: Iterable[tuple[str, object]]) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values]
-    return DiagnosticStatus(name=f"lisa: {name}", level=level, message=message, hardware_id="lisa", values=pairs)
+    return DiagnosticStatus(name=name, level=level, message=message, values=pairs)

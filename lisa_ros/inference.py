@@ -187,6 +187,7 @@ class InferenceThread:
     def _end(self, ticket: Ticket, outcome: Outcome) -> None:
         with self._changed:
             self._current.remove(ticket)
+            self._changed.notify_all()  # the next turn of its conversation may not wait for ever now
         ticket.complete(outcome)
 
     def _next(self) -> Iterator[Sequence[Ticket]]:

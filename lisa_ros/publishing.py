@@ -6,7 +6,7 @@ from typing import Any
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
 from sensor_msgs.msg import Image, PointCloud2
-from std_msgs.msg import Header, String
+from std_msgs.msg import String
 
 import lisa_core
 from lisa_core import overlay
@@ -55,11 +55,16 @@ class Publications:
             _publish(self._points, lambda: conversions.points_message(points, picture.rgb, header))
         placement = points[0].placement if points else None
         if placement is not None:
-            _publish(self._target, lambda: self._target_message(placement, header))
+            _publish(self._target, lambda: self._target_message(placement, picture))
 
-    def _target_message(self, placement: Placement, header: Header) -> PoseStamped | None:
-        pose, target_frame = conversions.target_message(placement, header), self.target_frame
-        return pose if target_frame is None else target_frame(pose)
+    def locate(self, picture: Picture) -> None:
+        """Keep with the picture where its camera was, as far as that is known by now: answers may come much later."""
+        if picture.to_target is None and (target_frame := self.target_frame) is not None:
+            picture.to_target = target_frame.find(picture.header)
+
+    def _target_message(self, placement: Placement, picture: Picture) -> PoseStamped | None:
+        pose, target_frame = conversions.target_message(placement, picture.header), self.target_frame
+        return pose if target_frame is None else target_frame(pose, picture.to_target)
 
 
 def _publish(publisher: Any, build: Callable[[], Any]) -> None:

@@ -21,7 +21,10 @@ from lisa_ros.questions import Code, Outcome, Question, Refused
 from lisa_ros.srv import ReasonSegment as Service
 
 RESULT_KEPT = 10
-"""Seconds that a result, and the goal with its image, are kept for a client that has not asked for it yet."""
+"""Seconds that a result, and the goal with its image, are kept for a client that has not asked for it yet.
+
+From its end; by the rcl of Humble from when it was accepted, so who asks late there finds no result of a long answer.
+"""
 
 
 class Desk(Protocol):

@@ -3,11 +3,12 @@
 import importlib.util
 from typing import Any
 
-from geometry_msgs.msg import PoseStamped, Quaternion
+from geometry_msgs.msg import PoseStamped, Quaternion, TransformStamped
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.time import Time
+from std_msgs.msg import Header
 
 PATIENCE = 0.1
 """Seconds that a transform may come later than its image."""
@@ -34,12 +35,26 @@ class TargetFrame:
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))
         self._jump: Any = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
-    def __call__(self, pose: PoseStamped) -> PoseStamped | None:
-        """The position in the frame, with identity orientation there; None, and a warning, if tf does not know."""
+    def find(self, header: Header) -> TransformStamped | None:
+        """The way from an image's frame at its time, if tf knows it now; it forgets after ten seconds."""
         try:
-            found = self._buffer.lookup_transform(
-                self._frame, pose.header.frame_id, Time.from_msg(pose.header.stamp), Duration(seconds=PATIENCE)
-            )
+            return self._look_up(header, 0.0)
+        except self._unavailable:
+            return None
+
+    def _look_up(self, header: Header, patience: float) -> TransformStamped:
+        time, within = Time.from_msg(header.stamp), Duration(seconds=patience)
+        return self._buffer.lookup_transform(self._frame, header.frame_id, time, within)
+
+    def __call__(self, pose: PoseStamped, found: TransformStamped | None = None) -> PoseStamped | None:
+        """The position in the frame, with identity orientation there; None, and a warning, if tf does not know.
+
+        Args:
+            pose: stamped, in the camera's frame.
+            found: the way, if `find` found it earlier.
+        """
+        try:
+            found = found or self._look_up(pose.header, PATIENCE)
         except self._unavailable as error:
             self._logger.warning(f"~/target: {error}", throttle_duration_sec=5.0)
             return None

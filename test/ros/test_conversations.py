@@ -61,6 +61,9 @@ def test_what_is_not_asked_about_is_forgotten(kept: Conversations, clock: Clock)
     assert kept.get("old", TTL) is None
     assert kept.get("new", TTL) is not None
     assert len(kept) == 1
+    clock.now = 200.0
+    kept.expire(TTL)
+    assert len(kept) == 0
 
 
 @pytest.fixture(scope="module")

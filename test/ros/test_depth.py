@@ -14,7 +14,7 @@ from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from lisa_ros.cameras import Arrival, Camera, Picture
+from lisa_ros.cameras import Arrival, Camera, Picture, _Companions
 from lisa_ros.conversions import image_message
 from lisa_ros.parameters import CameraParameters
 
@@ -120,7 +120,22 @@ def test_holes_and_edges_do_not_move_it(show: Scene) -> None:
 def test_the_depth_nearest_in_time_is_taken_within_reason(show: Scene) -> None:
     assert show.position(40, depth_of(40), late=0.04)[2] == pytest.approx(1.0)
     assert not show.ask(41, depth_of(41), late=0.06).has_position
+    warning = "no position, for the depth nearest to the image is 0.060 s from it by its stamp"
+    eventually(lambda: warning in show.robot.log(), "a warning")  # type: ignore[attr-defined]
     assert show.position(42, depth_of(42), late=-0.04)[2] == pytest.approx(1.0)
+
+
+def test_depth_may_come_while_it_is_answered(show: Scene) -> None:
+    show.position(45, depth_of(45))
+    show.stamp += 10
+    show.say(show.stamp)
+    show.robot.publish("/image", image_message(scene(46), "rgb8", header(show.stamp)))
+    eventually(lambda: show.again() and show.answer.header.stamp.sec == show.stamp, "the next frame")
+    assert not show.answer.segments[0].has_position
+    goal = show.robot.pursue("red delay=3", max_age=-1.0)
+    eventually(lambda: ("answering", "") in goal.feedback, "the question to be answered")
+    show.robot.publish("/depth", image_message(depth_of(46), "32FC1", header(show.stamp)))
+    assert goal.result()[1].answer.segments[0].has_position
 
 
 def test_a_camera_info_may_come_after_its_image(show: Scene) -> None:
@@ -146,10 +161,31 @@ def test_depth_of_another_moment_is_not_taken(stamps: float, receipts: float, be
 
 def test_among_equal_stamps_the_receipt_decides() -> None:
     picture = Picture(header(0.0), "camera", scene(1), received=5.0)
-    depths = [Arrival(serialize_message(Image(header=header(0.0))), received) for received in (4.8, 5.1, 9.0)]
-    assert min(depths, key=picture.apart).received == 5.1
-    in_time = Arrival(serialize_message(Image(header=header(0.01))), 5.0)
-    assert picture.apart(depths[2]) < picture.apart(in_time), "stamps come first"
+    depths = [arrival(0.0, received) for received in (4.8, 5.1, 9.0)]
+    assert min(depths, key=lambda each: each.apart(picture)).received == 5.1
+    assert depths[2].apart(picture) < arrival(0.01, 5.0).apart(picture), "stamps come first"
+
+
+def arrival(stamp: float, received: float) -> Arrival:
+    return Arrival(serialize_message(Image(header=header(stamp))), received)
+
+
+@pytest.mark.parametrize("first", ["depth", "image"])
+def test_depth_waits_for_its_image_however_much_comes_after_it(first: str) -> None:
+    image, depth, kept = arrival(7.0, 7.0), arrival(7.01, 7.1), _Companions()
+    if first == "depth":
+        kept.add(depth, None)
+        kept.turn_to(image)
+    else:
+        kept.turn_to(image)
+        kept.add(depth, image)
+    later = [arrival(7.1 + number / 30, 7.2 + number / 30) for number in range(99)]
+    for each in later:
+        kept.add(each, image)
+    assert kept.nearest_to(Picture(header(7.0), "camera", scene(1), received=7.0)) is depth
+    assert kept.last is later[-1]
+    kept.turn_to(other := arrival(10.0, 10.1))
+    assert kept.nearest_to(Picture(header(10.0), "camera", scene(1), received=10.1)) is min(later[-8:], key=other.apart)
 
 
 @pytest.mark.parametrize(

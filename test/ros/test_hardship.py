@@ -108,10 +108,16 @@ def test_namespaces_and_remaps(start: Callable[..., Process]) -> None:
     start(lisa, *remaps)
     start(camera, "--topic", "/arm/wrist/rgb")
     robot = Robot("/arm/eyes")
+    health = robot.listen("/diagnostics", DiagnosticArray)
     try:
         assert robot.until_active().ask("red").answer.header.frame_id == "/arm/wrist/rgb"
         names = [name for name, _ in robot.node.get_topic_names_and_types()]
         assert {"/arm/eyes/answer", "/arm/eyes/mask", "/diagnostics"} <= set(names)
+        statuses = eventually(lambda: health and health[-1].status)
+        assert [status.name for status in statuses] == [
+            f"arm/eyes: {x}" for x in ("model", "camera camera", "questions")
+        ]
+        assert {status.hardware_id for status in statuses} == {"arm/eyes"}
     finally:
         robot.close()
 
@@ -149,9 +155,10 @@ def test_a_clock_that_jumps_back_clears_what_tf_knows(monkeypatch: pytest.Monkey
 
 
 def test_a_target_in_another_frame(
-    start: Callable[..., Process], robot: Robot, monkeypatch: pytest.MonkeyPatch
+    start: Callable[..., Process], robot: Robot, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(HERE / "tf2_double"), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.setenv("TF_HAS_FORGOTTEN", str(tmp_path / "forgotten"))
     start(lisa, target_frame="base", camera__depth="depth", camera__camera_info="info", camera__qos="reliable")
     robot.until_active()
     targets = robot.listen("/lisa/target", PoseStamped)
@@ -162,6 +169,10 @@ def test_a_target_in_another_frame(
     at = target.pose.position
     assert (at.x, at.y, at.z) == pytest.approx((x + 10.0, -z, y), abs=0.01)
     assert target.pose.orientation.w == 1.0
+    (tmp_path / "forgotten").touch()  # tf does after ten seconds, and the picture may be asked about again
+    targets.clear()
+    assert show.again().has_position
+    assert eventually(lambda: targets)[-1].pose.position == at
 
 
 def test_a_target_frame_without_tf2_is_refused(start: Callable[..., Process], robot: Robot) -> None:

@@ -103,6 +103,18 @@ def test_a_frame_that_grows_old_in_the_queue_is_not_waited_for_any_longer(
     assert code(first) == Code.OK
 
 
+def test_a_turn_without_a_frame_ends_soon_after_the_one_before_it(inference: InferenceThread, frames: Frames) -> None:
+    frames.young, frames.late = True, {"second"}
+    frames.engine.clear()
+    first = ask(inference, "first", conversation="a")
+    assert frames.taken.wait(PATIENCE)
+    second = ask(inference, "second", conversation="a")
+    frames.patient_for = 0.5
+    frames.engine.set()
+    assert code(first) == Code.OK
+    assert code(second) == Code.NO_FRAME
+
+
 def test_other_limits_hold_at_once(inference: InferenceThread, frames: Frames) -> None:
     ends = ask(inference)
     frames.patient_for = 0.0

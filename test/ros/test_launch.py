@@ -136,14 +136,28 @@ def test_what_is_given_reaches_the_node_and_the_rest_keeps_its_defaults(
 
 
 @pytest.mark.ros_install
+def test_what_is_given_overrides_a_file_that_speaks_of_the_node(launch: Launch, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    words = "ros__parameters: {autostart: false, precision"
+    file.write_text(f"/**: {{{words}: bf16}}}}\nlisa: {{{words}: fp16, queue_size: 3}}}}\n")
+    launch("lisa.launch.py", params_file=file, precision="fp32")
+    robot = Robot()
+    try:
+        assert robot.state() == "unconfigured"
+        assert (robot.get("precision"), robot.get("queue_size")) == ("fp32", 3)
+    finally:
+        robot.close()
+
+
+@pytest.mark.ros_install
 def test_a_node_that_dies_comes_back_on_demand(launch: Launch, robot: Robot) -> None:
     process = launch("lisa.launch.py", namespace="arm", respawn="true")
-    assert robot.state() == "unconfigured"
+    robot.until_active()
     pid = eventually(lambda: _pid_of_node(process), "the node's pid")
     os.kill(int(pid), signal.SIGKILL)
     again = eventually(lambda: _pid_of_node(process) != pid and _pid_of_node(process), "another node")
     assert again
-    assert robot.state() == "unconfigured"
+    robot.until_active()
 
 
 def _pid_of_node(process: Launched) -> str:

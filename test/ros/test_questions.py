@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from action_msgs.msg import GoalStatus
 from harness import Goal, Robot, camera, eventually, lisa
+from lisa_ros.msg import Answer
 from scenes import scene
 
 from lisa_ros.questions import Code
@@ -89,6 +90,19 @@ def test_a_hang_ends_with_its_timeout_and_the_node_serves_on(robot: Robot) -> No
     assert (code(response), response.message) == (Code.TIMEOUT, "no answer within 0.5 s: it was still waiting")
     assert code(hanging.result()[1]) == Code.TIMEOUT
     assert robot.ask("green").answer.text == "Turn 1: green is [SEG]."
+
+
+def test_who_gives_up_while_masks_are_made_gets_none(robot: Robot) -> None:
+    told = robot.listen("/lisa/answer", Answer)
+    goal = robot.pursue("red masks=2")
+    eventually(lambda: goal.feedback[-1:] and goal.feedback[-1][0] == "masking")
+    assert goal.cancel()
+    status, result = goal.result()
+    assert (status, code(result)) == (GoalStatus.STATUS_CANCELED, Code.CANCELED)
+    assert result.message == "canceled while masking"
+    assert robot.ask("green").success
+    eventually(lambda: told)
+    assert [answer.instruction for answer in told] == ["green"]
 
 
 def test_the_timeout_is_that_of_the_parameter_unless_given(robot: Robot) -> None:

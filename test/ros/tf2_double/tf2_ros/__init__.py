@@ -1,5 +1,7 @@
 """A stand-in for tf2_ros, which has no wheel: one transform, from `optical` to `base`."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from geometry_msgs.msg import TransformStamped
@@ -10,7 +12,10 @@ class TransformException(Exception):
 
 
 class Buffer:
-    """Knows one transform: turned by a quarter about x, and shifted; `cleared` counts how often it was cleared."""
+    """Knows one transform: turned by a quarter about x, and shifted; `cleared` counts how often it was cleared.
+
+    Once the file that TF_HAS_FORGOTTEN names is there it knows none.
+    """
 
     def __init__(self) -> None:
         self.cleared = 0
@@ -19,6 +24,8 @@ class Buffer:
         self.cleared += 1
 
     def lookup_transform(self, target: str, source: str, time: Any, timeout: Any) -> TransformStamped:
+        if (forgotten := os.environ.get("TF_HAS_FORGOTTEN")) and Path(forgotten).exists():
+            raise TransformException("Lookup would require extrapolation into the past")
         if (target, source) != ("base", "optical"):
             raise TransformException(f'"{target}" passed to lookup_transform does not exist')
         found = TransformStamped()
