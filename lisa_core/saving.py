@@ -27,6 +27,7 @@ from lisa_core import hub, loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, released_name
+from lisa_core.options import CHECKPOINT
 
 _SHARD = 1 << 30
 """Bytes of one file at most, and so of what stands in memory before it is written."""
@@ -70,16 +71,23 @@ def save_quantised(
         _copy_the_rest(checkpoint, partial)
 
 
+def check_new(out: Path) -> None:
+    """Raises CheckpointError unless that can become a checkpoint's folder, and be named as one."""
+    if out.exists():
+        raise CheckpointError(f"{out} is there already; name a folder that is not.")
+    if str(out) == CHECKPOINT:
+        raise CheckpointError(f"{out} always means the model that comes with this package; name another folder.")
+
+
 @contextmanager
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
 
     Raises:
-        CheckpointError: there is something at `out`.
+        CheckpointError: there is something at `out`, or it means another model.
         OSError: the disk is full or broken, also where safetensors says so in words of its own.
     """
-    if out.exists():
-        raise CheckpointError(f"{out} is there already; name a folder that is not.")
+    check_new(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

@@ -30,11 +30,11 @@ def finetune(
     checkpoint: options.Checkpoint = CHECKPOINT,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = STEPS,
     learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of a step.")] = BATCH,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of a step; the authors' has 20.")] = BATCH,
     validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps between validations.")] = (
         VALIDATE_EVERY
     ),
-    seed: Annotated[int, typer.Option(metavar="N", help="Of everything that is random.")] = SEED,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is random.")] = SEED,
     precision: options.Precision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",

@@ -73,7 +73,7 @@ def _refuse_others(out: Path, seed: int, guest: Kind | None) -> None:
     from lisa_core.tabletop.dataset import load_scene
     from lisa_core.tabletop.sampling import sample_scene
 
-    first = next(iter(sorted(out.glob("[0-9]*.json"))), None)
+    first = next(iter(sorted(out.glob(f"{'[0-9]' * 6}.json"))), None)
     if first is None:
         return
     there = load_scene(out, int(first.stem))

@@ -112,24 +112,33 @@ def train(
     if lora and whole:
         raise typer.BadParameter("--lora and --whole exclude each other: the official recipe freezes SAM's encoder")
     from lisa_core import loading
+    from lisa_core.evaluation.journal import state_of
+    from lisa_core.saving import check_new
     from lisa_core.training import curves, trouble
     from lisa_core.training.exam import Exam
     from lisa_core.training.scratch import Machine, Portion
     from lisa_core.training.trainer import Plan
 
+    try:
+        check_new(out)
+    except LisaError as error:
+        terminal.fail(str(error))
     run = out.with_name(out.name + ".run")
     try:
-        if out.exists():
-            raise CheckpointError(f"{out} is there already; name a folder that is not.")
         curves.check_available()
         target = loading.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
-        origin = {"scenes": str(scenes.resolve()), "number_of_scenes": _number_of(scenes)}
+        origin = {
+            "scenes": str(scenes.resolve()),
+            "number_of_scenes": _number_of(scenes),
+            "content_of_scenes": _digest(scenes),
+        }
         how = {"checkpoint": checkpoint, "lora": lora, "whole": whole, "seed": seed, "mixed": mixed}
         before = _opened(checkpoint, lora) if checkpoint else None
-        _keep(run, {**origin, "speak_scenes": speak_scenes, **how, **lessons})
+        weights = {"weights": state_of(str(before.folder)) if before else []}
+        _keep(run, {**origin, "speak_scenes": speak_scenes, **how, **weights, **lessons})
         school = _School(scenes, run, seed, Machine(target, mixed), before, lora, whole)
         with trouble.told(run):
             if not checkpoint:
@@ -253,12 +262,17 @@ def _drawn(trainer: "Trainer[Any]", folder: Path, last: int) -> "Iterator[Mappin
 def _opened(checkpoint: str, lora: bool) -> "Checkpoint":
     """What to go on with; raises CheckpointError if that cannot be."""
     from lisa_core.checkpoint import Checkpoint
-    from lisa_core.training import adapters
+    from lisa_core.training import adapters, fresh
 
     if lora:
         adapters.check_available()
     opened = Checkpoint.open(checkpoint)
     adapters.check_learnable(opened)
+    if opened.template != fresh.TEMPLATE:
+        raise CheckpointError(
+            f"{checkpoint} speaks in the template {opened.template}, and this command teaches {fresh.TEMPLATE};"
+            " take `lisa finetune`."
+        )
     return opened
 
 
@@ -285,7 +299,7 @@ def _tokenizer(scenes: "Scenes", folder: Path) -> Any:
         folder.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
         try:
-            template = BY_NAME["llava_v1"]
+            template = BY_NAME[fresh.TEMPLATE]
             fixed = [template.opening, template.before_question, template.after_question] * _READ_FOR_WORDS
             fresh.write_tokenizer([*fixed, *scenes.sentences(_READ_FOR_WORDS)], _PIECES, partial)
             partial.rename(folder)
@@ -317,6 +331,14 @@ def _number_of(folder: Path) -> int:
     if load_scene(folder, scenes - 1).seed >= HELD_OUT_SEED:
         raise DatasetError(f"{folder} has scenes to measure with (seeds from {HELD_OUT_SEED}); train on others.")
     return scenes
+
+
+def _digest(folder: Path) -> str:
+    """Tells these scenes from others that are rendered in their place later."""
+    from lisa_core.evaluation.reasonseg import digest_of
+    from lisa_core.tabletop.dataset import count
+
+    return digest_of(folder / f"{index:06d}.json" for index in (0, count(folder) - 1))
 
 
 @contextmanager

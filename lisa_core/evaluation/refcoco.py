@@ -36,7 +36,7 @@ class Reference:
         number: of the reference and of its sentence, unique in the set.
         picture: its file.
         annotation: the file of the references.
-        sentence: in the words of the set.
+        sentence: in the words of the set, in lower case as the authors ask.
         segmentation: of the instance, as COCO writes it: polygons or run lengths.
     """
 
@@ -153,7 +153,9 @@ class RefCoco:
             return [f"{self.folder / 'instances.json'}: picture {reference['image_id']} has no file_name."]
         file = (self.images or self.folder / "images") / str(picture["file_name"])
         return [
-            Reference(f"{number}.{place}", file, path, str(sentence["sent"]).strip(), instance.get("segmentation"))
+            Reference(
+                f"{number}.{place}", file, path, str(sentence["sent"]).strip().lower(), instance.get("segmentation")
+            )
             for place, sentence in enumerate(reference["sentences"], 1)
         ]
 

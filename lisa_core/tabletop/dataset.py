@@ -54,8 +54,16 @@ def load_view(folder: Path, index: int) -> View:
 
 
 def load_scene(folder: Path, index: int) -> Scene:
-    """What scene number `index` of a folder was rendered from."""
-    return scene_from(json.loads((folder / f"{index:06d}.json").read_text())["scene"])
+    """What scene number `index` of a folder was rendered from.
+
+    Raises:
+        DatasetError: its file is missing or damaged, or is of no scene; names it.
+    """
+    path = folder / f"{index:06d}.json"
+    try:
+        return scene_from(json.loads(path.read_text())["scene"])
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DatasetError(f"{path} is no rendered scene, or damaged ({error!r}); take another folder.") from error
 
 
 def scene_from(record: dict[str, Any]) -> Scene:

@@ -162,7 +162,10 @@ def _turns(
         if annotation.answers:
             turns.append((text, annotation.answers[index]))
             continue
-        question = str(random.choice(LONG_QUESTIONS if annotation.is_sentence else SHORT_QUESTIONS)).format(text)
+        if annotation.is_sentence:
+            question = str(random.choice(LONG_QUESTIONS)).format(text)
+        else:
+            question = str(random.choice(SHORT_QUESTIONS)).format(text.lower())
         answer = str(random.choice(ANSWERS))
         explanation = explanations.get((picture, text))
         if explanation and random.integers(2):

@@ -10,6 +10,7 @@ from lisa_core.evaluation import tabletop_report
 from lisa_core.evaluation.tabletop import evaluate, open_scenes
 from lisa_core.model.lisa import Lisa
 from lisa_core.tokenizer import Tokenizer
+from lisa_core.training.fresh import TEMPLATE
 from lisa_core.training.scratch import Machine
 
 _QUESTIONS = 6
@@ -36,7 +37,7 @@ class Exam:
 
     def take(self, step: int, model: Lisa, tokenizer: Tokenizer, machine: Machine) -> Sequence[str]:
         """Measures, and writes it down; the figures in words."""
-        engine = LisaEngine("in training", model, tokenizer, "v1", "llava_v1", "fp32", machine.device)
+        engine = LisaEngine("in training", model, tokenizer, "v1", TEMPLATE, "fp32", machine.device)
         results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
         overall = tabletop_report.scores(results)["all"]
         figures = {name: value for name, value in vars(overall).items() if value is not None}

@@ -12,8 +12,11 @@ from lisa_core.model.clip import ClipShape
 from lisa_core.model.language import LanguageShape
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.model.sam import SamShape
+from lisa_core.options import TemplateName
 from lisa_core.template import IM_END, IM_PATCH, IM_START, SEG
 
+TEMPLATE: TemplateName = "llava_v1"
+"""In which a new model learns to speak."""
 ADDED_TOKENS = (SEG, IM_PATCH, IM_START, IM_END)
 _UNIT_NORMAL = "positional_encoding_gaussian_matrix"
 _NARROW = 0.02

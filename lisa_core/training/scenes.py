@@ -20,6 +20,7 @@ from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack
 from lisa_core.training.conversation import NOT_LEARNT, lesson
+from lisa_core.training.fresh import TEMPLATE
 from lisa_core.training.vision import Senses, Truth
 
 _COLOURS = tuple(sorted({colour for kind in KINDS for colour in kind.colours}))
@@ -118,7 +119,7 @@ class Scenes:
             kept.append(index)
             views.append(view)
             pictures.append(_relit(view.rgb, random))
-            lessons.append([lesson(_as_text(one), BY_NAME["llava_v1"], tokenizer) for one in said])
+            lessons.append([lesson(_as_text(one), BY_NAME[TEMPLATE], tokenizer) for one in said])
             masks.append(_masks(view, [turn for one in said for turn in one.turns]))
         return Talk(
             kept,

@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lisa_core import preprocess
@@ -104,20 +104,31 @@ class Looked:
 
     Attributes:
         folder: of the file.
-        embedding: (scenes, C, grid, grid) float16.
+        embedding: (scenes, C, grid, grid) float16, mapped.
     """
 
     folder: Path
-    embedding: NDArray[np.float16]
+    embedding: "np.memmap[Any, np.dtype[np.float16]]"
 
     @classmethod
     def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
-        """A file for so many scenes, as an earlier call has left it, or a new one."""
+        """A file for so many scenes, as an earlier call has left it, or a new one.
+
+        Raises:
+            OSError: the disk has no room for it.
+        """
         path = folder / "embedding.npy"
         if path.is_file():
             return cls(folder, np.lib.format.open_memmap(path, "r+"))
         size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
-        return cls(folder, np.lib.format.open_memmap(path, "w+", np.float16, size))
+        try:
+            embedding = np.lib.format.open_memmap(path, "w+", np.float16, size)
+            with path.open("r+b") as file:  # now, for a mapped page that finds no room ends the process
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        return cls(folder, embedding)
 
     @property
     def done(self) -> int:
@@ -129,6 +140,7 @@ class Looked:
         """Stores what was made of the scenes from `first` on."""
         stop = first + len(embedding)
         self.embedding[first:stop] = embedding.half().cpu().numpy()
+        self.embedding.flush()
         write_whole({self.folder / _PROGRESS: json.dumps({"done": stop}).encode()})
 
 

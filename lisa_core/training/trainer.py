@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lisa_core.errors import NO_TENSORS, CheckpointError
+from lisa_core.errors import NO_TENSORS, CheckpointError, LisaError
 from lisa_core.training.ahead import ahead
 from lisa_core.training.muon import Muon
 
@@ -89,7 +89,11 @@ class Trainer(Generic[Batch]):
         self._resume()
 
     def run(self, until: float = math.inf) -> Iterator[Mapping[str, float]]:
-        """Trains on, to the plan's end or to a time of `time.monotonic()`; yields each step's losses."""
+        """Trains on, to the plan's end or to a time of `time.monotonic()`; yields each step's losses.
+
+        Raises:
+            LisaError: a loss or its gradient is no finite number; what was learnt before is kept.
+        """
         saved = time.monotonic()
         with closing(ahead(self._make_batch, range(self.step, self._plan.steps), self._workers)) as batches:
             for batch in batches:
@@ -109,13 +113,20 @@ class Trainer(Generic[Batch]):
         with self._guise(self.step):
             losses = self._loss_of(batch)
             losses["loss"].backward()
-        nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
+        norm = nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self._plan.learning_rate * self._plan.rate(self.step)
             optimiser.step()
         self.step += 1
-        told = dict(zip(losses, torch.stack([value.detach() for value in losses.values()]).tolist(), strict=True))
+        *values, length = torch.stack([*(value.detach() for value in losses.values()), norm]).tolist()
+        told = dict(zip(losses, values, strict=True))
+        if not (math.isfinite(told["loss"]) and math.isfinite(length)):
+            raise LisaError(
+                f"Step {self.step} made the weights no numbers any more (loss {told['loss']:g}, gradient {length:g});"
+                f" {self._folder} keeps what was learnt before. Begin anew with a smaller learning rate than"
+                f" {self._plan.learning_rate:g}."
+            )
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.step, **told}) + "\n")
         return told

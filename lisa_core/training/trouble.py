@@ -28,6 +28,10 @@ def told(folder: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and _WRITER.search(str(error)):
             number = _cause(error, folder)
             raise OSError(number, os.strerror(number), str(folder)) from error
+        if "DataLoader worker" in str(error):
+            raise OutOfMemoryError(
+                "A process that makes batches was killed, most likely for want of memory; take fewer pictures a step."
+            ) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(

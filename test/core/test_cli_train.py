@@ -15,12 +15,14 @@ from disk import no_file_larger
 from torch import Tensor
 
 from lisa_core import LisaEngine, files
-from lisa_core.checkpoint import Checkpoint
+from lisa_core.checkpoint import TEMPLATE_KEY, Checkpoint
+from lisa_core.cli import train
 from lisa_core.model.lisa import Lisa
 from lisa_core.saving import save_quantised
 from lisa_core.tabletop import dataset
 from lisa_core.training import scratch
 from lisa_core.training.in_4_bit import in_4_bit
+from lisa_core.training.scratch import Looked
 from lisa_core.training.trainer import Trainer
 
 STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
@@ -30,6 +32,7 @@ BY_LORA = (*FEW, "--lora", "--speak-rate", 1e-2)
 
 def for_training(folder: Path, *numbers: int) -> Path:
     """Puts some of the stored scenes into a folder, as if they were for training."""
+    folder.mkdir(exist_ok=True)
     for index, number in enumerate(numbers):
         scene = replace(dataset.load_scene(STORED, number), seed=index)
         dataset.save(dataset.load_view(STORED, number), scene, folder, index)
@@ -271,14 +274,65 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
         "whole": False,
         "seed": 0,
         "mixed": False,
+        "weights": [],
         "see_pictures": 2,
         "speak_pictures": 2,
     }
     (tmp_path / "lisa.run" / "settings.json").write_text(json.dumps(before | {"dialogues": 3}))
     said = cli.run("train", scenes, "--out", out, *FEW, "--see-pictures", 4, "--seed", 1)
     assert said.code == 1
-    assert "differs in number_of_scenes, seed, see_pictures;" in said.errors
+    assert "differs in number_of_scenes, content_of_scenes, seed, see_pictures;" in said.errors
     assert not out.exists()
+
+
+def test_a_training_on_what_has_changed_since_is_not_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_School", stop)
+    scenes = for_training(tmp_path / "scenes", 0, 1)
+    model = shutil.copytree(Checkpoint.open("bundled").folder, tmp_path / "model")
+    words = ("train", scenes, "--out", tmp_path / "lisa", "--checkpoint", model)
+    assert [cli.run(*words).code for _ in range(2)] == [130, 130]
+    (model / "config.json").touch()
+    assert "holds a training that differs in weights;" in cli.run(*words).errors
+    shutil.rmtree(tmp_path / "lisa.run")
+    assert cli.run(*words).code == 130
+    for_training(scenes, 2, 1)
+    assert "holds a training that differs in content_of_scenes;" in cli.run(*words).errors
+
+
+def test_a_model_of_another_template_is_for_finetune(scenes: Path, tmp_path: Path) -> None:
+    model = shutil.copytree(Checkpoint.open("bundled").folder, tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {TEMPLATE_KEY: "vicuna_v1_1"}))
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", "--checkpoint", model)
+    assert said.code == 1
+    assert "speaks in the template vicuna_v1_1" in said.errors
+    assert "lisa finetune" in said.errors
+
+
+@pytest.mark.parametrize(("out", "why"), [(".", "is there already"), ("bundled", "always means the model that comes")])
+def test_a_name_that_cannot_be_a_checkpoints(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str, why: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    said = cli.run("train", scenes, "--out", out)
+    assert said.code == 1
+    assert why in said.errors
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_without_room_for_what_is_seen_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    shape = Checkpoint.open("bundled").shape
+    with no_file_larger(1 << 20), pytest.raises(OSError, match=r"embedding\.npy"):
+        Looked.open(tmp_path, 50, shape)
+    assert list(tmp_path.iterdir()) == []
+    assert Looked.open(tmp_path, 50, shape).embedding.shape == (50, 128, 24, 24)
+    file = (tmp_path / "embedding.npy").stat()
+    assert file.st_blocks * 512 >= file.st_size > 50 * 128 * 24 * 24 * 2
 
 
 def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
@@ -286,6 +340,15 @@ def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
     assert said.code == 1
     assert "train on others" in said.errors
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_no_scene_is_told(tmp_path: Path) -> None:
+    (tmp_path / "000000.json").write_text('{"shapes": []}')
+    (tmp_path / "000000_1.json").write_text("{}")  # as a labelled set has them
+    for words in (("train", tmp_path, "--out", tmp_path / "lisa"), ("tabletop", "render", tmp_path)):
+        said = cli.run(*words)
+        assert said.code == 1
+        assert "000000.json is no rendered scene" in said.errors
 
 
 def test_a_folder_without_scenes_is_told(tmp_path: Path) -> None:

@@ -214,6 +214,12 @@ def test_a_picture_that_is_not_there_and_a_number_twice(folder):
     assert [each["image"] for each in written["failed"]] == ["1.jpg 5.1", "1.jpg 5.2"]
 
 
+def test_sentences_are_asked_in_lower_case(folder):
+    (folder / "refs(unc).json").write_text(json.dumps([reference(7, 2, 12, "val", " The RIGHT part ")]))
+    _, written = run(folder, Counting())
+    assert [each["query"] for each in written["images"]] == ["the right part"]
+
+
 def test_a_split_without_sentences(folder):
     (folder / "refs(unc).json").write_text(json.dumps([reference(5, 1, 11, "val")]))
     result, written = run(folder, Counting())

@@ -1,6 +1,7 @@
 """Training: killed and taken up again, written down and loaded, from scratch."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,7 @@ import torch
 from goldens import GOLDENS, V1, picture
 from torch import Tensor, nn
 
-from lisa_core import CheckpointError, LisaEngine, loading, quantization
+from lisa_core import CheckpointError, LisaEngine, LisaError, loading, quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME
@@ -72,6 +73,21 @@ def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path, muon: b
 def test_training_learns(tmp_path: Path, muon: bool) -> None:
     told = list(Line(tmp_path, replace(PLAN, steps=200, muon=muon)).trainer.run())
     assert told[-1]["loss"] < 0.5 * told[0]["loss"]
+
+
+@pytest.mark.parametrize("gradient", [math.inf, math.nan])
+def test_what_goes_beyond_numbers_ends_it_and_keeps_what_was_learnt(tmp_path: Path, gradient: float) -> None:
+    line = Line(tmp_path)
+    steps = line.trainer.run()
+    for _ in range(5):
+        next(steps)
+    before = torch.load(tmp_path / STATE, weights_only=True)
+    line.model.weight.register_hook(lambda _: torch.full((1, 4), gradient))
+    with pytest.raises(LisaError, match=r"Step 6 made the weights no numbers .* smaller learning rate than 0\.05"):
+        list(steps)
+    after = torch.load(tmp_path / STATE, weights_only=True)
+    assert (before["step"], after["step"]) == (4, 5)
+    assert all(weight.isfinite().all() for weight in after["weights"].values())
 
 
 def test_another_plan_does_not_take_up_what_is_there(tmp_path: Path) -> None:
