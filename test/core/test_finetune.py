@@ -262,6 +262,13 @@ def test_an_explanation_is_learnt_where_there_is_one():
     assert all(question.startswith("what gives light Please") for question in plain)
 
 
+@pytest.mark.parametrize(("is_sentence", "asked"), [(False, "red tea pot"), (True, "Red Tea pot")])
+def test_names_are_asked_in_lower_case_and_sentences_as_they_are(is_sentence, asked):
+    annotation = reasonseg.Annotation(("Red Tea pot",), is_sentence, ())
+    ((question, _),) = annotated._turns(annotation, "0.png", {}, np.random.default_rng(0))
+    assert asked in question
+
+
 def test_an_answer_that_is_longer_than_the_model_reads_is_told(small_checkpoint, data, tmp_path):
     folder = shutil.copytree(data, tmp_path / "data")
     path = folder / "train" / "0.json"
