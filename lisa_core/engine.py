@@ -285,6 +285,7 @@ class LisaEngine:
 
     def _answer_in_turn(self, questions: Sequence["_Question"], limits: Limits, end: "_End") -> None:
         for index, question in enumerate(questions):
+            self._ready()  # whoever heard the last answer may have closed it
             found: Answer | Cancelled
             try:
                 found = self._answer_one(question, limits)

@@ -6,7 +6,7 @@ import pytest
 from goldens import CASES, TOWER, V1, case, distance
 from test_stepping import Captures
 
-from lisa_core import Answer, LisaEngine, replay
+from lisa_core import Answer, LisaEngine, LisaError, replay
 from lisa_core.errors import Cancelled, OutOfMemoryError, PromptError
 from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam
@@ -240,6 +240,17 @@ class TestInTurn:
             captures = Captures()
             patch.setattr(replay, "capture_for", lambda *_, **__: captures)
             return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+
+    def test_closed_on_the_first_answer_it_says_so(self, recording):
+        frame, told = recording.encode(SHORT.rgb), []
+
+        def on_answer(index, _):
+            told.append(index)
+            recording.close()
+
+        with pytest.raises(LisaError, match="was closed"):
+            recording.ask_many(frame, ["Where?", "Why?"], max_new_tokens=2, on_answer=on_answer)
+        assert told == [0]
 
     def test_as_each_alone_by_recorded_steps(self, recording, small, passes):
         asked = [LONG, SHORT, case("v1-two_masks")]
