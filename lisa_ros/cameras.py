@@ -19,7 +19,7 @@ from geometry_msgs.msg import TransformStamped
 from numpy.typing import NDArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
@@ -197,10 +197,19 @@ class Camera:
             )
 
     def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
-        reliable = self.parameters.qos == "reliable"
-        reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
-        qos = QoSProfile(depth=1, reliability=reliability)
+        latched = message_type is CameraInfo and self._is_latched(topic)
+        reliable = latched or self.parameters.qos == "reliable"
+        qos = QoSProfile(
+            depth=1,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
         return self._node.create_subscription(message_type, topic, callback, qos, raw=True, callback_group=self._group)
+
+    def _is_latched(self, topic: str) -> bool:
+        """Whether all who publish there offer what they published before, as who does so once."""
+        offers = [publisher.qos_profile for publisher in self._node.get_publishers_info_by_topic(topic)]
+        return bool(offers) and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""

@@ -1,6 +1,7 @@
 """Where things are: depth and intrinsics give each segment a position; anything wrong with them takes only that."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +9,9 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from harness import Robot, eventually, lisa
+from lifecycle_msgs.msg import Transition
 from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
 from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
@@ -149,6 +152,30 @@ def test_a_camera_info_may_come_after_its_image(show: Scene) -> None:
     segment = eventually(lambda: (segment := show.again()).has_position and segment, "the info of the same time")
     x, y, z = centre(44, 1.0)
     assert (segment.position.x, segment.position.y, segment.position.z) == pytest.approx((x / 2, y / 2, z), abs=0.01)
+
+
+def test_a_camera_info_that_was_latched_before_is_heard(tmp_path: Path) -> None:
+    topics = {"camera__depth": "depth", "camera__camera_info": "latched", "camera__qos": "reliable"}
+    process = lisa(tmp_path / "node.log", "-r", "__node:=late", autostart=False, **topics)
+    robot = Robot("/late")
+    try:
+        once = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = robot.node.create_publisher(CameraInfo, "/latched", once)
+        publisher.publish(CameraInfo(header=header(1.0), **INFO))
+        assert robot.change_state(Transition.TRANSITION_CONFIGURE)
+
+        def has_position() -> bool:
+            assert robot.change_state(Transition.TRANSITION_ACTIVATE)
+            robot.publish("/depth", image_message(depth_of(20), "32FC1", header(1.0)))
+            robot.publish("/image", image_message(scene(20), "rgb8", header(1.0)))
+            found = any(segment.has_position for segment in robot.ask("red").answer.segments)
+            assert found or robot.change_state(Transition.TRANSITION_DEACTIVATE)
+            return found
+
+        eventually(has_position, "a position, once the node has discovered who publishes")
+    finally:
+        robot.close()
+        process.stop()
 
 
 @pytest.mark.parametrize(
