@@ -59,12 +59,13 @@ def save_quantised(
         shard_bytes: size of one file at most, but for a tensor that is larger by itself.
 
     Raises:
-        CheckpointError: it is in 4 bit already, or there is something at `out`.
+        CheckpointError: it is in 4 bit already, or there is something at `out`, or that means another model.
         OutOfMemoryError: the device is too small.
         OSError: it could not be written; nothing is left of it.
     """
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
+    check_new(out)
     with whole_folder(out) as partial, loading.fitting("nf4", device):
         parameters = _quantised(checkpoint, device)
         write_weights(parameters, partial, len(checkpoint.stored), on_progress, shard_bytes)
@@ -73,10 +74,14 @@ def save_quantised(
 
 def check_new(out: Path) -> None:
     """Raises CheckpointError unless that can become a checkpoint's folder, and be named as one."""
-    if out.exists():
-        raise CheckpointError(f"{out} is there already; name a folder that is not.")
+    _check_free(out)
     if str(out) == CHECKPOINT:
         raise CheckpointError(f"{out} always means the model that comes with this package; name another folder.")
+
+
+def _check_free(out: Path) -> None:
+    if out.exists():
+        raise CheckpointError(f"{out} is there already; name a folder that is not.")
 
 
 @contextmanager
@@ -84,10 +89,10 @@ def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
 
     Raises:
-        CheckpointError: there is something at `out`, or it means another model.
+        CheckpointError: there is something at `out`.
         OSError: the disk is full or broken, also where safetensors says so in words of its own.
     """
-    check_new(out)
+    _check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
     try:

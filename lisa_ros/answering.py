@@ -257,19 +257,21 @@ class Answerer:
                 if not picture.camera:
                     raise
                 raise Refused(Code.NO_FRAME, f"the newest frame of camera {picture.camera}: {error}") from None
-            self._publications.locate(picture)
+            self._complete(picture)
         return picture.encoded
 
     def _complete(self, picture: Picture) -> None:
-        """What belongs to the picture often comes after it, and by the time of the answer it is there."""
+        """What belongs to the picture often comes after it, and is there by the time that it is encoded or answered."""
+        self._publications.locate(picture)
         if camera := self._cameras.get(picture.camera):  # once: another thread may close it
             camera.add_companions(picture)
-            camera.warn_of_depth(picture)
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:
         """The points of each segment; none at all without depth and intrinsics."""
         depth, intrinsics = picture.depth, picture.intrinsics
         if depth is None or intrinsics is None:
+            if camera := self._cameras.get(picture.camera):
+                camera.warn_of_depth(picture)
             return []
         try:
             return [deproject(segment.mask, depth, intrinsics) for segment in answer.segments]

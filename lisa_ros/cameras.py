@@ -35,8 +35,12 @@ if TYPE_CHECKING:
 SILENCE = 5.0
 """Seconds without an image after which a camera is called silent, and after which depth is of another one."""
 
+_LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
+
 COMPANIONS_KEPT = 8
 """Depth images, and as many CameraInfos, that wait for their colour image; they come in any order."""
+
+_NEWEST, _ASKED = "the newest image", "the image that was asked about last"
 
 RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
@@ -114,28 +118,27 @@ class CameraHealth:
 
 
 class _Companions:
-    """The newest messages that may belong to an image, and the one nearest to the newest image, however old that is."""
+    """The newest messages that may belong to an image, and those nearest to certain images, whatever came since."""
 
     def __init__(self) -> None:
         self._newest: deque[Arrival] = deque(maxlen=COMPANIONS_KEPT)
-        self._nearest: Arrival | None = None
+        self._images: dict[str, Arrival | Picture] = {}
+        self._nearest: dict[str, Arrival] = {}
 
-    def add(self, arrival: Arrival, image: Arrival | None) -> None:
+    def add(self, arrival: Arrival) -> None:
         self._newest.append(arrival)
-        if image is not None:
-            self._turn(image, arrival)
+        for role, image in self._images.items():
+            self.look_out_for(role, image)
 
-    def turn_to(self, image: Arrival) -> None:
-        """There is a new image."""
-        self._turn(image, *self._newest)
+    def look_out_for(self, role: str, image: Arrival | Picture) -> None:
+        """Keep what is nearest to this image from now on, in place of the one before it in that role."""
+        self._images[role] = image
+        if nearest := self.nearest_to(image):
+            self._nearest[role] = nearest
 
-    def _turn(self, image: Arrival, *others: Arrival) -> None:
-        known = [self._nearest] if self._nearest else []
-        self._nearest = min([*known, *others], key=image.apart, default=None)
-
-    def nearest_to(self, picture: Picture) -> Arrival | None:
-        kept = [self._nearest, *self._newest] if self._nearest else self._newest
-        return min(kept, key=lambda arrival: arrival.apart(picture), default=None)
+    def nearest_to(self, image: Arrival | Picture) -> Arrival | None:
+        kept = (*self._nearest.values(), *self._newest)
+        return min(kept, key=lambda arrival: arrival.apart(image), default=None)
 
     @property
     def last(self) -> Arrival | None:
@@ -172,6 +175,7 @@ class Camera:
         self._node = node
         self._on_image = on_image
         self._opened = time.monotonic()
+        self._latched = False
         self._warned: set[str] = set()
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
@@ -196,8 +200,9 @@ class Camera:
                 f"camera {name}: depth without camera_info gives no positions; name its topic, too"
             )
 
-    def _subscribe(self, message_type: type, topic: str, callback: Callable[[bytes], None]) -> Any:
-        latched = message_type is CameraInfo and self._is_latched(topic)
+    def _subscribe(
+        self, message_type: type, topic: str, callback: Callable[[bytes], None], latched: bool = False
+    ) -> Any:
         reliable = latched or self.parameters.qos == "reliable"
         qos = QoSProfile(
             depth=1,
@@ -206,10 +211,19 @@ class Camera:
         )
         return self._node.create_subscription(message_type, topic, callback, qos, raw=True, callback_group=self._group)
 
-    def _is_latched(self, topic: str) -> bool:
-        """Whether all who publish there offer what they published before, as who does so once."""
-        offers = [publisher.qos_profile for publisher in self._node.get_publishers_info_by_topic(topic)]
-        return bool(offers) and all(offer.durability == DurabilityPolicy.TRANSIENT_LOCAL for offer in offers)
+    def ask_for_latched(self) -> None:
+        """Hear a CameraInfo that was published once, before, as soon as all who publish there are seen to offer that.
+
+        To be called on the executor's thread.
+        """
+        name, stream = self._names["camera_info"], "camera_info"
+        if self._latched or stream not in self._subscriptions or self._streams.infos.last is not None:
+            return
+        offers = [publisher.qos_profile for publisher in self._node.get_publishers_info_by_topic(name)]
+        if offers and all((offer.durability, offer.reliability) == _LATCHED for offer in offers):
+            self._latched = True
+            self._node.destroy_subscription(self._subscriptions[stream])
+            self._subscriptions[stream] = self._subscribe(CameraInfo, name, self._keep_info, latched=True)
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""
@@ -223,18 +237,18 @@ class Camera:
         streams = self._streams
         with streams.lock:
             streams.image = Arrival(serialized, now)
-            streams.depths.turn_to(streams.image)
-            streams.infos.turn_to(streams.image)
+            streams.depths.look_out_for(_NEWEST, streams.image)
+            streams.infos.look_out_for(_NEWEST, streams.image)
             streams.receipts.append(now)
         self._on_image()
 
     def _keep_depth(self, serialized: bytes) -> None:
         with self._streams.lock:
-            self._streams.depths.add(Arrival(serialized, time.monotonic()), self._streams.image)
+            self._streams.depths.add(Arrival(serialized, time.monotonic()))
 
     def _keep_info(self, serialized: bytes) -> None:
         with self._streams.lock:
-            self._streams.infos.add(Arrival(serialized, time.monotonic()), self._streams.image)
+            self._streams.infos.add(Arrival(serialized, time.monotonic()))
 
     @property
     def newest(self) -> Arrival | None:
@@ -252,10 +266,14 @@ class Camera:
     def add_companions(self, picture: Picture) -> None:
         """Give the picture the depth and the intrinsics nearest in time, as far as there are any.
 
-        Called again a little later it finds better ones, for both often come after their colour image.
+        Called again later it finds better ones, for both often come after their colour image, and those of the last
+        picture that it was called for are kept meanwhile.
         """
+        depths, infos = self._streams.depths, self._streams.infos
         with self._streams.lock:
-            depth, info = self._streams.depths.nearest_to(picture), self._streams.infos.nearest_to(picture)
+            depths.look_out_for(_ASKED, picture)
+            infos.look_out_for(_ASKED, picture)
+            depth, info = depths.nearest_to(picture), infos.nearest_to(picture)
         if info is not None and info.apart(picture) < picture.intrinsics_apart:
             picture.intrinsics_apart = info.apart(picture)
             picture.intrinsics = self._intrinsics(info, picture.size)

@@ -175,6 +175,7 @@ class LisaNode(SelfStartingNode):
     def _statuses(self) -> Iterable[DiagnosticStatus]:
         yield model_status(self.state, self.reason, self._model)
         for camera in self._cameras.values():
+            camera.ask_for_latched()
             camera.warn_if_silent()
             yield camera_status(camera)
         yield self._statistics.status(self._inference.ahead if self._inference is not None else 0)

@@ -119,12 +119,9 @@ def train(
     from lisa_core.training.scratch import Machine, Portion
     from lisa_core.training.trainer import Plan
 
+    run = out.parent / f"{out.name}.run"
     try:
         check_new(out)
-    except LisaError as error:
-        terminal.fail(str(error))
-    run = out.with_name(out.name + ".run")
-    try:
         curves.check_available()
         target = loading.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
@@ -314,10 +311,12 @@ def _keep(run: Path, settings: dict[str, Any]) -> None:
     if not path.is_file():
         run.mkdir(parents=True, exist_ok=True)
         write_whole({path: json.dumps(settings).encode()})
-    elif (before := json.loads(path.read_bytes())) != settings:
-        changed = ", ".join(name for name, value in settings.items() if before.get(name) != value)
+        return
+    before = json.loads(path.read_bytes())
+    if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
         raise CheckpointError(
-            f"{run} holds a training that differs in {changed}; give the same to finish it, or delete that folder."
+            f"{run} holds a training that differs in {', '.join(changed)};"
+            " give the same to finish it, or delete that folder."
         )
 
 
@@ -338,7 +337,8 @@ def _digest(folder: Path) -> str:
     from lisa_core.evaluation.reasonseg import digest_of
     from lisa_core.tabletop.dataset import count
 
-    return digest_of(folder / f"{index:06d}.json" for index in (0, count(folder) - 1))
+    ends = (0, count(folder) - 1)
+    return digest_of(folder / f"{index:06d}.{kind}" for index in ends for kind in ("json", "jpg", "png"))
 
 
 @contextmanager

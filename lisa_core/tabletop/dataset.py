@@ -48,7 +48,7 @@ def load_view(folder: Path, index: int) -> View:
             depth = (np.array(Image.open(millimetres)) / 1000).astype(np.float32)
         scene = scene_from(record["scene"])
         camera, intrinsics = np.array(record["camera"]), np.array(record["intrinsics"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"Scene {stem} cannot be read ({error}); render it again: lisa tabletop render.") from error
     return View(picture, depth, labels[..., 0], labels[..., 1], intrinsics, camera, scene.things)
 
@@ -62,7 +62,7 @@ def load_scene(folder: Path, index: int) -> Scene:
     path = folder / f"{index:06d}.json"
     try:
         return scene_from(json.loads(path.read_text())["scene"])
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is no rendered scene, or damaged ({error!r}); take another folder.") from error
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from lisa_core.checkpoint import OWN_TOWER
 from lisa_core.hub import TOKENIZER_FILES
 from lisa_core.model.lisa import released_name
-from lisa_core.saving import whole_folder, write_weights
+from lisa_core.saving import check_new, whole_folder, write_weights
 
 
 def export(
@@ -37,9 +37,10 @@ def export(
         on_progress: called with (share done, parameter).
 
     Raises:
-        CheckpointError: there is something at `out`.
+        CheckpointError: there is something at `out`, or that means another model.
         OSError: it could not be written; nothing is left of it.
     """
+    check_new(out)
     with whole_folder(out) as partial:
         write_weights(_halves(weights), partial, count, on_progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")

@@ -28,7 +28,7 @@ def told(folder: Path) -> Iterator[None]:
         if isinstance(error, RuntimeError) and _WRITER.search(str(error)):
             number = _cause(error, folder)
             raise OSError(number, os.strerror(number), str(folder)) from error
-        if "DataLoader worker" in str(error):
+        if "DataLoader worker (pid" in str(error):
             raise OutOfMemoryError(
                 "A process that makes batches was killed, most likely for want of memory; take fewer pictures a step."
             ) from error

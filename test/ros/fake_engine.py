@@ -1,11 +1,11 @@
 """A stand-in for the engine: it finds colours by name, at once, and does on demand what goes wrong in real life.
 
 The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
-seconds and can be cancelled, `hang=S` takes S seconds and cannot, `masks=S` does so before the masks, `tokens=N` says
-N words more, `pause=S` seconds apart, `fail=KIND` raises, `fail_together=KIND` does so unless it is asked alone,
-`company` tells how many are asked at once. The checkpoint's name gives orders too: `fails...` cannot be loaded,
-`breaks...` raises what nobody expects, `until PATH` takes until there is such a file, `heavy...` holds 100 MiB, and 50
-more for each frame.
+seconds and can be cancelled, `hang=S` takes S seconds and cannot, `masks=S` takes as long for masks, which come at once
+if it is cancelled then, `tokens=N` says N words more, `pause=S` seconds apart, `fail=KIND` raises, `fail_together=KIND`
+does so unless it is asked alone, `company` tells how many are asked at once. The checkpoint's name gives orders too:
+`fails...` cannot be loaded, `breaks...` raises what nobody expects, `until PATH` takes until there is such a file,
+`heavy...` holds 100 MiB, and 50 more for each frame.
 """
 
 import threading
@@ -177,7 +177,7 @@ def _answering(
     if failure:
         raise FAILURES[failure]()
     on_stage("masking")
-    time.sleep(float(orders.get("masks", 0)))
+    cancel.wait(float(orders.get("masks", 0)))
     segments = tuple(_segment(found(frame.image, word)) for word in words if word in COLOURS)[:max_segments]
     masks = ", ".join(["[SEG]"] * len(segments)) or "nothing"
     company = f" ({together} at once)" if "company" in words else ""

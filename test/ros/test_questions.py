@@ -94,7 +94,7 @@ def test_a_hang_ends_with_its_timeout_and_the_node_serves_on(robot: Robot) -> No
 
 def test_who_gives_up_while_masks_are_made_gets_none(robot: Robot) -> None:
     told = robot.listen("/lisa/answer", Answer)
-    goal = robot.pursue("red masks=2")
+    goal = robot.pursue("red masks=100")
     eventually(lambda: goal.feedback[-1:] and goal.feedback[-1][0] == "masking")
     assert goal.cancel()
     status, result = goal.result()
