@@ -12,22 +12,35 @@ from PIL import Image, ImageOps
 
 from lisa_core.errors import ImageError
 
+MAX_PIXELS = 128 * 1024 * 1024
+"""Larger images are refused: their masks alone would fill a robot's memory."""
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of grey pictures with more than 8 bit; it knows 16-bit colours by their high bytes only."""
 
 
-def read_rgb(path: Path) -> NDArray[np.uint8]:
+def not_a_file(path: Path) -> str:
+    """Why there is no file; empty if there is."""
+    try:
+        if path.is_file():
+            return ""
+        return f"{path} is {'a folder' if path.is_dir() else 'not there'}"
+    except OSError as error:
+        return f"{path} cannot be looked at ({error.strerror})"
+
+
+def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """The picture in a file as (H, W, 3) uint8 RGB, upright as EXIF says.
 
     Of 16 bit the high byte counts, alpha is dropped, of an animation the first frame is taken.
 
     Raises:
-        ImageError: there is no such file, or no picture in it that can be read; names it.
+        ImageError: there is no such file, or no picture in it that can be read, or too large a one; names it.
     """
-    if not path.is_file():
-        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'not there'}; give a picture's file.")
+    if why := not_a_file(path):
+        raise ImageError(f"{why}; give a picture's file.")
     try:
         with Image.open(path) as opened:
+            _check_size(opened, most_pixels)
             return _to_rgb(ImageOps.exif_transpose(opened))
     except ImageError as error:
         raise ImageError(f"{path} {error}") from error
@@ -73,6 +86,11 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=3)
     return file.getvalue()
+
+
+def _check_size(image: Image.Image, most_pixels: int) -> None:
+    if image.width * image.height > most_pixels:
+        raise ImageError(f"has {image.width}x{image.height} px, more than {most_pixels} in all; scale it down.")
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

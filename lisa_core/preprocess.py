@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from lisa_core.errors import ImageError
+from lisa_core.files import MAX_PIXELS
 from lisa_core.resizing import Filter, resized
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -26,8 +27,6 @@ SAM_STD = (58.395, 57.12, 57.375)
 """RGB in [0, 255]; segment-anything, `build_sam.py`."""
 
 _HOST = torch.device("cpu")
-MAX_PIXELS = 128 * 1024 * 1024
-"""Larger images are refused: their masks alone would fill a robot's memory."""
 
 _LONGEST_STRIP = 16
 """Beyond this aspect ratio the ends that the centre cut drops are dropped before resizing, not after."""

@@ -1,5 +1,6 @@
 """The frames of a recorded camera, with the depth and the intrinsics that go with each."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ from lisa_core.answer import Answer
 from lisa_core.geometry import Placement, locate
 from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError
+from lisa_ros.cameras import SILENCE
 from lisa_ros.parameters import CameraParameters
 
 IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
@@ -87,14 +89,15 @@ class Frames:
         return Header(stamp=time, frame_id=recorded.frame_id)
 
     def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
-        """Where each segment is, None where that is unknown; raises ImageError if the depth image is no good."""
+        """Where each segment is, None where that is unknown; raises ImageError or BagError if its depth is no good."""
         nowhere: list[Placement | None] = [None] * len(answer.segments)
         if not self._depths or not self._infos:
             return nowhere
-        nearest = _nearest(self._depths, frame.stamp)
-        if abs(nearest.stamp - frame.stamp) > CameraParameters.depth_max_dt * 1e9:
+        nearest = _nearest(self._depths, frame)
+        stamps, times = _apart(nearest, frame)
+        if stamps > CameraParameters.depth_max_dt * 1e9 or times > SILENCE * 1e9:
             return nowhere
-        info = self._read(self.camera_info, _nearest(self._infos, frame.stamp))
+        info = self._read(self.camera_info, _nearest(self._infos, frame))
         depth = conversions.to_depth(self._read(self.depth, nearest))
         found = []
         for segment in answer.segments:
@@ -118,7 +121,12 @@ def _only_camera(bag: BagReader) -> Any:
 def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
     if kind == COMPRESSED:
         return not name.endswith("/compressedDepth")
-    return kind == IMAGE and bag.decode(next(bag.messages([name]))).encoding not in conversions.DEPTH_ENCODINGS
+    if kind != IMAGE:
+        return False
+    for message in bag.messages([name]):
+        with contextlib.suppress(BagError):  # one that is cut off does not tell
+            return bag.decode(message).encoding not in conversions.DEPTH_ENCODINGS
+    return False
 
 
 def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
@@ -130,5 +138,10 @@ def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
             due = message.time + round(every * 1e9)
 
 
-def _nearest(recorded: Sequence[_Recorded], stamp: int) -> _Recorded:
-    return min(recorded, key=lambda one: abs(one.stamp - stamp))
+def _nearest(recorded: Sequence[_Recorded], frame: FrameOfBag) -> _Recorded:
+    return min(recorded, key=lambda one: _apart(one, frame))
+
+
+def _apart(recorded: _Recorded, frame: FrameOfBag) -> tuple[int, int]:
+    """Ns between the stamps, and between the recordings, which decide where stamps are equal, as those of 0."""
+    return abs(recorded.stamp - frame.stamp), abs(recorded.time - frame.time)

@@ -40,6 +40,10 @@ class Topic(NamedTuple):
     qos: Qos | None
 
 
+_STAMPED = 12
+"""Bytes of a message with a header, up to the end of the stamp."""
+
+
 class Message(NamedTuple):
     """One recorded message.
 
@@ -56,7 +60,9 @@ class Message(NamedTuple):
 
     @property
     def stamp(self) -> int:
-        """The stamp of its header, ns; only for types that begin with a `std_msgs/Header`."""
+        """The stamp of its header, ns; only for types that begin with a `std_msgs/Header`. 0 if it is cut off."""
+        if len(self.data) < _STAMPED:
+            return 0
         # After 4 bytes that say how the rest is encoded: int32 sec, uint32 nanosec; odd is little-endian.
         sec, nanosec = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
         return int(sec) * 1_000_000_000 + int(nanosec)

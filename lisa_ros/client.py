@@ -42,7 +42,16 @@ SETTLING = 0.2
 POLL = 0.05
 """Seconds between two looks."""
 
-_clients: "weakref.WeakKeyDictionary[Node, dict[str, Client]]" = weakref.WeakKeyDictionary()
+
+@dataclass(eq=False)
+class _Server:
+    """Whom a node asks, and since when that one has been seen to be there, on the steady clock."""
+
+    client: Client
+    found: float = math.inf
+
+
+_servers: "weakref.WeakKeyDictionary[Node, dict[str, _Server]]" = weakref.WeakKeyDictionary()
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,14 +134,17 @@ def mask_array(message: Image) -> NDArray[np.bool_]:
 
 
 async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
-    known = service in _clients.setdefault(node, {})
-    client = _clients[node][service] if known else _client(node, service)
-    _clients[node][service] = client
+    servers = _servers.setdefault(node, {})
+    if service not in servers:
+        servers[service] = _Server(_client(node, service))
+    server = servers[service]
+    client = server.client
     await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
         raise AskError(Code.TIMEOUT, f"nobody serves {client.srv_name}: start the node, or name it in `server`")
-    if not known:
-        await _settled(node, Future(), lambda: False, SETTLING)
+    server.found = min(server.found, time.monotonic())
+    if (rest := server.found + SETTLING - time.monotonic()) > 0:
+        await _settled(node, Future(), lambda: False, rest)
     response = client.call_async(request)
     limit = timeout + DISCOVERY if timeout else math.inf
     await _settled(node, response, lambda: not client.service_is_ready(), limit)

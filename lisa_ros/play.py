@@ -25,6 +25,7 @@ from rich.markup import escape
 from rosbags.interfaces import QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
+from lisa_ros.arguments import refuse
 from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
 
 CLOCK = "/clock"
@@ -45,7 +46,11 @@ console = Console(stderr=True, highlight=False)
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Runs the command and exits: 0 played or stopped by Ctrl-C, 1 the bag is damaged, 2 wrong usage."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    app(args=remove_ros_args(arguments), prog_name="play", obj=arguments)
+    try:
+        own = remove_ros_args(arguments)
+    except RuntimeError as error:  # rcl's
+        refuse(error)
+    app(args=own, prog_name="play", obj=arguments)
     sys.exit(0)
 
 
@@ -142,7 +147,10 @@ def _publish(
     stopped = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopped.set())
-    rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:  # rcl's
+        refuse(error)
     try:
         node = rclpy.create_node("play", start_parameter_services=False)
         publishers = _publishers(node, topics, with_clock=pace.clock > 0)

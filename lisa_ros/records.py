@@ -15,6 +15,9 @@ from lisa_core.answer import Answer, Box, Segment
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
 
+_UNREADABLE = "backslashreplace"
+"""How what is no UTF-8, as names of files may be, is written: JSON reads it back as it was."""
+
 
 class RecordError(Exception):
     """A file of answers cannot be read or does not belong here; the sentence names the file and the remedy."""
@@ -154,7 +157,7 @@ def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Writes `{"run": ..., "answers": [...]}`, a line each; the file is whole when it appears, in place of an older."""
     answers = ",\n".join(_line(record.to_json()) for record in records)
-    write_whole({path: f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n'.encode()})
+    write_whole({path: f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n'.encode(errors=_UNREADABLE)})
 
 
 def _line(content: Mapping[str, Any]) -> str:
@@ -165,7 +168,7 @@ def read_records(path: Path) -> list[Record]:
     """The records of a file that `write_records` wrote; raises RecordError if it is none."""
     try:
         return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
-    except (OSError, KeyError, TypeError, ValueError) as error:
+    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
         raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}") from error
 
 
@@ -194,14 +197,14 @@ class Journal:
         os.truncate(self.path, len(whole))
         try:
             lines = [json.loads(line) for line in whole.splitlines()]
+            changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again") from error
-        if lines and lines[0] != run:
-            changed = ", ".join(sorted(key for key in run if lines[0].get(key) != run[key]))
+        if changed:
             raise RecordError(
                 f"{self.path} has the answers of a run that was not finished, and of which this one differs in "
-                f"{changed}: give the same arguments to finish that one, or delete the file to start again"
+                f"{', '.join(changed)}: give the same arguments to finish that one, or delete the file to start again"
             )
         self.records = {record.key: record for record in records}
 
@@ -211,7 +214,7 @@ class Journal:
         self.records[record.key] = record
 
     def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(_line(line).encode() + b"\n")
+        self._file.write(_line(line).encode(errors=_UNREADABLE) + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
 

@@ -1,5 +1,6 @@
 """`replay`: asks about the frames of a bag, without a ROS graph; a regression test of answers in one line."""
 
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
@@ -18,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_msgs.msg import Header
 
+from lisa_core.cli.terminal import readable
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, Precision, TemplateName
 from lisa_core.overlay import draw
@@ -139,6 +141,10 @@ def replay(
     [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong
     usage, or OUT is there already; 130 stopped.
     """
+    if not out.name:
+        raise typer.BadParameter("--out has no name of its own: give the name of a bag to write")
+    if not math.isfinite(every):
+        raise typer.BadParameter("--every is no number of seconds")
     if bool(depth) != bool(camera_info):
         raise typer.BadParameter("positions need both --depth and --camera-info")
     model = {
@@ -148,14 +154,14 @@ def replay(
         "vision_tower": vision_tower or None,
         "template": template,
     }
-    asking = Asking(tuple(dict.fromkeys(ask)), max_new_tokens, mask_only)
+    asking = Asking(tuple(dict.fromkeys(map(readable, ask))), max_new_tokens, mask_only)
     try:
         expected = None if expect is None else read_records(expect)
         with BagReader(bag) as reader:
             frames = Frames(reader, camera, depth, camera_info, every)
             run = _describe(reader, frames, every, model, asking)
-            _check_free(out, overwrite)
-            with closing(Journal(_journal(out), run)) as journal:
+            _check_free(out, overwrite, reader)
+            with closing(Journal(_journal(out), run | _state_of(model))) as journal:
                 failed = _answer_all(frames, asking, journal, partial(context.obj, **model))
                 records = [
                     failed.get((frame.number, question)) or journal.records[frame.number, question]
@@ -206,20 +212,39 @@ def _describe(
     }
 
 
+def _state_of(model: Mapping[str, str | None]) -> dict[str, Any]:
+    """What tells its answers from those of another model of the same name, or on another device."""
+    from lisa_core.evaluation.journal import state_of
+    from lisa_core.loading import resolve_device
+
+    weights, tower = (state_of(model[name] or "") for name in ("checkpoint", "vision_tower"))
+    return {"weights": weights, "tower": tower, "runs_on": str(resolve_device(model["device"]))}
+
+
 def _journal(out: Path) -> Path:
     return out.with_name(out.name + ".journal")
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
     """Raises RecordError if something stands where the results go, unless this command may replace it."""
+    if bag.path.resolve().is_relative_to(out.resolve()):
+        raise RecordError(f"{out} is the recording: choose another --out for its answers")
     json_file = out.with_name(out.name + ".json")
     if out.exists() and not (out / "metadata.yaml").is_file():
         raise RecordError(f"{out} exists and is no bag: choose another --out")
+    if out.exists() and not _are_answers(out):
+        raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out")
     if _journal(out).exists():  # a run that was killed while it wrote them
         return
     for path in (out, json_file):
         if path.exists() and not overwrite:
             raise RecordError(f"{path} exists: choose another --out, or replace it with --overwrite")
+
+
+def _are_answers(bag: Path) -> bool:
+    """Whether a bag is one that this command wrote."""
+    with BagReader(bag) as reader:
+        return reader.topics.keys() == OUTPUTS.keys()
 
 
 def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) -> dict[tuple[int, str], Record]:
@@ -268,7 +293,7 @@ def _answer_frame(
             continue
         try:
             placements = frames.placements(frame, answer)
-        except ImageError as error:
+        except (ImageError, BagError) as error:
             console.print(f"frame {frame.number}: no positions, {escape(str(error))}")
             placements = [None] * len(answer.segments)
         yield Record.of(frame.number, frame.stamp, question, answer, placements)

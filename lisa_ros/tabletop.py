@@ -18,6 +18,7 @@ import rclpy
 from geometry_msgs.msg import Point, Pose, PoseArray, Quaternion
 from numpy.typing import NDArray
 from rcl_interfaces.msg import IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -138,9 +139,15 @@ def _quaternion(turned: NDArray[np.float64]) -> Quaternion:
 def main() -> NoReturn:
     """Runs the node until Ctrl-C; exits with 1 where nothing can be drawn, and with 2 for arguments that it has not."""
     arguments.check(sys.argv, __doc__)
-    rclpy.init(args=sys.argv)
     try:
-        rclpy.spin(Tabletop())
+        rclpy.init(args=sys.argv)
+        node = Tabletop()
+    except (ParameterException, RuntimeError) as error:  # the last is rcl's, of arguments and files
+        arguments.refuse(error)
+    except LisaError as error:
+        sys.exit(f"error: {error}")
+    try:
+        rclpy.spin(node)
     except LisaError as error:
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -68,10 +68,12 @@ def segment(
     asking = Asking(
         readable(question), {"max_new_tokens": max_new_tokens, "max_segments": max_segments, "mask_only": mask_only}
     )
-    there = [image for image in images if image.is_file()]
-    if not there:
-        for image in images:
-            terminal.complain(f"{image} is {'a folder' if image.is_dir() else 'not there'}; give a picture's file.")
+    from lisa_core import files
+
+    absent = [why for image in images if (why := files.not_a_file(image))]
+    if len(absent) == len(images):
+        for why in absent:
+            terminal.complain(f"{why}; give a picture's file.")
         raise typer.Exit(1)
     try:
         out.mkdir(parents=True, exist_ok=True)

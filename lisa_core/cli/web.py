@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -45,9 +46,11 @@ def web(
     usage; 130 stopped by Ctrl-C.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, lambda number, _: sys.exit(128 + number))  # or the pictures would stay
     with tempfile.TemporaryDirectory(prefix="lisa_web_") as scratch:
         # read by Gradio when it is imported: nothing is reported anywhere, uploads go where they are deleted
-        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch, "HF_HUB_OFFLINE": "1"}
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch}
         try:
             from lisa_core.web.app import Page
         except ImportError as error:

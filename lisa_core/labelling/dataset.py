@@ -103,7 +103,10 @@ def _files(label: Label, name: str) -> dict[str, bytes]:
     annotation: dict[str, Any] = {"text": label.queries, "is_sentence": label.is_sentence, "shapes": shapes}
     if label.answers:
         annotation["answers"] = label.answers
-    return {picture: content, f"{name}.json": json.dumps(annotation, ensure_ascii=False).encode()}
+    return {
+        picture: content,
+        f"{name}.json": json.dumps(annotation, ensure_ascii=False).encode(errors="backslashreplace"),
+    }
 
 
 def _check(image: NDArray[np.uint8], target: Mask, shows: bool) -> None:

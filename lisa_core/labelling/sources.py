@@ -1,7 +1,7 @@
 """Masks from where they are: PNG files, COCO's JSON, the answers of a replayed bag."""
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -94,7 +94,7 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
         stems = [Path(str(item["file_name"])).stem for item in images.values()]
     except (KeyError, TypeError) as error:
         raise DatasetError(f"{annotations} is no COCO file of instances ({error!r}).") from error
-    twice = sorted({stem for stem in stems if stems.count(stem) > 1})
+    twice = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     if twice:
         raise DatasetError(f"{annotations} has several pictures named {', '.join(twice[:5])}; give each its own name.")
     labels, faults = [], []

@@ -3,6 +3,7 @@
 import html
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from lisa_core.web.session import Session, Sessions, Turn
 
 EXAMPLES = Path(__file__).parent / "examples"
 LARGEST_UPLOAD = "32mb"
+MOST_PIXELS = 1 << 26
+"""Of a picture, which is kept as long as the visitor talks about it."""
+_CLEARED = (600, 3600)
+"""Every so many seconds files are deleted that are that much older: what was uploaded and shown."""
 MOST_WAITING = 32
 """Questions in the queue; who comes later is told to try again."""
 
@@ -40,7 +45,8 @@ class Page:
     def __init__(self, sessions: Sessions, title: str, scratch: Path) -> None:
         self._sessions = sessions
         self._scratch = scratch
-        with gr.Blocks(title="LISA", analytics_enabled=False) as self.blocks:
+        self._archives: dict[str, Path] = {}
+        with gr.Blocks(title="LISA", analytics_enabled=False, delete_cache=_CLEARED) as self.blocks:
             gr.Markdown(f"## LISA\nAsk about a picture and get words and masks, by {html.escape(title)}.")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=5, min_width=360):
@@ -117,7 +123,7 @@ class Page:
         """Another picture, or none: the conversation starts again."""
         session = self._session(request)
         try:
-            session.open(files.read_rgb(Path(path)) if path else None)
+            session.open(files.read_rgb(Path(path), MOST_PIXELS) if path else None)
         except LisaError as error:
             session.open(None)
             sentence = str(error).replace(str(path), Path(str(path)).name)  # the folder is the server's
@@ -146,7 +152,7 @@ class Page:
             gr.Warning(str(error), duration=None)
             yield [_messages(session.turns), question, *unchanged[1:]]
         else:
-            masks = self._masks(turns[-1])
+            masks = self._masks(turns[-1], _visitor(request))
             if session.turns is turns:  # else the visitor has turned to another picture meanwhile
                 yield [_messages(turns), gr.skip(), *masks]
 
@@ -170,26 +176,41 @@ class Page:
     def leave(self, request: gr.Request) -> None:
         """The visitor has closed the page."""
         self._sessions.forget(_visitor(request))
+        self._drop_archive(_visitor(request))
 
     def _session(self, request: gr.Request) -> Session:
         return self._sessions.of(_visitor(request))
 
-    def _masks(self, turn: Turn) -> list[Any]:
+    def _masks(self, turn: Turn, visitor: str) -> list[Any]:
         segments = turn.answer.segments
         layers = [
             (f"{index + 1}:  score {segment.score:.3f}, {segment.area} px", index)
             for index, segment in enumerate(segments)
         ]
         shown = list(range(len(segments)))
-        archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
-        archive.parent.mkdir()
-        files.write_whole({archive: turn.archive()})
         return [
             turn.picture(shown),
             gr.CheckboxGroup(layers, value=shown, visible=bool(layers)),
             _timings(turn),
-            gr.DownloadButton(value=str(archive), visible=bool(layers)),
+            self._archive(turn, visitor) if layers else gr.DownloadButton(visible=False),
         ]
+
+    def _archive(self, turn: Turn, visitor: str) -> gr.DownloadButton:
+        """Offers the masks; the ones before are gone then."""
+        self._drop_archive(visitor)
+        archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
+        try:
+            archive.parent.mkdir()
+            files.write_whole({archive: turn.archive()})
+        except OSError as error:
+            gr.Warning(f"The masks cannot be offered for download: {error.strerror}.", duration=None)
+            return gr.DownloadButton(visible=False)
+        self._archives[visitor] = archive
+        return gr.DownloadButton(value=str(archive), visible=True)
+
+    def _drop_archive(self, visitor: str) -> None:
+        if archive := self._archives.pop(visitor, None):
+            shutil.rmtree(archive.parent, ignore_errors=True)
 
     @staticmethod
     def _no_masks(session: Session) -> list[Any]:

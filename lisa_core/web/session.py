@@ -87,6 +87,10 @@ class Turn:
     answer: Answer
     timings: dict[str, float]
 
+    def in_words(self) -> "Turn":
+        """The same without its masks."""
+        return replace(self, answer=replace(self.answer, segments=()))
+
     def picture(self, shown: Collection[int]) -> NDArray[np.uint8]:
         """The picture with the segments of these indices, in the colours and with the numbers that all would have."""
         segments = [
@@ -174,6 +178,7 @@ class Session:
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
             if isinstance(part, Answer):
+                turns[:] = [turn.in_words() for turn in turns]  # only the last one's masks are shown
                 turns.append(Turn(image, question, part, {**encoding, **part.timings}))
             else:
                 yield part

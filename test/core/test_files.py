@@ -89,6 +89,8 @@ def test_what_has_no_8_bit_is_refused(tmp_path, values):
 
 
 def test_what_is_no_picture_is_named(tmp_path):
+    with pytest.raises(ImageError, match=r"cannot be looked at \(File name too long\)"):
+        read_rgb(tmp_path / ("x" * 300))
     with pytest.raises(ImageError, match=r"nowhere\.png is not there"):
         read_rgb(tmp_path / "nowhere.png")
     with pytest.raises(ImageError, match="is a folder"):

@@ -57,6 +57,12 @@ def test_answers_know_what_was_said_before(talk):
     assert [turn.question for turn in talk.turns] == ["where", "again"]
 
 
+def test_masks_are_kept_of_the_last_answer_only(talk):
+    for question in ("where", "again", "where"):
+        list(ask(talk, question))
+    assert [len(turn.answer.segments) for turn in talk.turns] == [0, 0, 2]
+
+
 def test_a_picture_is_encoded_once_and_its_time_counts_for_the_first_question(talk):
     list(ask(talk, "where"))
     list(ask(talk, "again"))
@@ -289,6 +295,15 @@ def test_a_file_that_is_no_picture_leaves_nothing_to_talk_about(visitor, tmp_pat
     assert (chat, typed) == ([], FIRST)
 
 
+def test_a_picture_that_would_fill_the_memory_is_not_kept(visitor, tmp_path):
+    Image.new("1", (10_000, 7_000)).save(tmp_path / "huge.png")
+    assert (tmp_path / "huge.png").stat().st_size < 100_000
+    chat, view, *_ = visitor.predict(handle_file(str(tmp_path / "huge.png")), api_name="/look")
+    assert (chat, view) == ([], None)
+    chat, typed, *_ = put(visitor, FIRST)
+    assert (chat, typed) == ([], FIRST)
+
+
 def test_a_path_on_the_server_is_not_read(address):
     elsewhere = {"path": str(GOLDENS / "images" / TABLE), "meta": {"_type": "gradio.FileData"}}
     answers = [
@@ -324,7 +339,8 @@ main(load=lambda **_: FakeEngine())
 
 
 @pytest.mark.timeout(120)
-def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_command_serves_until_it_is_told_to_end_and_leaves_nothing(tmp_path, told, code):
     port = free_port()
     path = os.pathsep.join([os.path.dirname(__file__), *filter(None, sys.path)])  # noqa: PTH120
     with subprocess.Popen(
@@ -341,8 +357,8 @@ def test_the_command_serves_until_ctrl_c_and_leaves_nothing(tmp_path):
         look(visitor, ODD)
         assert len(said(put(visitor, "where")[0])) == 2
         assert list(tmp_path.glob("lisa_web_*/*"))
-        process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 130
+        process.send_signal(told)
+        assert process.wait(30) == code
         assert "Traceback" not in process.stderr.read()
     assert not list(tmp_path.glob("lisa_web_*"))
 
@@ -366,6 +382,18 @@ def test_without_gradio_there_is_a_sentence(monkeypatch):
     result = cli.run("web", "--checkpoint", "some")
     assert result.code == 1
     assert "pip install 'lisa-core[web]'" in result.errors
+
+
+def test_a_model_may_be_downloaded(monkeypatch):
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    seen = []
+
+    def load(**_):
+        seen.append(os.environ.get("HF_HUB_OFFLINE"))
+        raise CheckpointError("no matter")
+
+    assert cli.run("web", "--checkpoint", "xinlai/LISA-7B-v1", load=load).code == 1
+    assert seen == [None]
 
 
 def test_without_a_model_it_is_the_bundled_one():

@@ -1,5 +1,6 @@
 """The client in a callback of another node, whose own group of callbacks is busy until the reply is there."""
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -70,3 +71,29 @@ def test_that_nobody_serves_is_said_in_a_callback(
 ) -> None:
     monkeypatch.setattr(client, "DISCOVERY", 0.5)
     assert heard(executor) == Code.TIMEOUT.name
+
+
+def test_of_questions_at_once_each_waits_until_the_client_is_known(
+    executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SETTLING", 1.0)
+    server, asker = Node("lisa", context=executor.context), Node("asker", context=executor.context)
+    came: list[float] = []
+
+    def on_request(request: ReasonSegment.Request, response: ReasonSegment.Response) -> ReasonSegment.Response:
+        came.append(time.monotonic())
+        response.success = True
+        return response
+
+    server.create_service(ReasonSegment, "~/reason_segment", on_request)
+    for node in (server, asker):
+        executor.add_node(node)
+    began = time.monotonic()
+    tasks = [executor.create_task(ask, asker, words, timeout=5.0) for words in ("red", "blue")]
+    for task in tasks:
+        executor.spin_until_future_complete(task, timeout_sec=PATIENCE)
+        assert task.result().answer is not None
+    assert len(came) == 2
+    assert min(came) - began >= 1.0
+    for node in (server, asker):
+        node.destroy_node()

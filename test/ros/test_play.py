@@ -204,6 +204,7 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert "has no topic /front" in play("--topics", "/front", code=2)
     assert "beyond the end" in play("--start-offset", 60, code=2)
     play("--rate", 0, code=2)
+    assert "parse remap rule" in play("--ros-args", "-r", "/camera/image", code=2)
 
 
 def test_a_damaged_bag(tmp_path: Path) -> None:

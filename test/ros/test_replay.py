@@ -247,6 +247,24 @@ def test_a_killed_run_goes_on_only_as_it_was(replay: Replay) -> None:
     assert "differs in every, max_new_tokens" in replay.ask("out", "--every", 0.5, "--max-new-tokens", 7, code=2)
 
 
+def test_a_killed_run_goes_on_only_with_the_weights_that_it_began_with(replay: Replay) -> None:
+    weights = replay.folder / "model"
+    weights.mkdir()
+    (weights / "weights.bin").write_bytes(b"before")
+
+    def stop(**options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    replay.ask("out", "--checkpoint", weights, load=stop, code=130)
+    (weights / "weights.bin").write_bytes(b"after it")
+    assert "differs in weights" in replay.ask("out", "--checkpoint", weights, load=stop, code=2)
+
+
+def test_a_question_of_no_unicode_is_asked_and_kept(replay: Replay) -> None:
+    replay.ask("out", "--ask", os.fsdecode(b"caf\xe9"), code=0)
+    assert {record.question for record in replay.answers("out")} == {BALL, "caf\ufffd"}
+
+
 def test_a_full_disk_costs_no_answer(replay: Replay) -> None:
     """A limit on the size of files stands in for the full disk: the journal, and then the bag, do not fit."""
     for name, limit in (("early", 2000), ("late", 20_000)):
@@ -290,6 +308,16 @@ def test_what_is_no_bag_is_never_replaced(replay: Replay) -> None:
     assert (replay.folder / "out" / "thesis.tex").read_text() == "years of work"
 
 
+@pytest.mark.parametrize("out", ["recording", "other"])
+def test_a_recording_is_never_replaced(replay: Replay, out: str) -> None:
+    recording, _ = (save(replay.folder / name, messages()[:20]) for name in ("recording", "other"))
+    before = messages(replay.folder / out)
+    for bag in (recording, next(recording.glob("*.mcap"))):
+        for how in ((), ("--overwrite",)):
+            assert "choose another --out" in replay.ask(out, *how, bag=bag, code=2)
+    assert messages(replay.folder / out) == before
+
+
 # As expected, or not
 
 
@@ -317,6 +345,8 @@ def test_what_was_not_expected_is_a_failure_with_a_table(replay: Replay) -> None
 
 def test_expectations_that_are_none(replay: Replay) -> None:
     (replay.folder / "old.json").write_text("{}")
+    assert "no file of answers" in replay.ask("new", "--expect", replay.folder / "old.json", code=2)
+    (replay.folder / "old.json").write_text('{"answers": ["The cup is [SEG]."]}')
     assert "no file of answers" in replay.ask("new", "--expect", replay.folder / "old.json", code=2)
     assert "does not exist" in replay.ask("new", "--expect", replay.folder / "never.json", code=2)
     assert not (replay.folder / "new.journal").exists()
@@ -352,6 +382,28 @@ def test_depth_that_is_none_costs_the_position_only(replay: Replay) -> None:
     found = [record.segments[0].position for record in replay.answers("out")]
     assert found[0] is not None
     assert found[-1] is None
+
+
+def test_depth_that_is_cut_off_costs_the_position_only(replay: Replay) -> None:
+    depths = [index for index, message in enumerate(messages()) if message.topic == DEPTH]
+    cut = {depths[0]: 7, depths[2]: 500}
+    edited = [m._replace(data=m.data[: cut.get(index)]) for index, m in enumerate(messages())]
+    printed = replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=save(replay.folder / "bag", edited))
+    found = [record.segments[0].position is not None for record in replay.answers("out")]
+    assert found == [index not in (0, 2) for index in range(14)]
+    assert "frame 2: no positions" in printed
+
+
+def test_depth_without_stamps_is_that_of_the_same_time(replay: Replay) -> None:
+    store = typestore()
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](0, 0), "camera")
+    bag = save(replay.folder / "bag", [changed(message, header=header) for message in messages()])
+    topics = ("--camera", IMAGE, "--depth", DEPTH, "--camera-info", INFO)
+    replay.ask("stamped", *topics)
+    replay.ask("bare", *topics, bag=bag)
+    positions = [[record.segments[0].position for record in replay.answers(name)] for name in ("stamped", "bare")]
+    assert positions[0] == positions[1]
+    assert len(set(positions[0])) > 5
 
 
 def test_depth_from_another_moment_is_not_used(replay: Replay) -> None:
@@ -407,6 +459,8 @@ def test_a_bag_that_is_cut_off(replay: Replay) -> None:
         ["--depth", DEPTH],
         ["--camera-info", INFO],
         ["--every", "-1"],
+        ["--every", "inf"],
+        ["--out", "."],
         ["--min-iou", "2"],
         ["--precision", "fp4"],
         ["--max-new-tokens", "0"],

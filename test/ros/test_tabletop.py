@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,3 +78,11 @@ def test_a_new_scene_comes_when_asked_for_and_by_its_seed(robot):
     assert robot.set("seed", 3).successful
     eventually(lambda: things(robot, heard) == before, "the first scene again")
     assert not robot.set("seed", -1).successful
+
+
+@pytest.mark.parametrize(("seed", "why"), [("-1", "out of range"), ("x", "expecting type 'INTEGER'")])
+def test_a_seed_that_is_none_is_told_in_a_sentence(tmp_path: Path, seed: str, why: str) -> None:
+    process = Process("tabletop_process.py", ["--ros-args", "-p", f"seed:={seed}"], tmp_path / "node.log")
+    assert process.wait() == 2
+    assert why in process.output
+    assert "Traceback" not in process.output
