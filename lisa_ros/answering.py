@@ -149,6 +149,8 @@ class Answerer:
         with _timed(stages, "position"):
             self._complete(picture)
             points = self._points(picture, answer)
+            if camera := self._cameras.get(picture.camera):
+                camera.let_go(picture)
         with _timed(stages, "messages"):
             duration = time.monotonic() - ticket.asked
             message = self._message(question, picture, answer, points, duration, question.include_masks)
@@ -270,8 +272,6 @@ class Answerer:
         """The points of each segment; none at all without depth and intrinsics."""
         depth, intrinsics = picture.depth, picture.intrinsics
         if depth is None or intrinsics is None:
-            if camera := self._cameras.get(picture.camera):
-                camera.warn_of_depth(picture)
             return []
         try:
             return [deproject(segment.mask, depth, intrinsics) for segment in answer.segments]

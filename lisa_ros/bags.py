@@ -3,6 +3,7 @@
 import itertools
 import shutil
 import struct
+import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -225,9 +226,8 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
     What was there before is replaced then. `store` knows the types of all topics.
     """
     # rosbags names the file in a bag after the bag's folder, so it has to have its name from the start.
-    workshop = path.with_name(path.name + ".partial")
-    shutil.rmtree(workshop, ignore_errors=True)
-    workshop.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
         writer = Writer(workshop / path.name, version=8, storage_plugin=StoragePlugin.MCAP)
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)

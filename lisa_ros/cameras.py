@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from geometry_msgs.msg import TransformStamped
@@ -39,8 +40,6 @@ _LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
 
 COMPANIONS_KEPT = 8
 """Depth images, and as many CameraInfos, that wait for their colour image; they come in any order."""
-
-_NEWEST, _ASKED = "the newest image", "the image that was asked about last"
 
 RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
@@ -118,27 +117,30 @@ class CameraHealth:
 
 
 class _Companions:
-    """The newest messages that may belong to an image, and those nearest to certain images, whatever came since."""
+    """The newest messages that may belong to an image, and for each image that was asked for, as long as it lives, the
+    nearest of all that came.
+    """
 
     def __init__(self) -> None:
         self._newest: deque[Arrival] = deque(maxlen=COMPANIONS_KEPT)
-        self._images: dict[str, Arrival | Picture] = {}
-        self._nearest: dict[str, Arrival] = {}
+        self._nearest: WeakKeyDictionary[Arrival | Picture, Arrival | None] = WeakKeyDictionary()
 
     def add(self, arrival: Arrival) -> None:
         self._newest.append(arrival)
-        for role, image in self._images.items():
-            self.look_out_for(role, image)
-
-    def look_out_for(self, role: str, image: Arrival | Picture) -> None:
-        """Keep what is nearest to this image from now on, in place of the one before it in that role."""
-        self._images[role] = image
-        if nearest := self.nearest_to(image):
-            self._nearest[role] = nearest
+        for image, nearest in list(self._nearest.items()):
+            if nearest is None or arrival.apart(image) < nearest.apart(image):
+                self._nearest[image] = arrival
 
     def nearest_to(self, image: Arrival | Picture) -> Arrival | None:
-        kept = (*self._nearest.values(), *self._newest)
-        return min(kept, key=lambda arrival: arrival.apart(image), default=None)
+        """What is nearest to it by now; from now on that is kept up to date."""
+        if image not in self._nearest:
+            kept = [*filter(None, self._nearest.values()), *self._newest]
+            self._nearest[image] = min(kept, key=lambda arrival: arrival.apart(image), default=None)
+        return self._nearest[image]
+
+    def forget(self, image: Picture) -> None:
+        """It is not asked for again soon."""
+        self._nearest.pop(image, None)
 
     @property
     def last(self) -> Arrival | None:
@@ -175,7 +177,7 @@ class Camera:
         self._node = node
         self._on_image = on_image
         self._opened = time.monotonic()
-        self._latched = False
+        self._latched: Any = None
         self._warned: set[str] = set()
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
@@ -216,20 +218,18 @@ class Camera:
 
         To be called on the executor's thread.
         """
-        name, stream = self._names["camera_info"], "camera_info"
-        if self._latched or stream not in self._subscriptions or self._streams.infos.last is not None:
+        name = self._names["camera_info"]
+        if self._latched or not name or self._streams.infos.last is not None:
             return
         offers = [publisher.qos_profile for publisher in self._node.get_publishers_info_by_topic(name)]
         if offers and all((offer.durability, offer.reliability) == _LATCHED for offer in offers):
-            self._latched = True
-            self._node.destroy_subscription(self._subscriptions[stream])
-            self._subscriptions[stream] = self._subscribe(CameraInfo, name, self._keep_info, latched=True)
+            self._latched = self._subscribe(CameraInfo, name, self._keep_info, latched=True)
 
     def close(self) -> None:
         """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""
-        for subscription in self._subscriptions.values():
+        for subscription in filter(None, (*self._subscriptions.values(), self._latched)):
             self._node.destroy_subscription(subscription)
-        self._subscriptions = {}
+        self._subscriptions, self._latched = {}, None
         self._streams = _Streams()
 
     def _keep_image(self, serialized: bytes) -> None:
@@ -237,8 +237,8 @@ class Camera:
         streams = self._streams
         with streams.lock:
             streams.image = Arrival(serialized, now)
-            streams.depths.look_out_for(_NEWEST, streams.image)
-            streams.infos.look_out_for(_NEWEST, streams.image)
+            streams.depths.nearest_to(streams.image)
+            streams.infos.nearest_to(streams.image)
             streams.receipts.append(now)
         self._on_image()
 
@@ -266,14 +266,10 @@ class Camera:
     def add_companions(self, picture: Picture) -> None:
         """Give the picture the depth and the intrinsics nearest in time, as far as there are any.
 
-        Called again later it finds better ones, for both often come after their colour image, and those of the last
-        picture that it was called for are kept meanwhile.
+        Called again later it finds better ones, for both often come after their colour image; they are kept meanwhile.
         """
-        depths, infos = self._streams.depths, self._streams.infos
         with self._streams.lock:
-            depths.look_out_for(_ASKED, picture)
-            infos.look_out_for(_ASKED, picture)
-            depth, info = depths.nearest_to(picture), infos.nearest_to(picture)
+            depth, info = self._streams.depths.nearest_to(picture), self._streams.infos.nearest_to(picture)
         if info is not None and info.apart(picture) < picture.intrinsics_apart:
             picture.intrinsics_apart = info.apart(picture)
             picture.intrinsics = self._intrinsics(info, picture.size)
@@ -281,10 +277,12 @@ class Camera:
             picture.depth_apart = depth.apart(picture)
             picture.depth = self._depth(depth)
 
-    def warn_of_depth(self, picture: Picture) -> None:
-        """Log a warning if there is depth, but none of the picture's moment."""
+    def let_go(self, picture: Picture) -> None:
+        """The picture was answered about; log a warning if there is depth, but none of its moment."""
         with self._streams.lock:
             depth = self._streams.depths.nearest_to(picture)
+            self._streams.depths.forget(picture)
+            self._streams.infos.forget(picture)
         if picture.depth is not None or depth is None or self._belongs(depth.apart(picture)):
             return
         stamps, receipts = depth.apart(picture)

@@ -204,7 +204,8 @@ class Journal:
         if changed:
             raise RecordError(
                 f"{self.path} has the answers of a run that was not finished, and of which this one differs in "
-                f"{', '.join(changed)}: give the same arguments to finish that one, or delete the file to start again"
+                f"{', '.join(changed)}: give the same arguments, files and device to finish that one, or delete the "
+                "file to start again"
             )
         self.records = {record.key: record for record in records}
 

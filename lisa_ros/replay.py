@@ -232,8 +232,10 @@ def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
     json_file = out.with_name(out.name + ".json")
     if out.exists() and not (out / "metadata.yaml").is_file():
         raise RecordError(f"{out} exists and is no bag: choose another --out")
-    if out.exists() and not _are_answers(out):
+    if out.exists() and not ((json_file.exists() or _journal(out).exists()) and _are_answers(out)):
         raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out")
+    if json_file.exists():
+        read_records(json_file)
     if _journal(out).exists():  # a run that was killed while it wrote them
         return
     for path in (out, json_file):

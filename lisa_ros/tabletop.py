@@ -141,13 +141,12 @@ def main() -> NoReturn:
     arguments.check(sys.argv, __doc__)
     try:
         rclpy.init(args=sys.argv)
-        node = Tabletop()
-    except (ParameterException, RuntimeError) as error:  # the last is rcl's, of arguments and files
+    except RuntimeError as error:  # rcl's, of arguments and files
         arguments.refuse(error)
-    except LisaError as error:
-        sys.exit(f"error: {error}")
     try:
-        rclpy.spin(node)
+        rclpy.spin(Tabletop())
+    except ParameterException as error:
+        arguments.refuse(error)
     except LisaError as error:
         sys.exit(f"error: {error}")
     except (KeyboardInterrupt, ExternalShutdownException):

@@ -129,8 +129,8 @@ def train(
         lessons = {"see_pictures": see_pictures, "speak_pictures": speak_pictures, "dialogues": dialogues}
         origin = {
             "scenes": str(scenes.resolve()),
-            "number_of_scenes": _number_of(scenes),
-            "content_of_scenes": _digest(scenes),
+            "number_of_scenes": (there := _number_of(scenes)),
+            "content_of_scenes": _digest(scenes, there),
         }
         how = {"checkpoint": checkpoint, "lora": lora, "whole": whole, "seed": seed, "mixed": mixed}
         before = _opened(checkpoint, lora) if checkpoint else None
@@ -316,7 +316,7 @@ def _keep(run: Path, settings: dict[str, Any]) -> None:
     if changed := [name for name, value in settings.items() if before.get(name, value) != value]:
         raise CheckpointError(
             f"{run} holds a training that differs in {', '.join(changed)};"
-            " give the same to finish it, or delete that folder."
+            " give the same options, scenes and weights to finish it, or delete that folder."
         )
 
 
@@ -332,12 +332,11 @@ def _number_of(folder: Path) -> int:
     return scenes
 
 
-def _digest(folder: Path) -> str:
-    """Tells these scenes from others that are rendered in their place later."""
+def _digest(folder: Path, scenes: int) -> str:
+    """Tells so many scenes from others that are rendered in their place later, by the first and the last."""
     from lisa_core.evaluation.reasonseg import digest_of
-    from lisa_core.tabletop.dataset import count
 
-    ends = (0, count(folder) - 1)
+    ends = (0, scenes - 1)
     return digest_of(folder / f"{index:06d}.{kind}" for index in ends for kind in ("json", "jpg", "png"))
 
 

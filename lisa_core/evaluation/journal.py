@@ -101,8 +101,8 @@ def state_of(model: str) -> list[Any]:
     """
     if not model:
         return []
-    folder = hub.folder_of(model) if model == CHECKPOINT else Path(model).expanduser()
-    if not folder.is_dir():
+    folder = hub.folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
+    if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
         return [model]
     states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]

@@ -118,15 +118,16 @@ class Looked:
             OSError: the disk has no room for it.
         """
         path = folder / "embedding.npy"
-        if path.is_file():
-            return cls(folder, np.lib.format.open_memmap(path, "r+"))
         size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
+        new = not path.is_file()
         try:
-            embedding = np.lib.format.open_memmap(path, "w+", np.float16, size)
+            how: tuple[Any, ...] = ("w+", np.float16, size) if new else ("r+",)
+            embedding = np.lib.format.open_memmap(path, *how)
             with path.open("r+b") as file:  # now, for a mapped page that finds no room ends the process
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
-            path.unlink(missing_ok=True)
+            if new:
+                path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error
         return cls(folder, embedding)
 

@@ -178,7 +178,7 @@ class Session:
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
             if isinstance(part, Answer):
-                turns[:] = [turn.in_words() for turn in turns]  # only the last one's masks are shown
+                turns[-1:] = [turn.in_words() for turn in turns[-1:]]  # only the last one's masks are shown
                 turns.append(Turn(image, question, part, {**encoding, **part.timings}))
             else:
                 yield part

@@ -311,6 +311,8 @@ def test_what_is_no_bag_is_never_replaced(replay: Replay) -> None:
 @pytest.mark.parametrize("out", ["recording", "other"])
 def test_a_recording_is_never_replaced(replay: Replay, out: str) -> None:
     recording, _ = (save(replay.folder / name, messages()[:20]) for name in ("recording", "other"))
+    (replay.folder / "thesis.json").write_text("{}")
+    assert "thesis.json is no file of answers" in replay.ask("thesis", "--overwrite", code=2)
     before = messages(replay.folder / out)
     for bag in (recording, next(recording.glob("*.mcap"))):
         for how in ((), ("--overwrite",)):
