@@ -21,7 +21,7 @@ from lisa_core.tabletop.knowledge import FACTS, GROUPS, USES, Fact, Use
 from lisa_core.tabletop.patterns import Split
 from lisa_core.tabletop.phrases import NOUN_PHRASES, WHERE
 from lisa_core.tabletop.scene import View
-from lisa_core.tabletop.sight import Seen, Sight, around, extreme, look, only
+from lisa_core.tabletop.sight import Seen, around, extreme, look, only
 from lisa_core.tabletop.wordings import BENCHMARK
 
 __all__ = ["Dialogue", "Target", "Turn", "dialogues"]
@@ -33,7 +33,7 @@ _BENCHMARK = 0.08
 """Share of questions for one thing that are asked as the published benchmark does."""
 
 _CROWDED = 0.5
-"""How often training, where it can, asks for a use, by knowledge or for a place what fits several things."""
+"""How often training, where it can, asks for a use or by knowledge what fits several things."""
 
 _EXTREMES = ("leftmost", "rightmost", "nearest", "farthest", "middle")
 
@@ -113,23 +113,12 @@ def _extreme(asker: Asker) -> Turn | None:
 
 def _around(asker: Asker) -> Turn | None:
     where, anchor = asker.pick(tuple(WHERE)), asker.one(asker.sight.clear)
-    if _wants_several(asker) and (crowded := _crowded(asker.sight)):
-        where, anchor = crowded[int(asker.rng.integers(len(crowded)))]
     if anchor is None or (it := _definite(asker, anchor)) is None:
         return None
     place = asker.words(WHERE[where], it=it)
     question = asker.ask(wordings.WHAT, where=place)
     found = around(asker.sight, anchor, where)
     return shown(asker, question, found) if len(found) <= 2 else None
-
-
-def _crowded(sight: Sight) -> list[tuple[str, Seen]]:
-    """Places with two things."""
-    return [(where, thing) for where in WHERE for thing in sight.clear if len(around(sight, thing, where)) == 2]
-
-
-def _wants_several(asker: Asker) -> bool:
-    return asker.split == "train" and asker.rng.random() < _CROWDED
 
 
 def _definite(asker: Asker, thing: Seen) -> str | None:
@@ -143,15 +132,14 @@ def _definite(asker: Asker, thing: Seen) -> str | None:
     return f"the {thing.colour} {noun}" if coloured else None
 
 
-def _useful(asker: Asker, sources: Sequence[Use | Fact], one: bool = False) -> tuple[Use | Fact, list[Seen]] | None:
-    """A use or a fact that is about some of what is seen, with the things; with `one` not sooner about several."""
+def _useful(asker: Asker, sources: Sequence[Use | Fact], several: float = 0.0) -> tuple[Use | Fact, list[Seen]] | None:
+    """A use or a fact that is about some of what is seen, with the things."""
     fitting = [
         (source, things)
         for source in sources
         if (things := asker.sight.of(source.kinds)) and asker.sight.lacks(source.also)
     ]
-    crowded = [each for each in fitting if len(each[1]) > 1]
-    if crowded and not one and _wants_several(asker):
+    if several and (crowded := [each for each in fitting if len(each[1]) > 1]) and asker.rng.random() < several:
         fitting = crowded
     return fitting[int(asker.rng.integers(len(fitting)))] if fitting else None
 
@@ -176,12 +164,12 @@ def _knowledge(asker: Asker) -> Turn | None:
 
 
 def _shown_use(asker: Asker, sources: Sequence[Use | Fact]) -> Turn | None:
-    chosen = _useful(asker, sources)
+    chosen = _useful(asker, sources, _CROWDED if asker.split == "train" else 0.0)
     return shown(asker, asker.typed(_question(asker, *chosen)), chosen[1]) if chosen else None
 
 
 def _explanation(asker: Asker) -> Turn | None:
-    chosen = _useful(asker, USES if asker.rng.random() < 0.5 else FACTS, one=True)
+    chosen = _useful(asker, USES if asker.rng.random() < 0.5 else FACTS)
     if chosen is None or (thing := only(chosen[1])) is None:
         return None
     source = chosen[0]
@@ -374,5 +362,5 @@ _MAKERS: dict[str, tuple[float, Callable[[Asker], tuple[Turn, ...]]]] = {
 }
 """How often each kind is tried, and how it is made; nothing comes back of a view for which it is not made."""
 
-_DRILLED = {"place": 2.5, "affordance": 1.5, "knowledge": 1.5, "several": 4.0, "part": 1.6}
+_DRILLED = {"place": 2.0, "several": 4.0, "part": 1.6, "nothing": 1.6}
 """How many times as often training asks for what is hardest to learn."""
