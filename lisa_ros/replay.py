@@ -218,7 +218,7 @@ def _state_of(model: Mapping[str, str | None]) -> dict[str, Any]:
     from lisa_core.loading import resolve_device
 
     weights, tower = (state_of(model[name] or "") for name in ("checkpoint", "vision_tower"))
-    return {"weights": weights, "tower": tower, "runs_on": str(resolve_device(model["device"]))}
+    return {"weights": weights, "tower": tower, "runs_on": model["device"] or str(resolve_device(None))}
 
 
 def _journal(out: Path) -> Path:
