@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from lisa_core import DatasetError
+from lisa_core import DatasetError, OutOfMemoryError
 from lisa_core.tabletop.dataset import load_view
 from lisa_core.training import ahead as module
-from lisa_core.training import fresh
+from lisa_core.training import fresh, trouble
 from lisa_core.training.ahead import ahead
 from lisa_core.training.scenes import Scenes, Shown
 
@@ -135,3 +135,10 @@ def test_an_interrupt_ends_processes_that_follow_threads(tmp_path: Path) -> None
         assert learning.stdout.readline() == "stopped\n"
         assert learning.wait(20) == 0
     assert psutil.wait_procs(workers, 10)[1] == []
+
+
+def test_a_worker_that_was_killed_is_told_and_a_fault_in_one_is_not_hidden(tmp_path: Path) -> None:
+    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.told(tmp_path):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    with pytest.raises(RuntimeError, match="process 0"), trouble.told(tmp_path):
+        raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.")

@@ -1,5 +1,6 @@
 """`lisa web` without a browser: what a visitor says about a picture, and the page over HTTP."""
 
+import errno
 import io
 import json
 import os
@@ -271,6 +272,18 @@ def test_layers_switch_off_and_on(visitor):
     look(visitor, TABLE)
     put(visitor, FIRST)
     assert np.array_equal(np.array(Image.open(visitor.predict([], api_name="/show"))), picture(TABLE))
+
+
+def test_without_room_for_the_archive_the_masks_are_shown_all_the_same(visitor, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    look(visitor, TABLE)
+    monkeypatch.setattr("lisa_core.web.app.files.write_whole", full)
+    chat, _, view, layers, *_ = put(visitor, FIRST)
+    assert len(said(chat)) == 2
+    assert view
+    assert layers["choices"]
 
 
 def test_two_visitors_at_once(address, small):

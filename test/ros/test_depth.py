@@ -162,6 +162,15 @@ def test_a_camera_info_may_come_after_its_image(show: Scene) -> None:
     assert (segment.position.x, segment.position.y, segment.position.z) == pytest.approx((x / 2, y / 2, z), abs=0.01)
 
 
+def test_depth_without_the_topic_of_its_camera_info_is_warned_about(tmp_path: Path) -> None:
+    process = lisa(tmp_path / "node.log", "-r", "__node:=blind", camera__depth="depth")
+    try:
+        warning = "camera camera: depth without camera_info gives no positions; name its topic, too"
+        eventually(lambda: warning in process.output, "a warning")
+    finally:
+        process.stop()
+
+
 def test_a_camera_info_that_was_latched_before_is_heard(tmp_path: Path) -> None:
     topics = {"camera__depth": "depth", "camera__camera_info": "latched", "camera__qos": "reliable"}
     process = lisa(tmp_path / "node.log", "-r", "__node:=late", **topics)
