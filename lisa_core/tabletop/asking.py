@@ -82,8 +82,11 @@ class Asker:
 
     def may_name(self, colour: str, kind: str) -> bool:
         """Whether the colour may be said with the kind: it says something, and is not held out."""
-        held_out = (colour, kind) in knowledge.HELD_OUT_PAIRS
-        return english.has_colours(kind) and not (held_out and self.split == "train")
+        return english.has_colours(kind) and self.may_learn(colour, kind)
+
+    def may_learn(self, colour: str, kind: str) -> bool:
+        """Whether something may be told that says that things of the kind come in the colour: it is not held out."""
+        return self.split != "train" or (colour, kind) not in knowledge.HELD_OUT_PAIRS
 
     def tells_colour(self, thing: Seen) -> bool:
         """Whether the thing's colour can be seen, and may be said with its kind."""

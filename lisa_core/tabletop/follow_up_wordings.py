@@ -52,7 +52,7 @@ FOLLOW_UPS: dict[str, Wordings] = {
             TRY_TO_SEE + " [what is|the thing|the object] {where}.",
             "[what|which thing] has its place {where}?",
             "and {where}[|, what is there|, what do you see]?",
-            "what did [you|people|somebody] [put|leave] {where}?",
+            "what did [you|people] [put|leave] {where}?",
         ),
         ("[outline|spot|indicate] the object {where}[|, please].", "what [sits|is there] {where}?"),
     ),

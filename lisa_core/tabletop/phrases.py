@@ -87,18 +87,16 @@ WHERE: dict[str, Wordings] = {
     "left": Wordings(
         (
             "[|to the |on the ]left of {it}",
-            "on the left side of {it}",
+            "[on|to|at] the left side of {it}",
             "[further|farther] left than {it}",
-            "over on the left, beside {it}",
         ),
         ("over to the left of {it}", "more to the left than {it}"),
     ),
     "right": Wordings(
         (
             "[|to the |on the ]right of {it}",
-            "on the right side of {it}",
+            "[on|to|at] the right side of {it}",
             "[further|farther] right than {it}",
-            "over on the right, beside {it}",
         ),
         ("over to the right of {it}", "more to the right than {it}"),
     ),
@@ -107,13 +105,18 @@ WHERE: dict[str, Wordings] = {
             "behind {it}",
             "[right |directly |]behind {it}",
             "at the back of {it}",
-            "[farther|further] [away|back] than {it}",
+            "[farther|further] away, behind {it}",
             "on the far side of {it}",
         ),
         ("just behind {it}", "farther back, behind {it}"),
     ),
     "front": Wordings(
-        ("in front of {it}", "[right |directly |]in front of {it}", "just this side of {it}", "nearer to us than {it}"),
+        (
+            "in front of {it}",
+            "[right |directly |]in front of {it}",
+            "just this side of {it}",
+            "nearer to us, in front of {it}",
+        ),
         ("just in front of {it}", "on the front side of {it}"),
     ),
     "next": Wordings(

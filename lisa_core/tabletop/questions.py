@@ -194,6 +194,8 @@ def _several(asker: Asker) -> Turn | None:
     elif draw < 0.6:
         colour = asker.pick(PAINTS)
         things = [thing for thing in asker.sight.things if thing.colour == colour]
+        if not all(asker.may_learn(colour, thing.kind) for thing in things):
+            return None
         nouns = f"{colour} {asker.pick(('things', 'objects'))}"
     else:
         group = GROUPS[int(asker.rng.integers(len(GROUPS)))]

@@ -35,17 +35,17 @@ class Hints(nn.Module):
         """(n, N) fp32 where each of n states (n, width) points among its picture's visual tokens (n, N, width)."""
         return (self.key(tokens) @ self.query(states)[:, :, None])[..., 0].float() * _POINTING**-0.5
 
-    def losses(self, seen: Tensor, truth: vision.Truth, pointed: Tensor, masks: Tensor) -> dict[str, Tensor]:
+    def losses(self, seen: Tensor, truth: vision.Truth, pointed: Tensor, patches: Tensor) -> dict[str, Tensor]:
         """By name; `loss` is what is added to that of words and masks.
 
         Args:
             seen: what `vision.at_patches` makes of the head `clip`'s answers.
             truth: what is where, at the same places.
             pointed: (n, N), of `pointing`.
-            masks: (n, H, W), 1 on the target.
+            patches: (n, side, side), how much of each visual token's patch the target fills; 1: all.
         """
         sees = vision.loss(seen, truth, self.senses)
-        points = _divergence(pointed, masks)
+        points = _divergence(pointed, patches)
         knows = vision.known(seen, truth, self.senses)
         return {"loss": _COUNTS * (sees + points), "sees": sees, "points": points, "clip_knows": knows}
 
@@ -55,19 +55,10 @@ class Hints(nn.Module):
         return {"loss": _COUNTS * sees, "sam_sees": sees, "sam_knows": vision.known(seen, truth, self.senses)}
 
 
-def _divergence(pointed: Tensor, masks: Tensor) -> Tensor:
+def _divergence(pointed: Tensor, patches: Tensor) -> Tensor:
     """How far from the targets' shares of CLIP's patches the pointing is (Kullback and Leibler 1951), on average."""
-    side = round(pointed.shape[1] ** 0.5)
-    on_target = functional.adaptive_avg_pool2d(_centre(masks)[:, None], side).flatten(1)
+    on_target = patches.flatten(1)
     total = on_target.sum(1, keepdim=True)
     each = functional.kl_div(pointed.log_softmax(-1), on_target / total.clamp(min=_SHOWN), reduction="none").sum(1)
     shown = total[:, 0] > _SHOWN
     return (each * shown).sum() / shown.sum().clamp(min=1)
-
-
-def _centre(masks: Tensor) -> Tensor:
-    """The square of (m, H, W) that CLIP sees."""
-    height, width = masks.shape[1:]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return masks[:, top : top + side, left : left + side]

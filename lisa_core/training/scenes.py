@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ from lisa_core import preprocess
 from lisa_core.model.lisa import LisaShape
 from lisa_core.preprocess import SamSize
 from lisa_core.tabletop.kinds import KINDS
-from lisa_core.tabletop.questions import Dialogue, Target, Turn, dialogues
+from lisa_core.tabletop.questions import Dialogue, Target, dialogues
 from lisa_core.tabletop.scene import View
 from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
@@ -32,6 +33,8 @@ _BRIGHTER, _TINTED, _STEEPER = 0.25, 0.08, 0.2
 _MIRRORED, _ELSEWHERE, _NARROWEST = 0.5, 0.5, 0.65
 """Shares of those pictures that are mirrored, and of those in which CLIP sees another square than the middle's; the
 least side of that, in shares of the middle's."""
+_CLOSER, _ASIDE = 0.04, 0.025
+"""Where dialogues are learnt, CLIP sees the middle's square so much smaller at most, and aside; shares of its side."""
 _MASK_SIDE = 192
 """Masks are compared at half of SAM's input size, px of the longest side."""
 
@@ -65,6 +68,7 @@ class Talk:
         words: what is said.
         size: of the pictures, at the size of the masks.
         masks: (N, H, W) uint8, how much of every cell the targets of each `[SEG]` fill, picture by picture; 255: all.
+        patches: (N, side, side) uint8, how much of every patch of CLIP's they fill.
         clip: what CLIP sees.
         sam: what SAM sees, where its encoder learns, too.
     """
@@ -73,15 +77,15 @@ class Talk:
     words: Packed
     size: SamSize
     masks: Tensor
+    patches: Tensor
     clip: Shown
     sam: Shown | None
 
     def to(self, device: torch.device) -> "Talk":
         """The same on a device."""
-        sam = self.sam and self.sam.to(device)
-        return replace(
-            self, words=self.words.to(device), masks=self.masks.to(device), clip=self.clip.to(device), sam=sam
-        )
+        masks, patches = self.masks.to(device), self.patches.to(device)
+        clip, sam = self.clip.to(device), self.sam and self.sam.to(device)
+        return replace(self, words=self.words.to(device), masks=masks, patches=patches, clip=clip, sam=sam)
 
 
 class Scenes:
@@ -108,25 +112,24 @@ class Scenes:
     def talk(
         self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer, whole: bool = False
     ) -> Talk:
-        """Dialogues about scenes, several to a scene; with `whole` for SAM's encoder, too."""
+        """Dialogues about scenes, several to a scene; with `whole` for SAM's encoder, too.
+
+        CLIP sees a little less than the middle of the picture, or beside it: no scene looks twice the same.
+        """
         chosen, random = self._choose(step, size)
-        views, lessons, masks, kept, pictures = [], [], [], [], []
-        for index in chosen:
-            view = self._view(index)
-            said = dialogues(view, random, "train", dialogues_each)
-            if not said:
-                continue
-            kept.append(index)
-            views.append(view)
-            pictures.append(_relit(view.rgb, random))
-            lessons.append([lesson(_as_text(one), BY_NAME[TEMPLATE], tokenizer) for one in said])
-            masks.append(_masks(view, [turn for one in said for turn in one.turns]))
+        told = [told for index in chosen if (told := self._told(index, dialogues_each, random))]
+        views, pictures = [each.view for each in told], [each.rgb for each in told]
+        side = shape.clip.image // shape.clip.patch
         return Talk(
-            kept,
-            pack(lessons, shape.clip.tokens),
+            [each.index for each in told],
+            pack(
+                [[lesson(_as_text(one), BY_NAME[TEMPLATE], tokenizer) for one in each.said] for each in told],
+                shape.clip.tokens,
+            ),
             _mask_size(views[0], shape.sam.image),
-            torch.from_numpy(np.concatenate(masks)),
-            _for_clip(views, pictures, [_centre(view) for view in views], shape),
+            torch.from_numpy(np.concatenate([each.masks() for each in told])),
+            torch.from_numpy(np.concatenate([each.patches(side) for each in told])),
+            _for_clip(views, pictures, [each.square for each in told], shape),
             _for_sam(views, pictures, shape) if whole else None,
         )
 
@@ -146,6 +149,11 @@ class Scenes:
         orders = {epoch: np.random.default_rng([self._seed, epoch]).permutation(self._count) for epoch in epochs}
         chosen = [int(orders[place // self._count][place % self._count]) for place in places]
         return chosen, np.random.default_rng([self._seed, 1, step])
+
+    def _told(self, index: int, count: int, random: np.random.Generator) -> "_Told | None":
+        view = self._view(index)
+        said = dialogues(view, random, "train", count)
+        return _Told(index, view, said, _relit(view.rgb, random), _near_centre(view, random)) if said else None
 
     def _view(self, index: int) -> View:
         """A scene's, with labels that lie close together: whatever is asked of strided ones takes ten times as long."""
@@ -178,9 +186,9 @@ class _Square:
     top: int
     side: int
 
-    def of(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """(side, side, 3) that."""
-        return np.ascontiguousarray(rgb[self.top : self.top + self.side, self.left : self.left + self.side])
+    def of(self, picture: NDArray[Any]) -> NDArray[Any]:
+        """(side, side, ...) that."""
+        return np.ascontiguousarray(picture[self.top : self.top + self.side, self.left : self.left + self.side])
 
 
 def _centre(view: View) -> _Square:
@@ -193,6 +201,15 @@ def _somewhere(view: View, random: np.random.Generator) -> _Square:
     height, width = view.owner.shape
     side = int(min(height, width) * random.uniform(_NARROWEST, 1))
     return _Square(int(random.integers(width - side + 1)), int(random.integers(height - side + 1)), side)
+
+
+def _near_centre(view: View, random: np.random.Generator) -> _Square:
+    height, width = view.owner.shape
+    middle = _centre(view)
+    side = int(middle.side * random.uniform(1 - _CLOSER, 1))
+    spare, aside = middle.side - side, _ASIDE * middle.side * random.uniform(-1, 1, 2)
+    left, top = (int(start + spare / 2 + by) for start, by in zip((middle.left, middle.top), aside, strict=True))
+    return _Square(min(max(left, 0), width - side), min(max(top, 0), height - side), side)
 
 
 def _padded(view: View) -> _Square:
@@ -238,21 +255,51 @@ def _stacked(grids: Sequence[tuple[NDArray[np.int8], NDArray[np.float16]]]) -> T
     return Truth(kind, colour, part, middle)
 
 
-def _masks(view: View, turns: Sequence[Turn]) -> NDArray[np.uint8]:
-    """(n, h, w): for each `[SEG]` in the turns how much of every cell its targets fill; 255: all."""
-    targets = [targets for turn in turns for targets in turn.masks]
-    made = {each: _mask(view, each) for each in dict.fromkeys(targets)}
-    empty = np.zeros((0, *_fitted(view.owner.shape, _MASK_SIDE)), np.uint8)
-    return np.stack([made[each] for each in targets]) if targets else empty
+@dataclass(frozen=True)
+class _Told:
+    """A scene, what is said about it, its picture in some light, and what CLIP sees of that."""
+
+    index: int
+    view: View
+    said: Sequence[Dialogue]
+    rgb: NDArray[np.uint8]
+    square: _Square
+
+    def masks(self) -> NDArray[np.uint8]:
+        """(n, h, w) of each `[SEG]`."""
+        return self._each(lambda targets: _mask(self.view, targets), _fitted(self.view.owner.shape, _MASK_SIDE))
+
+    def patches(self, side: int) -> NDArray[np.uint8]:
+        """(n, side, side) of each `[SEG]`, among CLIP's patches."""
+        return self._each(lambda targets: _patches(self.view, targets, self.square, side), (side, side))
+
+    def _each(
+        self, made_of: Callable[[tuple[Target, ...]], NDArray[np.uint8]], size: tuple[int, int]
+    ) -> NDArray[np.uint8]:
+        asked = [targets for one in self.said for turn in one.turns for targets in turn.masks]
+        made = {targets: made_of(targets) for targets in dict.fromkeys(asked)}
+        return np.stack([made[targets] for targets in asked]) if asked else np.zeros((0, *size), np.uint8)
+
+
+def _covered(view: View, targets: Sequence[Target]) -> Any:
+    """(height, width) bool."""
+    return np.logical_or.reduce([view.mask(target.thing, target.part) for target in targets])
 
 
 def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
-    covered = np.logical_or.reduce([view.mask(target.thing, target.part) for target in targets])
+    """(h, w) how much of every cell the targets fill; 255: all."""
+    covered = _covered(view, targets)
     made = np.zeros(_fitted(covered.shape, _MASK_SIDE), np.uint8)
     (rows, to_rows), (columns, to_columns) = (_filled(covered.any(1 - axis), made.shape[axis]) for axis in (0, 1))
     into = made[to_rows, to_columns]
     into[:] = cv2.resize(covered[rows, columns] * np.uint8(255), into.shape[::-1], interpolation=cv2.INTER_AREA)
     return made
+
+
+def _patches(view: View, targets: Sequence[Target], square: _Square, side: int) -> NDArray[np.uint8]:
+    """(side, side) the same of the patches of a square."""
+    seen = square.of(_covered(view, targets)) * np.uint8(255)
+    return cv2.resize(seen, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def _filled(covered: NDArray[np.bool_], cells: int) -> tuple[slice, slice]:

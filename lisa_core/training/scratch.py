@@ -222,7 +222,7 @@ def speaking(
             seen = vision.at_patches(hints.clip(visual))
             rows, states = forward.before_seg(hidden, words)
             pointed = hints.pointing(states, model.mm_projector(visual).index_select(0, rows))
-            parts = [told, hints.losses(seen, talk.clip.truth, pointed, masks)]
+            parts = [told, hints.losses(seen, talk.clip.truth, pointed, talk.patches.float() / 255)]
             if hints.sam and talk.sam:
                 parts.append(hints.sam_losses(hints.sam(embedding), talk.sam.truth))
         named = {name: value for part in parts for name, value in part.items()}

@@ -26,10 +26,10 @@ def truth() -> Truth:
     return Truth(grid, torch.zeros_like(grid), torch.zeros_like(grid), torch.zeros(1, 2, 2 * SIDE, 2 * SIDE))
 
 
-def mask(row: int, column: int) -> Tensor:
-    """(1, 144, 192) of a picture 4:3: the patch in that row and column of the square that CLIP sees."""
-    made = torch.zeros(1, 144, 192)
-    made[0, 12 * row : 12 * row + 12, 24 + 12 * column : 24 + 12 * column + 12] = 1
+def patch(row: int, column: int) -> Tensor:
+    """(1, SIDE, SIDE): a target that fills the patch in that row and column."""
+    made = torch.zeros(1, SIDE, SIDE)
+    made[0, row, column] = 1
     return made
 
 
@@ -39,39 +39,38 @@ def pointing_at(*places: int) -> Tensor:
     return pointed
 
 
-def points(hints: Hints, pointed: Tensor, *masks: Tensor) -> float:
+def points(hints: Hints, pointed: Tensor, *patches: Tensor) -> float:
     seen = at_patches(hints.clip(torch.zeros(1, SIDE * SIDE, SHAPE.clip.width)))
-    return float(hints.losses(seen, truth(), pointed, torch.cat(masks))["points"])
+    return float(hints.losses(seen, truth(), pointed, torch.cat(patches))["points"])
 
 
 def test_who_points_at_the_target_has_nothing_to_learn(hints: Hints) -> None:
     at, elsewhere = pointing_at(3 * SIDE + 5), pointing_at(3 * SIDE + 6)
-    assert points(hints, at, mask(3, 5)) == pytest.approx(0, abs=1e-3)
-    assert points(hints, elsewhere, mask(3, 5)) > 10
-    both = (mask(3, 5) + mask(3, 6)).clamp(max=1)
+    assert points(hints, at, patch(3, 5)) == pytest.approx(0, abs=1e-3)
+    assert points(hints, elsewhere, patch(3, 5)) > 10
+    both = (patch(3, 5) + patch(3, 6)).clamp(max=1)
     assert points(hints, at, both) > points(hints, torch.maximum(at, elsewhere), both)
 
 
-def test_of_several_masks_each_has_its_own(hints: Hints) -> None:
-    masks = (mask(0, 0), mask(1, 1), mask(2, 2))
-    assert points(hints, pointing_at(0, SIDE + 1, 2 * SIDE + 2), *masks) == pytest.approx(0, abs=1e-3)
-    assert points(hints, pointing_at(0, SIDE + 1, 0), *masks) > 1
+def test_of_several_targets_each_has_its_own(hints: Hints) -> None:
+    patches = (patch(0, 0), patch(1, 1), patch(2, 2))
+    assert points(hints, pointing_at(0, SIDE + 1, 2 * SIDE + 2), *patches) == pytest.approx(0, abs=1e-3)
+    assert points(hints, pointing_at(0, SIDE + 1, 0), *patches) > 1
 
 
 def test_a_target_beside_the_square_is_no_fault(hints: Hints) -> None:
-    beside = torch.zeros(1, 144, 192)
-    beside[0, :, :20] = 1
+    beside = torch.zeros(1, SIDE, SIDE)
     assert points(hints, pointing_at(0), beside) == 0
-    alone = points(hints, pointing_at(3 * SIDE), mask(3, 5))
-    assert points(hints, pointing_at(0, 3 * SIDE), beside, mask(3, 5)) == pytest.approx(alone)
-    assert points(hints, pointing_at(), torch.zeros(0, 144, 192)) == 0
+    alone = points(hints, pointing_at(3 * SIDE), patch(3, 5))
+    assert points(hints, pointing_at(0, 3 * SIDE), beside, patch(3, 5)) == pytest.approx(alone)
+    assert points(hints, pointing_at(), torch.zeros(0, SIDE, SIDE)) == 0
 
 
 def test_both_hints_reach_what_learns(hints: Hints) -> None:
     visual = torch.randn(1, SIDE * SIDE, SHAPE.clip.width, requires_grad=True)
     states = torch.randn(1, SHAPE.language.width, requires_grad=True)
     tokens = torch.randn(1, SIDE * SIDE, SHAPE.language.width, requires_grad=True)
-    told = hints.losses(at_patches(hints.clip(visual)), truth(), hints.pointing(states, tokens), mask(4, 4))
+    told = hints.losses(at_patches(hints.clip(visual)), truth(), hints.pointing(states, tokens), patch(4, 4))
     told["loss"].backward()
     assert all(reached.grad is not None and reached.grad.abs().sum() > 0 for reached in (visual, states, tokens))
     assert all(weight.grad is not None for weight in hints.parameters())

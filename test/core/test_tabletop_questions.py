@@ -182,6 +182,35 @@ def test_several_are_shown_from_left_to_right():
         assert turn.answer == "The blue screwdriver is [SEG] and the red hammer is [SEG]."
 
 
+def test_training_asks_more_often_for_several_things_by_use_and_knowledge(drawn):
+    several = {
+        split: np.mean([len(each.turns[0].masks) > 1 for _, each in said if each.kind in ("affordance", "knowledge")])
+        for split, said in drawn.items()
+    }
+    assert several["held_out"] > 0
+    assert several["train"] > 1.3 * several["held_out"]
+
+
+def test_training_never_shows_a_held_out_pair_for_its_colour(drawn):
+    shown = {"train": 0, "held_out": 0}
+    for split, said in drawn.items():
+        for view, dialogue in said:
+            question = dialogue.turns[0].question.lower()
+            for colour in re.findall(r"\b(\w+) (?:things|objects)\b", question) if dialogue.kind == "several" else ():
+                kinds = {view.things[target.thing].kind for targets in dialogue.turns[0].masks for target in targets}
+                shown[split] += any((colour, kind) in HELD_OUT_PAIRS for kind in kinds)
+    assert shown["train"] == 0
+    assert shown["held_out"] > 0
+
+
+def test_no_wording_for_a_place_means_another():
+    """What is farther away than something need not be behind it."""
+    for where in ("behind", "front"):
+        for split in ("train", "held_out"):
+            for pattern in getattr(phrases.WHERE[where], split):
+                assert re.search("behind|back|far side|front|this side", pattern), pattern
+
+
 def test_what_is_absent_is_said_to_be():
     view = view_of(("mug", "red", -0.15, 0), ("ball", "blue", 0.1, 0))
     turns = [each.turns[0] for each in asked(view, count=3000) if each.kind == "nothing"]
