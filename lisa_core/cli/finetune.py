@@ -16,7 +16,7 @@ from lisa_core.options import CHECKPOINT
 if TYPE_CHECKING:
     from lisa_core.training.finetune import Finetuning
 
-STEPS, LEARNING_RATE, BATCH, VALIDATE_EVERY, SEED = 500, 3e-4, 2, 100, 0
+STEPS, LEARNING_RATE, BATCH, BATCHES, VALIDATE_EVERY, SEED = 500, 3e-4, 2, 1, 100, 0
 ALPHA = 16.0
 
 OutModel = Annotated[Path, typer.Option(metavar="OUT", help="Folder to make: a checkpoint in the official v1 layout.")]
@@ -30,7 +30,10 @@ def finetune(
     checkpoint: options.Checkpoint = CHECKPOINT,
     steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = STEPS,
     learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures of a step; the authors' has 20.")] = BATCH,
+    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures that are learnt from at once.")] = BATCH,
+    accumulate: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Batches of a step, one after the other; the authors' has 10 of 2.")
+    ] = BATCHES,
     validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps between validations.")] = (
         VALIDATE_EVERY
     ),
@@ -64,7 +67,7 @@ def finetune(
         from lisa_core.training.finetune import Finetuning, Recipe
         from lisa_core.training.trainer import Plan
 
-        plan = Plan(steps=steps, learning_rate=learning_rate, warmup=min(100, steps // 10), seed=seed, save_every=30.0)
+        plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
         with progress_bar(f"loading {checkpoint}") as on_progress:

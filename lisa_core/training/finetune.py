@@ -35,7 +35,7 @@ class Recipe:
     answered in words alone, here none.
 
     Attributes:
-        batch: pictures of a step.
+        batch: pictures of a batch.
         validate_every: steps between two validations.
         weights: of the losses.
     """

@@ -3,9 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +35,7 @@ class Plan:
         warmup: steps until it is reached; after them it falls in a line to zero at the end, as in the official recipe.
         weight_decay: of AdamW.
         clip: largest norm of the gradient.
+        batches: of a step, one after the other; the step follows the mean of their gradients.
         muon: matrices inside the networks learn by Muon (Jordan 2024), the rest by AdamW.
         seed: of everything that is random.
         save_every: seconds between two states on disk.
@@ -44,6 +46,7 @@ class Plan:
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
+    batches: int = 1
     muon: bool = False
     seed: int = 0
     save_every: float = 120.0
@@ -55,11 +58,11 @@ class Plan:
 
 
 class Trainer(Generic[Batch]):
-    """Teaches `learnt` by `loss_of`, one batch a step.
+    """Teaches `learnt` by `loss_of`.
 
     Args:
         learnt: parameters by name.
-        make_batch: of a step's number, on the host; called ahead of time from another thread or process.
+        make_batch: of its number, on the host; called ahead of time from another thread or process.
         loss_of: a batch's losses.
         folder: where the state and the log go; a state that lies there is taken up again.
         workers: processes that make batches; 0: a thread does.
@@ -94,11 +97,11 @@ class Trainer(Generic[Batch]):
         Raises:
             LisaError: a loss or its gradient is no finite number; what was learnt before is kept.
         """
-        saved = time.monotonic()
-        with closing(ahead(self._make_batch, range(self.step, self._plan.steps), self._workers)) as batches:
-            for batch in batches:
-                told = self._do(batch)
-                yield told
+        saved, each = time.monotonic(), self._plan.batches
+        numbers = range(self.step * each, self._plan.steps * each)
+        with closing(ahead(self._make_batch, numbers, self._workers)) as batches:
+            while self.step < self._plan.steps:
+                yield self._do(islice(batches, each))
                 now = time.monotonic()
                 if now - saved > self._plan.save_every or now > until or self.step == self._plan.steps:
                     self._save()
@@ -106,20 +109,19 @@ class Trainer(Generic[Batch]):
                 if now > until:
                     return
 
-    def _do(self, batch: Batch) -> Mapping[str, float]:
+    def _do(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         torch.manual_seed(hash((self._plan.seed, self.step)))
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
         with self._guise(self.step):
-            losses = self._loss_of(batch)
-            losses["loss"].backward()
+            losses = self._mean(batches)
         norm = nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
                 group["lr"] = self._plan.learning_rate * self._plan.rate(self.step)
             optimiser.step()
         self.step += 1
-        *values, length = torch.stack([*(value.detach() for value in losses.values()), norm]).tolist()
+        *values, length = torch.stack([*losses.values(), norm]).tolist()
         told = dict(zip(losses, values, strict=True))
         if not (math.isfinite(told["loss"]) and math.isfinite(length)):
             raise LisaError(
@@ -130,6 +132,15 @@ class Trainer(Generic[Batch]):
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps({"step": self.step, **told}) + "\n")
         return told
+
+    def _mean(self, batches: Iterable[Batch]) -> Losses:
+        """The losses' means over the batches; that of their gradients is in the parameters then."""
+        told = []
+        for batch in batches:
+            losses = self._loss_of(batch)
+            (losses["loss"] / self._plan.batches).backward()
+            told.append({name: value.detach() for name, value in losses.items()})
+        return {name: torch.stack([each[name] for each in told]).mean() for name in told[0]}
 
     def _save(self) -> None:
         state = {

@@ -20,7 +20,7 @@ from lisa_core.errors import DatasetError
 from lisa_core.evaluation import reasonseg, runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
-from lisa_core.training import adapters, annotated
+from lisa_core.training import adapters, annotated, finetune
 
 STEPS = 24
 
@@ -313,6 +313,24 @@ def test_each_mark_of_an_answer_learns_the_polygons_of_its_group(small_checkpoin
         assert len(columns) == len(masks) == 2
         for mask, (left, top, right, low) in zip(masks, boxes, strict=True):
             assert mask.sum() == mask[top : low + 1, left : right + 1].sum() == (low - top + 1) * (right - left + 1)
+
+
+def test_a_step_may_be_of_several_batches(small_checkpoint, data, tmp_path, monkeypatch):
+    asked, pictures = [], []
+    batch_of, read = annotated.Annotated.batch, finetune.forward.of_batch
+    monkeypatch.setattr(
+        annotated.Annotated, "batch", lambda self, number: asked.append(number) or batch_of(self, number)
+    )
+    monkeypatch.setattr(
+        finetune.forward,
+        "of_batch",
+        lambda model, shown, *more: pictures.append(len(shown.sizes)) or read(model, shown, *more),
+    )
+    result = cli.run(*words(data, small_checkpoint, tmp_path / "out", "--batch", 1, "--accumulate", 3, steps=2))
+    assert result.code == 0, result.errors
+    assert asked == list(range(6))
+    assert pictures == [1] * 6
+    assert "step 2:" in result.errors
 
 
 def test_a_picture_with_several_labels_is_encoded_once(small_checkpoint, small, data, tmp_path, monkeypatch):

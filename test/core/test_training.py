@@ -50,9 +50,10 @@ class Line:
         return self.model.weight.flatten().tolist()
 
 
-@pytest.mark.parametrize("muon", [False, True])
-def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path, muon: bool) -> None:
-    plan = replace(PLAN, muon=muon)
+@pytest.mark.parametrize(
+    "plan", [PLAN, replace(PLAN, muon=True), replace(PLAN, batches=3)], ids=["adam", "muon", "batches"]
+)
+def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path, plan: Plan) -> None:
     whole = Line(tmp_path / "whole", plan)
     told = list(whole.trainer.run())
     killed = Line(tmp_path / "killed", plan).trainer.run()
@@ -73,6 +74,28 @@ def test_killed_and_taken_up_again_is_as_if_never_killed(tmp_path: Path, muon: b
 def test_training_learns(tmp_path: Path, muon: bool) -> None:
     told = list(Line(tmp_path, replace(PLAN, steps=200, muon=muon)).trainer.run())
     assert told[-1]["loss"] < 0.5 * told[0]["loss"]
+
+
+def taught(batches: int, folder: Path) -> tuple[list[float], list[float]]:
+    """The losses of all steps and the weights after them, each step's six points learnt in so many batches."""
+    weight = nn.Parameter(torch.zeros(4))
+    points = torch.randn(PLAN.steps * batches, 6 // batches, 4, generator=torch.Generator().manual_seed(0))
+
+    def loss_of(some: Tensor) -> Mapping[str, Tensor]:
+        return {"loss": (some @ weight - some.sum(-1)).square().mean()}
+
+    plan = replace(PLAN, batches=batches)
+    told = list(Trainer({"weight": weight}, points.__getitem__, loss_of, folder, plan).run())
+    return [each["loss"] for each in told], weight.tolist()
+
+
+@pytest.mark.parametrize("batches", [2, 6])
+def test_batches_one_after_the_other_teach_what_one_of_all_does(tmp_path: Path, batches: int) -> None:
+    losses_of_one, weights_of_one = taught(1, tmp_path / "one")
+    losses_of_several, weights_of_several = taught(batches, tmp_path / "several")
+    assert losses_of_one[-1] < losses_of_one[0]
+    assert losses_of_several == pytest.approx(losses_of_one, rel=1e-4)
+    assert weights_of_several == pytest.approx(weights_of_one, rel=1e-4)
 
 
 @pytest.mark.parametrize("gradient", [math.inf, math.nan])
