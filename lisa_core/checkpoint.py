@@ -304,7 +304,8 @@ def _with_statistics(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTens
 def _after_selected_layer(parameter: str | None, shape: LisaShape) -> bool:
     """Whether it belongs to a layer of CLIP behind the one whose output LISA reads."""
     parts = (parameter or "").split(".")
-    return parts[:3] == ["clip", "encoder", "layers"] and parts[3].isdigit() and int(parts[3]) >= shape.clip.layers
+    number = parts[3] if len(parts) > 3 else ""
+    return parts[:3] == ["clip", "encoder", "layers"] and number.isdecimal() and int(number) >= shape.clip.layers
 
 
 def _some(names: list[str], most: int = 5) -> str:

@@ -64,12 +64,18 @@ def _from_hub(name: str, files: Sequence[str]) -> Path:
             f"There is no folder {name}, and it is no hub id either: {_first_line(error)}."
         ) from error
     try:
-        return Path(snapshot_download(name, allow_patterns=list(files)))
+        folder = Path(snapshot_download(name, allow_patterns=list(files)))
     except Exception as error:  # the hub's client lets through whatever the network below it raises
         raise CheckpointError(
             f"{name} is not in the hub cache ({constants.HF_HUB_CACHE}), is no folder here, and could not be downloaded"
             f" ({_first_line(error)}). Connect to the network once, or copy the folder here and give its path."
         ) from error
+    if not is_whole(folder):  # offline the client takes what it has for all there is
+        raise CheckpointError(
+            f"{name} is in the hub cache only in part ({folder}), and the rest could not be downloaded. Connect to the"
+            " network once, or copy the whole folder here and give its path."
+        )
+    return folder
 
 
 def is_whole(folder: Path) -> bool:
@@ -77,15 +83,15 @@ def is_whole(folder: Path) -> bool:
     indexes = [path for path in folder.glob("*.index.json") if path.is_file()]
     try:
         is_lisa = json.loads((folder / "config.json").read_text()).get("model_type") == LISA_TYPE
-        shard_of = {name: shard for index in indexes for name, shard in _weight_map(index).items()}
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        shard_of = {name: str(shard) for index in indexes for name, shard in _weight_map(index).items()}
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return False
     needed = set(shard_of.values())
     if is_lisa:
         needed |= set(TOKENIZER_FILES)
         if shard_of and not any("visual_model" in name for name in shard_of):
             needed |= set(V0_PARTS)
-    if not all((folder / str(file)).is_file() for file in needed):
+    if not all((folder / file).is_file() for file in needed):
         return False
     return bool(indexes) or (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
 

@@ -73,6 +73,14 @@ def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype)
         model.set_submodule(name, layer)
 
 
+def widen(model: nn.Module) -> None:
+    """Makes 4-bit layers that compute in fp16 compute in bf16, for training: small gradients are nothing in fp16."""
+    layers: list[Any] = [module for module in model.modules() if isinstance(module, _bitsandbytes().nn.Linear4bit)]
+    for layer in layers:
+        if layer.compute_dtype == torch.float16:
+            layer.compute_dtype = torch.bfloat16
+
+
 def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device) -> nn.Parameter:
     """A weight (out, in) on the host as a quantised parameter on the device; the original can be dropped."""
     bnb = _bitsandbytes()

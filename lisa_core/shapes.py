@@ -114,7 +114,7 @@ def _sam(tensors: Shapes) -> SamShape:
         decoder_layers=_count(tensors, blocks),
         decoder_hidden=_shape(tensors, blocks + "0.mlp.lin1.weight", 2)[0],
         attention_inner=_shape(tensors, blocks + "0.cross_attn_token_to_image.q_proj.weight", 2)[0],
-        mask_tokens=_shape(tensors, decoder + "mask_tokens.weight", 2)[0],
+        mask_tokens=_few(_shape(tensors, decoder + "mask_tokens.weight", 2)[0], decoder + "mask_tokens"),
         iou_hidden=_shape(tensors, decoder + "iou_prediction_head.layers.0.weight", 2)[0],
         iou_depth=_count(tensors, decoder + "iou_prediction_head.layers."),
     )
@@ -131,7 +131,13 @@ def _shape(tensors: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
 
 def _count(tensors: Shapes, prefix: str) -> int:
     """How many numbers follow the prefix."""
-    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+    return _few(len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)}), prefix)
+
+
+def _few(count: int, name: str) -> int:
+    if count >= _MANY_LAYERS:
+        raise CheckpointError(f"The checkpoint has {count} of {name.rstrip('.')}, which no model has.")
+    return count
 
 
 def _integer(config: Config, key: str, where: str = "", default: int | None = None, below: int = _LARGE) -> int:

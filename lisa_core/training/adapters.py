@@ -34,7 +34,7 @@ class Lora:
     """The adapters' sizes, as in the official recipe."""
 
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     dropout: float = 0.05
     targets: tuple[str, ...] = ("q_proj", "v_proj")
 
@@ -72,9 +72,12 @@ def load_learner(
     if resolved not in ("nf4", "bf16", "fp32"):
         raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")
     model = loading.load(checkpoint, resolved, device, progress)
-    _make_whole(model, checkpoint, device)
+    if resolved == "nf4":
+        quantization.widen(model)
+    if resolved != "fp32":
+        _make_whole(model, checkpoint, device)
     config = LoraConfig(
-        r=lora.rank, lora_alpha=round(lora.alpha), lora_dropout=lora.dropout, target_modules=list(lora.targets)
+        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
     )
     inject_adapter_in_model(config, model.language)
     for name, parameter in model.named_parameters():
@@ -179,19 +182,17 @@ def _check_whole(taught: Mapping[str, Tensor], known: Iterable[str]) -> None:
 
 
 def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> None:
-    """Gives linear layers that learn in full their own weights back, where 4 bit has replaced them."""
-    wanted = {
+    """Gives what learns in full its own weights, in fp32, where the frozen ones' precision has rounded it."""
+    quantised = {
         name: module
         for name, module in model.named_modules()
         if f"{name}.".startswith(WHOLE) and isinstance(module, nn.Linear) and not isinstance(module, Linear)
     }
-    if not wanted:
-        return
-    for name, module in wanted.items():
+    for name, module in quantised.items():
         layer = Linear(module.in_features, module.out_features, bias=module.bias is not None, device=device)
         model.set_submodule(name, layer)
     for parameter, tensor, _ in checkpoint.tensors():
-        if parameter.rpartition(".")[0] in wanted:
+        if parameter.startswith(WHOLE):
             model.get_parameter(parameter).data = tensor.to(device, torch.float32, copy=True)
 
 

@@ -104,18 +104,24 @@ def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     thing = truth.kind > 0
     off = (middle - truth.middle).abs().sum(1)
     each = functional.cross_entropy(kind, truth.kind, reduction="none")
-    things = thing.sum().clamp(min=1)
+    things = thing.sum().clamp(min=1)  # a picture may show nothing
     return (
         (each * thing).sum() / things
         + (each * ~thing).sum() / (thing.numel() - things)
-        + 0.5 * functional.cross_entropy(colour, truth.colour, ignore_index=NOT_LEARNT)
-        + 0.5 * functional.cross_entropy(part, truth.part, ignore_index=NOT_LEARNT)
+        + 0.5 * _of_learnt(colour, truth.colour)
+        + 0.5 * _of_learnt(part, truth.part)
         + 2.0 * (off * thing).sum() / things
     )
+
+
+def _of_learnt(answers: Tensor, truth: Tensor) -> Tensor:
+    """Mean cross entropy over the cells that have a truth; 0 if none has."""
+    total = functional.cross_entropy(answers, truth, ignore_index=NOT_LEARNT, reduction="sum")
+    return total / (truth != NOT_LEARNT).sum().clamp(min=1)
 
 
 def known(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     """Share of the things' cells whose kind is right."""
     thing = truth.kind > 0
     right = answers[:, : senses.kinds + 1].argmax(1) == truth.kind
-    return (right & thing).sum() / thing.sum()
+    return (right & thing).sum() / thing.sum().clamp(min=1)

@@ -180,6 +180,14 @@ class TestTensors:
         with pytest.raises(CheckpointError, match=r"Tensor \S+ .*has shape \([\d, ]*\), but .*\d"):
             Checkpoint.open(changed, TOWER)
 
+    def test_more_of_a_part_than_any_model_has(self, tmp_path, tensors):
+        """Refused at once: to build it would take minutes, and all memory."""
+        name = "model.visual_model.mask_decoder.mask_tokens.weight"
+        changed = write(tmp_path / "lisa", {key: tensor for key, tensor in tensors.items() if key != name})
+        tokens = torch.zeros(1, 1).expand(1 << 30, 256)
+        torch.save({**torch.load(changed / "pytorch_model.bin"), name: tokens}, changed / "pytorch_model.bin")
+        refused(changed, f"The checkpoint has {1 << 30} of {name.removesuffix('.weight')}, which no model has")
+
     def test_missing(self, tmp_path, tensors):
         name = "model.layers.2.self_attn.o_proj.weight"
         changed = {key: tensor for key, tensor in tensors.items() if key != name}
@@ -385,6 +393,13 @@ class TestVisionTower:
         short = copy_of(TOWER, tmp_path / "tower")
         change_json(short / "config.json", num_hidden_layers=500_000)
         refused(folder, "layers", vision_tower=short)
+
+    @pytest.mark.parametrize("name", ["encoder.layers", "encoder.layers.²", "encoder.layers.x.mlp.fc1.bias"])
+    def test_layers_without_a_number(self, folder, tmp_path, name):
+        odd = copy_of(TOWER, tmp_path / "tower")
+        weights = torch.load(odd / "pytorch_model.bin") | {f"vision_model.{name}": torch.zeros(1)}
+        torch.save(weights, odd / "pytorch_model.bin")
+        refused(folder, f"vision_model.{name}", vision_tower=odd)
 
     @pytest.mark.parametrize("name", [None, 7, ...])
     def test_none_named(self, folder, name):

@@ -364,16 +364,26 @@ class TestFrames:
                 assert same_answer(small.ask(frames[index], words, max_segments=1), fresh[index][turn])
 
     def test_memory_for_them_is_bounded(self, small):
-        frames = [small.encode(SHORT.rgb) for _ in range(10)]
+        def asked():
+            frame = small.encode(SHORT.rgb)
+            small.ask(frame, SHORT.instruction, max_new_tokens=1)
+            return frame
+
+        one = asked()
+        least = small.memory()["kv_cache"]
+        frames = [one, *(asked() for _ in range(10))]
         held = small.memory()["kv_cache"]
-        frames += [small.encode(SHORT.rgb) for _ in range(10)]
-        assert small.memory()["kv_cache"] == held
+        frames += [asked() for _ in range(10)]
+        assert small.memory()["kv_cache"] == held > least
 
     def test_a_frame_no_longer_held_costs_nothing(self, small):
-        small.encode(SHORT.rgb)
+        def ask_once():
+            small.ask(small.encode(SHORT.rgb), SHORT.instruction, max_new_tokens=1)
+
+        ask_once()
         alone = small.memory()["kv_cache"]
         for _ in range(5):
-            small.encode(SHORT.rgb)
+            ask_once()
         assert small.memory()["kv_cache"] == alone
 
     def test_a_picture_that_changes_afterwards_is_not_the_frames(self, small):

@@ -126,9 +126,8 @@ def test_qlora_learns_on_the_same_parts(small_checkpoint, data):
     layer = "language.layers.0.self_attn.q_proj"
     assert {f"{layer}.lora_A.default.weight", "language.lm_head.weight", "language.embed_tokens.weight"} <= names
     assert "text_hidden_fcs.0.weight" in names
-    assert not any(
-        "base_layer" in name or "image_encoder" in name or "k_proj" in name for name in names if "language" in name
-    )
+    frozen = ("base_layer", "image_encoder", "clip.", "language.layers.0.self_attn.k_proj", "language.layers.0.mlp")
+    assert not any(part in name for name in names for part in frozen)
     batch = annotated.Annotated(
         [reasonseg.open_split(data, "train")], model, checkpoint.tokenizer, BY_NAME["llava_v1"], 2, 0
     ).batch(0)
@@ -313,6 +312,27 @@ def test_each_mark_of_an_answer_learns_the_polygons_of_its_group(small_checkpoin
         assert len(columns) == len(masks) == 2
         for mask, (left, top, right, low) in zip(masks, boxes, strict=True):
             assert mask.sum() == mask[top : low + 1, left : right + 1].sum() == (low - top + 1) * (right - left + 1)
+
+
+@pytest.mark.parametrize("precision", ["nf4", "bf16"])
+def test_what_learns_in_full_begins_as_it_was_stored(small_checkpoint, precision):
+    checkpoint = Checkpoint.open(small_checkpoint, TOWER)
+    model = adapters.load_learner(checkpoint, precision, torch.device("cpu"), adapters.Lora())
+    learnt = adapters.learnt(model)
+    stored = {name: tensor.float() for name, tensor, _ in checkpoint.tensors() if name in learnt}
+    assert {name.split(".")[0] for name in stored} == {"language", "text_hidden_fcs", "sam"}
+    for name, tensor in stored.items():
+        assert learnt[name].dtype == torch.float32
+        assert torch.equal(learnt[name], tensor), name
+
+
+def test_gradients_do_not_go_through_fp16(small_checkpoint, monkeypatch):
+    """As 4 bit computes on a GPU: where gradients are small they would be nothing."""
+    monkeypatch.setattr(adapters.loading, "compute_dtype", lambda *_: torch.float16)
+    model = adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "nf4", torch.device("cpu"), adapters.Lora())
+    layers = [module for module in model.modules() if hasattr(module, "quant_state")]
+    assert len(layers) > 10
+    assert {module.compute_dtype for module in layers} == {torch.bfloat16}
 
 
 def test_a_step_may_be_of_several_batches(small_checkpoint, data, tmp_path, monkeypatch):

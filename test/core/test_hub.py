@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import huggingface_hub
 import pytest
 from checkpoints import copy_of
 from goldens import TOWER, V0, V1
@@ -42,6 +43,29 @@ def test_a_cached_snapshot_is_used_without_network(cache):
     assert folder_of(NAME) == whole
 
 
+def test_what_is_cached_in_part_is_no_checkpoint(cache):
+    part = snapshot(cache)
+    (part / "pytorch_model-00003-of-00004.bin").unlink()
+    with pytest.raises(CheckpointError, match=r"only in part .*Connect to the network|is not in the hub cache"):
+        folder_of(NAME)
+
+
+def test_what_is_cached_in_part_is_downloaded(cache, monkeypatch):
+    part = snapshot(cache)
+    name = "pytorch_model-00003-of-00004.bin"
+    (part / name).unlink()
+
+    def download(_name, allow_patterns, local_files_only=False):
+        assert "*.bin" in allow_patterns
+        if not local_files_only:
+            shutil.copyfile(V1 / name, part / name)
+        return str(part)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert folder_of(NAME) == part
+    assert (part / name).is_file()
+
+
 @pytest.mark.parametrize("folder", [V1, V0, TOWER], ids=lambda folder: folder.name)
 def test_whole(folder):
     assert is_whole(folder)
@@ -77,6 +101,13 @@ def test_what_is_neither_a_folder_nor_an_id(cache, name):
     with pytest.raises(CheckpointError) as caught:
         folder_of(name)
     assert name.partition("/")[0] in str(caught.value)
+
+
+@pytest.mark.parametrize("index", ["[" * 100_000, '{"weight_map": {"a": []}}', '{"weight_map": 1}', "[]", "\xff"])
+def test_an_index_that_is_none(tmp_path, index):
+    folder = copy_of(V1, tmp_path / "lisa")
+    (folder / "pytorch_model.bin.index.json").write_text(index, encoding="latin-1")
+    assert not is_whole(folder)
 
 
 def test_empty(tmp_path):

@@ -12,8 +12,8 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.tabletop.kinds import KINDS
 from lisa_core.tabletop.scene import View
 from lisa_core.training import fresh
-from lisa_core.training.scenes import Scenes, Shown, Talk
-from lisa_core.training.vision import NOT_LEARNT
+from lisa_core.training.scenes import SENSES, Scenes, Shown, Talk
+from lisa_core.training.vision import NOT_LEARNT, Truth, known, loss
 
 SHAPE = fresh.small_shape(300)
 STEPS = 24
@@ -105,6 +105,19 @@ def test_targets_are_at_the_patches_that_show_them(talks: list[Talk]) -> None:
                 whole += 1
                 assert torch.allclose(centre_of(patches), middle_of(talk.clip, MUG)[0], atol=0.01)
     assert whole > STEPS / 4
+
+
+def test_a_picture_of_nothing_teaches_that_nothing_is_there() -> None:
+    answers = torch.randn(2, SENSES.channels, 8, 8, requires_grad=True)
+    nothing = torch.full((2, 8, 8), NOT_LEARNT)
+    truth = Truth(torch.zeros(2, 8, 8, dtype=torch.long), nothing, nothing, torch.zeros(2, 2, 8, 8))
+    told = loss(answers, truth, SENSES)
+    told.backward()
+    assert told.isfinite()
+    assert answers.grad is not None
+    assert answers.grad.isfinite().all()
+    assert (answers.grad[:, 0] < 0).all()
+    assert known(answers, truth, SENSES) == 0
 
 
 def centre_of(patches: Tensor) -> Tensor:
