@@ -24,7 +24,7 @@ from lisa_core import loading, preprocess, quantization, replay, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint, Layout
-from lisa_core.errors import Cancelled, LisaError, OutOfMemoryError, PromptError, is_out_of_memory
+from lisa_core.errors import Cancelled, DeviceError, LisaError, OutOfMemoryError, PromptError, is_out_of_memory
 from lisa_core.frame import Frame
 from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
 from lisa_core.masking import Masker
@@ -147,7 +147,7 @@ class LisaEngine:
             rgb: (H, W, 3) uint8 RGB.
 
         Raises:
-            ImageError, OutOfMemoryError
+            ImageError, OutOfMemoryError, DeviceError
         """
         self._ready()
         image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
@@ -185,7 +185,7 @@ class LisaEngine:
             cancel: set it from any thread to stop within one token.
 
         Raises:
-            PromptError, OutOfMemoryError, Cancelled
+            PromptError, OutOfMemoryError, DeviceError, Cancelled
         """
         self._ready()
         prompt = self._prompt(instruction, history)
@@ -227,7 +227,7 @@ class LisaEngine:
             those of all that are answered at once, until it ended.
 
         Raises:
-            PromptError, OutOfMemoryError: of any of them, for all.
+            PromptError, OutOfMemoryError, DeviceError: of any of them, for all.
         """
         self._ready()
         count = len(instructions)
@@ -386,6 +386,10 @@ class LisaEngine:
                 yield
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
+                if loading.is_lost(self._torch_device):
+                    raise DeviceError(
+                        f"{self.device} failed ({_first_line(error)}); start this program anew."
+                    ) from error
                 raise
             message = f"{self.device} ran out of memory on this question ({_first_line(error)})."
         else:

@@ -43,6 +43,10 @@ class OutOfMemoryError(LisaError):
     """The device ran out of memory; what the question had allocated has been released."""
 
 
+class DeviceError(LisaError):
+    """The GPU failed, and answers this process nothing any more: only a new process can use it."""
+
+
 class Cancelled(LisaError):
     """The caller cancelled the question."""
 

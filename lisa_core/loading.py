@@ -50,6 +50,17 @@ def current(device: torch.device) -> AbstractContextManager[object]:
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
+def is_lost(device: torch.device) -> bool:
+    """Whether the GPU has failed so that this process can use it no more: it says so to whatever it is asked then."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
+
+
 def resolve_precision(precision: str, device: torch.device, quantised: bool = False) -> ResolvedPrecision:
     """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU; of a checkpoint stored in NF4, nf4 on both."""
     if quantised and precision not in ("auto", "nf4"):

@@ -11,7 +11,7 @@ from typing import Any
 from rclpy.node import Node
 
 import lisa_core
-from lisa_core.errors import Cancelled, ImageError, OutOfMemoryError, PromptError
+from lisa_core.errors import Cancelled, DeviceError, ImageError, OutOfMemoryError, PromptError
 from lisa_core.geometry import SurfacePoints, deproject
 from lisa_ros import conversions
 from lisa_ros.cameras import Arrival, Camera, Picture
@@ -50,6 +50,7 @@ class Answerer:
         parameters: Callable[[], Parameters],
         publications: Publications,
         statistics: Statistics,
+        give_up: Callable[[str], None],
     ) -> None:
         self._logger = node.get_logger()
         self._model = model
@@ -59,6 +60,8 @@ class Answerer:
         self._parameters = parameters
         self._publications = publications
         self._statistics = statistics
+        self._give_up = give_up
+        self._standing_failure = ""
         self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera: asked about again it is encoded already
         self.conversations = Conversations()
 
@@ -177,8 +180,20 @@ class Answerer:
         if isinstance(error, OutOfMemoryError | MemoryError):
             self._forget_encodings()
             return Outcome(Code.OUT_OF_MEMORY, str(error) or "out of memory")
-        self._logger.error(f"answering {ticket.question.instruction!r}:\n{''.join(traceback.format_exception(error))}")
+        if isinstance(error, DeviceError):
+            self._give_up(str(error))
+            return Outcome(Code.INTERNAL, str(error))
+        self._log_unforeseen(ticket, error)
         return Outcome(Code.INTERNAL, f"internal error, the node's log has more: {type(error).__name__}: {error}")
+
+    def _log_unforeseen(self, ticket: Ticket, error: BaseException) -> None:
+        """With its traceback; a standing question, which fails again and again, tells the same only once."""
+        told, standing = repr(error), ticket.question.standing
+        if not standing or told != self._standing_failure:
+            trace = "".join(traceback.format_exception(error))
+            self._logger.error(f"answering {ticket.question.instruction!r}:\n{trace}")
+        if standing:
+            self._standing_failure = told
 
     def is_ready(self, ticket: Ticket) -> bool:
         """Whether there is a young enough frame, or none is needed."""

@@ -10,9 +10,11 @@ From outside of a callback: `executor.create_task(ask, node, "the cup")` gives a
 """
 
 import math
+import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +22,6 @@ import numpy as np
 from numpy.typing import NDArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.client import Client
-from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
 from sensor_msgs.msg import Image
@@ -139,6 +140,8 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
         servers[service] = _Server(_client(node, service))
     server = servers[service]
     client = server.client
+    if not client.service_is_ready():
+        server.found = math.inf  # it may have ended, and the next has to find this client, too
     await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
         raise AskError(Code.TIMEOUT, f"nobody serves {client.srv_name}: start the node, or name it in `server`")
@@ -161,18 +164,22 @@ def _client(node: Node, service: str) -> Client:
 
 async def _settled(node: Node, future: Future, given_up: Callable[[], bool], limit: float) -> None:
     """Return when the future is done, or `given_up` says something, or after `limit` seconds."""
-    settled = Future()
+    settled, over = Future(), threading.Event()
     deadline = time.monotonic() + limit
 
-    def look() -> None:
-        if given_up() or time.monotonic() > deadline:
-            settled.set_result(None)
+    def watch() -> None:
+        with suppress(Exception):  # the client may be no more
+            while not given_up() and time.monotonic() < deadline:
+                if over.wait(POLL):
+                    return
+        settled.set_result(None)
+        if node.executor is not None:
+            node.executor.wake()
 
-    future.add_done_callback(settled.set_result)
-    group = ReentrantCallbackGroup()  # as for the client
-    timer = node.create_timer(POLL, look, callback_group=group, clock=Clock(clock_type=ClockType.STEADY_TIME))
+    future.add_done_callback(lambda _: settled.set_result(None))
+    # No timer: one that is destroyed while another thread of the executor is about to call it ends Humble's executor.
+    threading.Thread(target=watch, name="lisa_ask", daemon=True).start()
     try:
-        look()
         await settled
     finally:
-        node.destroy_timer(timer)
+        over.set()

@@ -48,12 +48,20 @@ Parameters and their defaults:
 CLOSING_TIME = 10.0
 """Seconds that cleanup gives the engine to come back from what it is doing."""
 
+LAST_WORDS = 1.0
+"""Seconds in which answers still leave a node that has to end."""
+
 
 class LisaNode(SelfStartingNode):
-    """Answers questions about what cameras see; raises ParameterError if a parameter cannot be."""
+    """Answers questions about what cameras see; raises ParameterError if a parameter cannot be.
+
+    Attributes:
+        lost: the GPU failed for good, and the node is about to end.
+    """
 
     def __init__(self, load: Load = load_engine) -> None:
         super().__init__("lisa")
+        self.lost = False
         self._declared = DeclaredParameters(
             self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
         )
@@ -66,6 +74,13 @@ class LisaNode(SelfStartingNode):
         self._requests = Requests(self, self)
         self._diagnostics = Diagnostics(self, self._statuses)
         self.create_subscription(String, "~/instruction", self._on_instruction, 1)
+
+    def _give_up(self, reason: str) -> None:
+        """End the process with an error, when those who asked have been told; a launch file starts it anew."""
+        if not self.lost:
+            self.lost = True
+            self.get_logger().fatal(reason)
+            threading.Timer(LAST_WORDS, self.context.try_shutdown).start()
 
     def _settings(self) -> Parameters:
         return self._declared.value
@@ -91,7 +106,8 @@ class LisaNode(SelfStartingNode):
         if frame and not transforms.is_installed():
             raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py")
         self._model.load(self._settings())
-        answerer = Answerer(self, self._model, self._cameras, self._settings, self._publications, self._statistics)
+        outputs = self._publications, self._statistics
+        answerer = Answerer(self, self._model, self._cameras, self._settings, *outputs, self._give_up)
         self._inference = InferenceThread(answerer)
 
     def activate(self) -> None:
@@ -182,7 +198,11 @@ class LisaNode(SelfStartingNode):
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
-    """Run the node until it is told to stop; 0, or 2 if a parameter cannot be. Ends the process for other arguments."""
+    """Run the node until it is told to stop; ends the process for arguments that it cannot read.
+
+    Returns:
+        0; 1 if the GPU failed for good; 2 if a parameter cannot be.
+    """
     argv = sys.argv if argv is None else argv
     arguments.check(argv, USAGE.format(parameters=as_text()))
     try:
@@ -201,16 +221,17 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends one of its own after the terminal's
         node.end()
         rclpy.try_shutdown()
-    _leave_to_the_system()
-    return 0
+    code = int(node.lost)
+    _leave_to_the_system(code)
+    return code
 
 
-def _leave_to_the_system() -> None:
+def _leave_to_the_system(code: int) -> None:
     """End the process at once if a thread is still in the engine: Python's own end would abort it inside C++."""
     if any(thread.daemon for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
+        os._exit(code)
 
 
 def _spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:

@@ -52,7 +52,7 @@ class Requests:
         self._tickets: dict[bytes, Ticket] = {}  # of the goals that are being answered, by goal id
         node.create_service(Service, "~/reason_segment", self._on_service, qos_profile=BURST)
         # By the clock of a bag that stands still, or loops, results would be kept for ever.
-        with _steady_clock(node) as self._clock:  # which has to live as long as the server, or rcl reads freed memory
+        with _system_clock(node) as self._clock:  # which has to live as long as the server, or rcl reads freed memory
             self._server = ActionServer(
                 node,
                 Action,
@@ -143,11 +143,11 @@ class Requests:
 
 
 @contextmanager
-def _steady_clock(node: Node) -> Iterator[Clock]:
-    """What is made meanwhile takes a steady clock for the node's."""
-    steady = Clock(clock_type=ClockType.STEADY_TIME)
-    node.get_clock = lambda: steady  # type: ignore[method-assign]
+def _system_clock(node: Node) -> Iterator[Clock]:
+    """What is made meanwhile takes the system's clock for the node's."""
+    system = Clock(clock_type=ClockType.SYSTEM_TIME)
+    node.get_clock = lambda: system  # type: ignore[method-assign]
     try:
-        yield steady
+        yield system
     finally:
         del node.get_clock  # the instance's; the class has its own

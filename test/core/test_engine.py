@@ -10,7 +10,16 @@ from goldens import TOWER, case, embeddings, picture, same_answer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lisa_core import Cancelled, CheckpointError, LisaEngine, LisaError, OutOfMemoryError, PromptError
+from lisa_core import (
+    Cancelled,
+    CheckpointError,
+    DeviceError,
+    LisaEngine,
+    LisaError,
+    OutOfMemoryError,
+    PromptError,
+    loading,
+)
 from lisa_core.generation import Generator
 from lisa_core.model.clip import VisionTower
 from lisa_core.model.language import Language
@@ -341,6 +350,24 @@ class TestOutOfMemory:
         monkeypatch.setattr(Sam, "decode", self.raising(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
             ask(small, SHORT, frame)
+
+    def test_a_gpu_that_answers_nothing_any_more_is_told(self, small, frame, monkeypatch):
+        monkeypatch.setattr(Sam, "decode", self.raising(RuntimeError("CUDA error: an illegal memory access\nCUDA ...")))
+        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: True)
+        with pytest.raises(DeviceError) as caught:
+            ask(small, SHORT, frame)
+        assert str(caught.value) == "cpu failed (CUDA error: an illegal memory access); start this program anew."
+
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_a_gpu_is_lost_if_it_fails_at_nothing(self, monkeypatch, lost):
+        def synchronize(device):
+            assert device == torch.device("cuda:1")
+            if lost:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        assert loading.is_lost(torch.device("cuda:1")) == lost
+        assert not loading.is_lost(torch.device("cpu"))
 
     def raising(self, error):
         def fail(*_, **__):

@@ -21,7 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 from scenes import COLOURS, found
 
-from lisa_core import Answer, Cancelled, CheckpointError, ImageError, LisaError, OutOfMemoryError, PromptError, Segment
+from lisa_core import (
+    Answer,
+    Cancelled,
+    CheckpointError,
+    DeviceError,
+    ImageError,
+    LisaError,
+    OutOfMemoryError,
+    PromptError,
+    Segment,
+)
 from lisa_core.answer import tight_box
 
 FAILURES: Mapping[str, Callable[[], BaseException]] = {
@@ -30,6 +40,7 @@ FAILURES: Mapping[str, Callable[[], BaseException]] = {
     "python": lambda: RuntimeError("broken on purpose"),
     "exit": lambda: SystemExit("left on purpose"),
     "allocation": MemoryError,
+    "device": lambda: DeviceError("the GPU failed on purpose; start this program anew"),
 }
 
 

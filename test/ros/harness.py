@@ -299,6 +299,11 @@ class Goal:
         """Whether the node agreed to cancel it."""
         return bool(self._robot.wait(self._handle.cancel_goal_async()).goals_canceling)
 
+    @property
+    def ended(self) -> bool:
+        """Whether its result has come."""
+        return bool(self._result.done())
+
     def result(self, patience: float = PATIENCE) -> tuple[int, Any]:
         """Its final status (GoalStatus) and result."""
         answer = self._robot.wait(self._result, patience)

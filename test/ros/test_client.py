@@ -7,7 +7,7 @@ import pytest
 import rclpy
 from harness import PATIENCE
 from lisa_ros.srv import ReasonSegment
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import MultiThreadedExecutor, SingleThreadedExecutor
 from rclpy.node import Node
 
 from lisa_ros import client
@@ -97,3 +97,66 @@ def test_of_questions_at_once_each_waits_until_the_client_is_known(
     assert min(came) - began >= 1.0
     for node in (server, asker):
         node.destroy_node()
+
+
+def test_a_server_that_is_replaced_has_to_find_the_client_anew(
+    executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "SETTLING", 1.0)
+    asker = Node("asker", context=executor.context)
+    executor.add_node(asker)
+    took: list[float] = []
+
+    def on_request(_: ReasonSegment.Request, response: ReasonSegment.Response) -> ReasonSegment.Response:
+        response.success = True
+        return response
+
+    for _ in range(2):
+        task = executor.create_task(ask, asker, "red", timeout=5.0)
+        for _ in range(5):
+            executor.spin_once(timeout_sec=0.1)
+        server, began = Node("lisa", context=executor.context), time.monotonic()
+        server.create_service(ReasonSegment, "~/reason_segment", on_request)
+        executor.add_node(server)
+        executor.spin_until_future_complete(task, timeout_sec=PATIENCE)
+        assert task.result().answer is not None
+        took.append(time.monotonic() - began)
+        executor.remove_node(server)
+        server.destroy_node()
+        known = client._servers[asker]["lisa/reason_segment"].client
+        deadline = time.monotonic() + PATIENCE
+        while known.service_is_ready() and time.monotonic() < deadline:
+            executor.spin_once(timeout_sec=0.1)
+    assert min(took) >= 1.0
+    asker.destroy_node()
+
+
+def test_many_questions_in_an_executor_of_several_threads() -> None:
+    """No timer is made and destroyed for them, over which Humble's executor would stumble."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    executor = MultiThreadedExecutor(num_threads=4, context=context)
+    server, asker = Node("lisa", context=context), Node("asker", context=context)
+    made: list[object] = []
+    create_timer = asker.create_timer
+    asker.create_timer = lambda *args, **options: made.append(args) or create_timer(*args, **options)  # type: ignore[method-assign]
+
+    def on_request(request: ReasonSegment.Request, response: ReasonSegment.Response) -> ReasonSegment.Response:
+        response.success = True
+        response.answer.text = request.instruction
+        return response
+
+    server.create_service(ReasonSegment, "~/reason_segment", on_request)
+    for node in (server, asker):
+        executor.add_node(node)
+    try:
+        for number in range(30):
+            task = executor.create_task(ask, asker, str(number), timeout=PATIENCE)
+            executor.spin_until_future_complete(task, timeout_sec=PATIENCE)
+            assert task.result().text == str(number)
+        assert not made
+    finally:
+        executor.shutdown()
+        for node in (server, asker):
+            node.destroy_node()
+        rclpy.shutdown(context=context)

@@ -1,6 +1,7 @@
 """Hard times: clients and nodes that are killed, clocks that jump or stop, names that are not the usual ones."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -51,15 +52,43 @@ def test_clients_killed_in_mid_call_cost_nothing(start: Callable[..., Process], 
     start(camera)
     robot.until_active()
     for _ in range(3):
-        doomed = start(client, "red delay=1")
-        eventually(lambda doomed=doomed: "asking" in doomed.output)
-        eventually(lambda: Code(robot.ask("red").code) == Code.OK)
+        doomed = start(client, "red delay=4")
+        eventually(lambda: "still waiting" in robot.ask("blue", timeout=0.3).message, "the engine to be busy with it")
         doomed.kill()
         assert robot.ask("blue").success
     living = start(client, "green")
     assert living.wait() == 0
     assert "Turn 1: green is [SEG]." in living.output
     assert node.alive
+
+
+def test_a_gpu_that_failed_ends_the_node_with_an_error_when_all_are_told(
+    start: Callable[..., Process], robot: Robot
+) -> None:
+    """No call of that process reaches the GPU again, so a launch file has to start it anew."""
+    node = start(lisa)
+    start(camera)
+    robot.until_active()
+    told = robot.ask("red fail=device")
+    assert Code(told.code) == Code.INTERNAL
+    assert told.message == "the GPU failed on purpose; start this program anew"
+    assert node.wait() == 1
+    assert "[FATAL]" in node.output
+    assert "Traceback" not in node.output
+    start(lisa)
+    eventually(lambda: robot.state() == "active", patience=60.0)
+    assert eventually(lambda: robot.ask("red").success)
+
+
+def test_a_standing_question_that_fails_and_fails_is_logged_once(start: Callable[..., Process], robot: Robot) -> None:
+    node = start(lisa, standing_instruction="red fail=python")
+    start(camera)
+    robot.until_active()
+    eventually(lambda: "broken on purpose" in node.output)
+    time.sleep(3.5)  # it is asked again once a second
+    assert node.output.count("Traceback") == 1
+    assert Code(robot.ask("red fail=python").code) == Code.INTERNAL
+    assert node.output.count("Traceback") == 2
 
 
 def test_a_node_killed_in_mid_answer_is_replaced(start: Callable[..., Process], robot: Robot) -> None:
