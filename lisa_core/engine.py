@@ -105,7 +105,7 @@ class LisaEngine:
             precision: "nf4", "int8", "bf16", "fp16" or "fp32"; "auto": nf4 on a GPU and if stored so, else fp32.
             device: "cuda", "cuda:1", "cpu"; None: the GPU if there is one.
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
-            template: "llava_v1", "llava_llama_2" or "vicuna_v1_1"; None: what the checkpoint is.
+            template: "llava_v1", "llava_llama_2" or "vicuna_v1_1"; None: the checkpoint's own.
             memory_limit: GiB that weights, KV caches and frames may take together, the least recently used frames
                 giving theirs back first; 0: no limit.
             on_progress: called with (share done, parameter) while the weights stream in.

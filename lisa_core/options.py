@@ -4,6 +4,8 @@ from typing import Literal, get_args
 
 Precision = Literal["auto", "nf4", "int8", "bf16", "fp16", "fp32"]
 ResolvedPrecision = Literal["nf4", "int8", "bf16", "fp16", "fp32"]
+LearnerPrecision = Literal["auto", "nf4", "bf16", "fp32"]
+"""In which a fine-tuning keeps the weights that stay as they are."""
 TemplateName = Literal["llava_v1", "llava_llama_2", "vicuna_v1_1"]
 
 CHECKPOINT = "bundled"

@@ -61,7 +61,7 @@ class Reply:
 
     Attributes:
         text: the words, `[SEG]` where a mask belongs.
-        masks: one (H, W) bool array per `[SEG]`.
+        masks: one (H, W) bool array per segment of the answer.
         answer: the whole message, with header, boxes, scores and positions.
     """
 

@@ -83,10 +83,15 @@ class Parameters:
     )
     device: str = _parameter("", "cuda, cuda:1, cpu; empty: cuda if there is one")
     vision_tower: str = _parameter("", "folder or hub id of CLIP; empty: what the checkpoint brings or names")
-    template: str = _parameter("", "the prompt's template; empty: what the checkpoint is", choices=("", *TEMPLATES))
+    template: str = _parameter(
+        "",
+        "the prompt's template; empty: the checkpoint's own (v1: llava_v1, v0: vicuna_v1_1)",
+        choices=("", *TEMPLATES),
+    )
     memory_limit: float = _parameter(
         0.0,
-        "GiB of device memory for weights, KV caches and frames, the oldest of which give way; 0: no limit",
+        "GiB of device memory for weights, KV caches and frames, the oldest of which give way; a model that needs more"
+        " is not loaded; 0: no limit",
         low=0.0,
         high=10000.0,
     )

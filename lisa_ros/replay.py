@@ -107,7 +107,8 @@ def replay(
         typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
     ] = "",
     template: Annotated[
-        TemplateName | None, typer.Option(help="The prompt's template; default: what the checkpoint is.")
+        TemplateName | None,
+        typer.Option(help="The prompt's template; default: the checkpoint's own (v1: llava_v1, v0: vicuna_v1_1)."),
     ] = None,
     max_new_tokens: Annotated[
         int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")

@@ -4,7 +4,8 @@
     ros2 service call /tabletop/new_scene std_srvs/srv/Trigger
 
 Publishes `camera/image` (rgb8), `camera/depth` (16UC1, mm) and `camera/camera_info` 15 times a second, and the truth:
-`~/poses` (the things' middles on the table, in the camera's frame) and `~/things` (their names, JSON, in that order).
+`~/poses` (PoseArray, the things' middles on the table in the camera's frame) and `~/things` (String, latched: JSON with
+what each of them is, in that order, and where on the table, in the table's frame, m).
 """
 
 import json

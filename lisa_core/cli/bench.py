@@ -87,7 +87,7 @@ def bench(
     $ lisa bench --shape small --baseline --json small.json --chart small.png
 
     [b]Exit codes[/b]: 0 measured; 1 failed, or answers differ in fp32; 2 wrong
-    usage.
+    usage; 130 stopped.
     """
     if shape and checkpoint:
         raise typer.BadParameter("give --shape or --checkpoint, not both")

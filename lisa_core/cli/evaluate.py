@@ -66,6 +66,8 @@ def reasonseg(
 
     [b]teacher-forced[/b] is the published protocol: "[SEG]." is taken for the answer.
     [b]generated[/b] lets the model answer; all masks of its answer count as one.
+    Pictures whose JSON has "answers", as lisa label tabletop writes, are
+    answered freely by either.
 
     Stopped, or killed: the same command goes on where it was. What is finished
     is in FILE.journal until all images are evaluated.

@@ -32,13 +32,16 @@ def finetune(
     learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
     batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures that are learnt from at once.")] = BATCH,
     accumulate: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Batches of a step, one after the other; the authors' has 10 of 2.")
+        int,
+        typer.Option(
+            metavar="N", min=1, help="Batches of a step, one after the other; the authors' has 10 of 2 on each GPU."
+        ),
     ] = BATCHES,
     validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps between validations.")] = (
         VALIDATE_EVERY
     ),
     seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is random.")] = SEED,
-    precision: options.Precision = "auto",
+    precision: options.LearnerPrecision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",
     template: options.Template = None,

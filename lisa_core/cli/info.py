@@ -35,7 +35,7 @@ def info(
 
     $ lisa info xinlai/LISA-7B-v1
 
-    [b]Exit codes[/b]: 0; 1 the model will not do; 2 wrong usage.
+    [b]Exit codes[/b]: 0; 1 the model will not do; 2 wrong usage; 130 stopped.
     """
     from lisa_core.checkpoint import Checkpoint
 

@@ -93,7 +93,10 @@ def answers(
     min_score: Annotated[
         float,
         typer.Option(
-            metavar="X", help="Answers with a segment below this score are left out.", show_default="none are"
+            metavar="X",
+            help="Answers with a segment below this score are left out. Scores are not calibrated: look at overlays to"
+            " find X for your model.",
+            show_default="none are",
         ),
     ] = float("-inf"),
     val: Val = _VAL,

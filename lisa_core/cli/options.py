@@ -21,6 +21,10 @@ Precision = Annotated[
     options.Precision,
     typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.", rich_help_panel=_MODEL),
 ]
+LearnerPrecision = Annotated[
+    options.LearnerPrecision,
+    typer.Option(help="Of the weights that stay as they are; auto: nf4 on a GPU, else fp32.", rich_help_panel=_MODEL),
+]
 Device = Annotated[
     str,
     typer.Option(metavar="DEVICE", help="cuda, cuda:1, cpu; default: cuda if there is one.", rich_help_panel=_MODEL),
@@ -35,7 +39,10 @@ VisionTower = Annotated[
 ]
 Template = Annotated[
     options.TemplateName | None,
-    typer.Option(help="The prompt's template; default: what the checkpoint is.", rich_help_panel=_MODEL),
+    typer.Option(
+        help="The prompt's template; default: the checkpoint's own (v1: llava_v1, v0: vicuna_v1_1).",
+        rich_help_panel=_MODEL,
+    ),
 ]
 MemoryLimit = Annotated[
     float,

@@ -25,7 +25,7 @@ def quantize(
 
     $ lisa quantize xinlai/LISA-13B-llama2-v1 lisa-13b-nf4
 
-    [b]Exit codes[/b]: 0; 1 the model or the disk will not do; 2 wrong usage.
+    [b]Exit codes[/b]: 0; 1 the model or the disk will not do; 2 wrong usage; 130 stopped.
     """
     from lisa_core.checkpoint import Checkpoint
     from lisa_core.loading import resolve_device

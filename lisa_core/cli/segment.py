@@ -62,7 +62,7 @@ def segment(
         --checkpoint xinlai/LISA-7B-v1 --precision nf4 --out found
 
     [b]Exit codes[/b]: 0 answered; 1 a question or file failed, and the rest
-    was answered; 2 wrong usage.
+    was answered; 2 wrong usage; 130 stopped.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     asking = Asking(

@@ -51,6 +51,8 @@ def render(
     Interrupted, the same command goes on where it stopped. Training
     takes seeds below 10,000,000, evaluation and tests those from there on.
 
+    Without --depth a scene has none, and a later run does not add it.
+
     $ lisa tabletop render scenes --scenes 1000 --workers 2
     $ lisa tabletop render teapots --scenes 40 --with teapot
     """
