@@ -150,7 +150,7 @@ def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[s
 
 
 class _Shards:
-    """Files of tensors in one folder, each written once it is full, and the index that names them."""
+    """Files of tensors in one folder, each written once it is full, and the index that names several."""
 
     def __init__(self, folder: Path, most_bytes: int) -> None:
         self._folder = folder
@@ -166,8 +166,11 @@ class _Shards:
         self._waiting.update(tensors)
 
     def finish(self) -> None:
-        """Writes what waits, and the index."""
+        """Writes what waits, and the index; a single file has a name that needs none."""
         self._write()
+        if len(names := set(self._index.values())) == 1:
+            (self._folder / names.pop()).rename(self._folder / "model.safetensors")
+            return
         index = {"metadata": {}, "weight_map": self._index}
         (self._folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1))
 

@@ -24,10 +24,10 @@ _NARROW = 0.02
 
 
 def small_shape(vocabulary: int) -> LisaShape:
-    """The sizes of the bundled model: 12 million weights; SAM sees 384 px, the language model 256 visual tokens."""
+    """The sizes of the bundled model: 12 million weights; SAM sees 384 px, the language model 400 visual tokens."""
     return LisaShape(
         clip=ClipShape(
-            image=320, patch=20, width=192, heads=6, hidden=768, layers=6, norm_eps=1e-5, activation="quick_gelu"
+            image=400, patch=20, width=192, heads=6, hidden=768, layers=6, norm_eps=1e-5, activation="quick_gelu"
         ),
         language=LanguageShape(
             vocabulary=vocabulary,

@@ -206,7 +206,7 @@ def test_another_tower_or_explanation_is_another_training(data, small_checkpoint
 def test_a_v0_checkpoint_learns_and_becomes_one_in_the_v1_layout(learn, data, out):  # noqa: F811
     result = learn(checkpoint=V0)
     assert result.code == 0, result.errors
-    assert {path.name for path in out.iterdir()} >= {"config.json", "tokenizer.model", "model-00001.safetensors"}
+    assert {path.name for path in out.iterdir()} >= {"config.json", "tokenizer.model", "model.safetensors"}
     before, after = Checkpoint.open(V0, cli.TOWER), Checkpoint.open(out)
     assert (after.template, after.stored.keys()) == (before.template, before.stored.keys())
     engine = LisaEngine.from_pretrained(out, "fp32", "cpu")

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from lisa_core import CheckpointError, LisaEngine
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.cli import main
+from lisa_core.hub import is_whole
 from lisa_core.saving import save_quantised
 
 CPU = torch.device("cpu")
@@ -109,6 +110,18 @@ def test_interrupted_it_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         save_quantised(checkpoint, tmp_path / "twin", CPU, stop, shard_bytes=SHARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_file_needs_no_index(tmp_path):
+    """And has the name that all look for."""
+    checkpoint = Checkpoint.open(goldens.GOLDENS / LAYOUTS[0], goldens.TOWER)
+    save_quantised(checkpoint, tmp_path / "twin", CPU)
+    for folder in (tmp_path / "twin", tmp_path / "twin" / "vision_tower"):
+        assert [path.name for path in folder.glob("model*")] == ["model.safetensors"]
+        assert is_whole(folder)
+    several = stored(LAYOUTS[0], tmp_path / "several")
+    one = Checkpoint.open(tmp_path / "twin")
+    assert one.stored.keys() == Checkpoint.open(several).stored.keys()
 
 
 def test_statistics_that_are_gone_are_noticed(tmp_path):
