@@ -16,13 +16,14 @@ from PIL import Image
 
 from lisa_core import LisaEngine
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import DatasetError
+from lisa_core.errors import CheckpointError, DatasetError
 from lisa_core.evaluation import reasonseg, runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune
 
 STEPS = 24
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -387,8 +388,11 @@ def test_what_cannot_learn_is_told(data, small_checkpoint, tmp_path):
     for precision in ("int8", "fp16"):
         arguments = words(data, small_checkpoint, tmp_path / "out")
         result = cli.run(*[precision if word == "fp32" else word for word in arguments])
-        assert result.code == 1
-        assert "choose nf4, bf16 or fp32" in result.errors
+        assert result.code == 2
+        assert "is not one of 'auto', 'nf4', 'bf16', 'fp32'" in result.errors
+        assert not (tmp_path / "out.training").exists()
+        with pytest.raises(CheckpointError, match="choose nf4, bf16 or fp32"):
+            adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), precision, CPU, adapters.Lora())
     (tmp_path / "there").mkdir()
     assert "is there already" in cli.run(*words(data, small_checkpoint, tmp_path / "there")).errors
     assert cli.run("finetune", data).code == 2
