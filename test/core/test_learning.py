@@ -14,13 +14,13 @@ from lisa_core.tabletop.questions import dialogues
 CROWDED = (29, 39)
 """Stored scenes of six things each; both have a lamp and a box, in different places."""
 SEE = ("--see-steps", 100, "--see-pictures", 2, "--see-rate", 4e-3)
-SPEAK = ("--speak-steps", 600, "--speak-pictures", 2, "--dialogues", 8, "--speak-rate", 3e-3)
+SPEAK = ("--speak-steps", 700, "--speak-pictures", 2, "--dialogues", 8, "--speak-rate", 3e-3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_some_minutes_teach_it_to_find_things_by_name(tmp_path: Path) -> None:
-    """A few wrong names are let pass."""
+    """A gIoU of 0.85 after 600 steps on two cores, when this was written; a few wrong names are let pass."""
     (tmp_path / "scenes").mkdir()
     scenes = for_training(tmp_path / "scenes", *CROWDED)
     said = cli.run("train", scenes, "--out", tmp_path / "lisa", *SEE, *SPEAK, "--device", "cpu")
