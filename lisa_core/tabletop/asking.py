@@ -63,9 +63,14 @@ class Asker:
         return kind if self.rng.random() < 0.6 else self.pick(english.names(kind))
 
     def words(self, wordings: Wordings, **slots: str) -> str:
-        """A phrase of the split; the verbs agree with the slot `it`, if it has no `is` of its own."""
-        noun = slots.get("it", "").split(" ")[-1]
-        agreeing = {"is": english.be(noun), "does": "do" if english.is_plural(noun) else "does"}
+        """A phrase of the split; what slots do not say of `is`, `does` and `its` follows from `it`."""
+        it = slots.get("it", "")
+        noun = it.split(" ")[-1]
+        agreeing = {
+            "is": english.be(noun),
+            "does": "do" if english.is_plural(noun) else "does",
+            "its": english.possessive(it),
+        }
         return patterns.phrase(wordings.of(self.split), self.rng, **(agreeing | slots))
 
     def phrase(self, text: str) -> str:

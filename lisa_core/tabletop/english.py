@@ -36,6 +36,11 @@ def indefinite(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
+def possessive(it: str) -> str:
+    """Whose: `the mug's`, `the scissors'`."""
+    return f"{it}'" if it.endswith("s") else f"{it}'s"
+
+
 def plural(noun: str) -> str:
     """Several of that name."""
     if is_plural(noun):

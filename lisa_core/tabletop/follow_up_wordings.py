@@ -68,7 +68,7 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]how [does it look with|is it with] {noun}?",
             "what about [finding|showing me|marking] {noun}[|| too| as well| next]?",
         ),
-        ("[outline|spot|indicate] {noun} [too|as well|next].", "[whereabouts is|how about] {noun}?"),
+        ("[outline|spot|indicate] {noun} [too|as well|next].", "[whereabouts {is}|how about] {noun}?"),
     ),
     "else": Wordings(
         (
@@ -89,7 +89,7 @@ FOLLOW_UPS: dict[str, Wordings] = {
             "[|and ]what can [I|you|one] do with {them}?",
             "[|and ]what [do people|does one] use {them} for?",
             "why would [people|someone|a robot] [have|want] {them}?",
-            "[to what use|to what purpose] are {them} made?",
+            "[to what use|to what purpose] {is} {it} made?",
             "what [do people|does one|do you] have {them} for?",
             "to what end {is} {it} [there|made|used]?",
             "for what [do you need|does one use|would somebody want] {them}?",

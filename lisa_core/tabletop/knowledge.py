@@ -147,7 +147,7 @@ USES: tuple[Use, ...] = (
     Use(
         ("lamp",),
         ("light the room with", "light the desk with", "read by at night", "see in the dark with"),
-        ("light the room", "see in the dark", "brighten the desk", "read at night"),
+        ("light the room", "see in the dark", "brighten the desk"),
         "{it} can give light",
     ),
     Use(

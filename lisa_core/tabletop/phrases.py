@@ -27,7 +27,7 @@ NOUN_PHRASES: dict[str, Wordings] = {
             "the leftmost {noun}",
             "the {noun} on the far left",
             "the {noun} furthest to the left",
-            "the {noun} that stands at the left end",
+            "the {noun} that {is} at the left end",
             "the {noun} more to the left than [the others|every other]",
         ),
         ("the {noun} at the far left", "the {noun} that {is} leftmost"),
@@ -38,7 +38,7 @@ NOUN_PHRASES: dict[str, Wordings] = {
             "the rightmost {noun}",
             "the {noun} on the far right",
             "the {noun} furthest to the right",
-            "the {noun} that stands at the right end",
+            "the {noun} that {is} at the right end",
             "the {noun} more to the right than [the others|every other]",
         ),
         ("the {noun} at the far right", "the {noun} that {is} rightmost"),
@@ -51,7 +51,7 @@ NOUN_PHRASES: dict[str, Wordings] = {
             "the {noun} standing [nearest|closest][| to where we are]",
             "the {noun} that we would reach first",
         ),
-        ("the {noun} nearest to us", "the {noun} that stands [nearest|closest] to us"),
+        ("the {noun} nearest to us", "the {noun} that {is} standing [nearest|closest] to us"),
     ),
     "farthest": Wordings(
         (
@@ -61,14 +61,14 @@ NOUN_PHRASES: dict[str, Wordings] = {
             "the {noun} standing [farthest|furthest] from where we are",
             "the {noun} that {is} [farthest|furthest] away",
         ),
-        ("the {noun} farthest from us", "the {noun} that stands [farthest|furthest] away"),
+        ("the {noun} farthest from us", "the {noun} that {is} standing [farthest|furthest] away"),
     ),
     "middle": Wordings(
         (
             "the {noun} in the middle",
             "the middle {noun}",
             "the {noun} between the other two",
-            "the {noun} that stands between the others",
+            "the {noun} that {is} standing between the others",
         ),
         ("the {noun} right in the middle", "the {noun} that {is} in the middle"),
     ),
@@ -76,7 +76,7 @@ NOUN_PHRASES: dict[str, Wordings] = {
         (
             "the {part} of {it}",
             "the {part} of {it}",
-            "{it}'s {part}",
+            "{its} {part}",
             "the {part} [that belongs to|on|you see on] {it}",
         ),
         ("the {part} that {it} has", "the {part} belonging to {it}"),

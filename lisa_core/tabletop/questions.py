@@ -115,10 +115,12 @@ def _around(asker: Asker) -> Turn | None:
     where, anchor = asker.pick(tuple(WHERE)), asker.one(asker.sight.clear)
     if anchor is None or (it := _definite(asker, anchor)) is None:
         return None
-    place = asker.words(WHERE[where], it=it)
-    question = asker.ask(wordings.WHAT, where=place)
     found = around(asker.sight, anchor, where)
-    return shown(asker, question, found) if len(found) <= 2 else None
+    if len(found) > 2:
+        return None
+    several = len(found) > 1 or asker.rng.random() < 0.2
+    place = asker.words(WHERE[where], it=it)
+    return shown(asker, asker.ask(wordings.OPEN_WHAT if several else wordings.WHAT, where=place), found)
 
 
 def _definite(asker: Asker, thing: Seen) -> str | None:
@@ -152,7 +154,8 @@ def _question(asker: Asker, source: Use | Fact, things: Sequence[Seen] = ()) -> 
         return asker.words(patterns, to=asker.pick(source.to), want=asker.pick(source.want))
     patterns = wordings.OPEN_FACT if several else wordings.FACT
     forms = asker.pick(source.does).split("|")
-    return asker.words(patterns, noun=asker.phrase(source.noun), asks=forms[0], does=forms[-1])
+    noun = asker.phrase(source.noun)
+    return asker.words(patterns, noun=noun, a=english.indefinite(noun), asks=forms[0], does=forms[-1])
 
 
 def _affordance(asker: Asker) -> Turn | None:

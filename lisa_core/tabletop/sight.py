@@ -18,6 +18,9 @@ _MARGIN = 0.06
 _DEPTH_MARGIN = 0.04
 """The same along the table, m."""
 
+_NEAR = 0.25
+"""m; what is farther away is not next to a thing, though all else be farther."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -158,8 +161,8 @@ def around(sight: Sight, anchor: Seen, where: str) -> list[Seen]:
     if where == "next":
         return _next(anchor, others)
     test: Callable[[Seen], bool | None] = {
-        "left": lambda thing: _beyond(anchor.x - thing.x, _MARGIN * sight.height),
-        "right": lambda thing: _beyond(thing.x - anchor.x, _MARGIN * sight.height),
+        "left": lambda thing: _beside(anchor.x - thing.x, anchor.left - thing.x, _MARGIN * sight.height),
+        "right": lambda thing: _beside(thing.x - anchor.x, thing.x - anchor.right, _MARGIN * sight.height),
         "behind": lambda thing: _in_line(anchor, thing, thing.spot[1] - anchor.spot[1]),
         "front": lambda thing: _in_line(anchor, thing, anchor.spot[1] - thing.spot[1]),
     }[where]
@@ -176,6 +179,12 @@ def _beyond(distance: float, margin: float) -> bool | None:
     return None if distance > margin / 3 else False
 
 
+def _beside(from_middle: float, from_end: float, margin: float) -> bool | None:
+    """Whether the middle of a thing is beside another one, and not before or behind a wide one; None in doubt."""
+    beyond = _beyond(from_middle, margin)
+    return beyond if from_end > 0 or not beyond else None
+
+
 def _in_line(anchor: Seen, thing: Seen, distance: float) -> bool | None:
     width = min(anchor.right - anchor.left, thing.right - thing.left) + 1
     shared = (min(anchor.right, thing.right) - max(anchor.left, thing.left) + 1) / width
@@ -190,6 +199,6 @@ def _next(anchor: Seen, others: Sequence[Seen]) -> list[Seen]:
         return float(np.hypot(thing.spot[0] - anchor.spot[0], thing.spot[1] - anchor.spot[1]))
 
     order = sorted(others, key=distance)
-    if len(order) < 2 or not order[0].clear or distance(order[0]) > 0.7 * distance(order[1]):
+    if len(order) < 2 or not order[0].clear or distance(order[0]) > min(_NEAR, 0.7 * distance(order[1])):
         return []
     return order[:1]

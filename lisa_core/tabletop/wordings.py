@@ -127,6 +127,35 @@ WHAT = Wordings(
     ),
 )
 
+OPEN_WHAT = Wordings(
+    train=(
+        "what {is} {where}[|| in the picture| in this image| on the table]?",
+        "what [lies|stands|is standing|is lying|can you see|do you see|do you find] {where}?",
+        (
+            "[|please |robot, ][segment|find|show me|locate|mark|highlight|point to|pick up|grab|bring me|give me]"
+            " [what is|what is|whatever is|everything|all that is] {where}[|, please| for me]."
+        ),
+        "[could|can|would] you [segment|find|show me|locate|mark|point to|give me] [what is|everything] {where}?",
+        "[tell me|can you tell me|I want to know|show me] what {is} {where}.",
+        TRY_TO_SEE + " [what is|whatever is|everything] {where}[||, please].",
+        "[let us|let me] [find|have|look at] [what is|all that is] {where}[||, please].",
+        "what [did you see|was put|has its place|could you spot|is to be found] {where}?",
+        "[can you|could you] tell what [is|lies|stands] {where}?",
+        "{where}: what [stands there|lies there|do you notice]?",
+        "[take|have] a look {where}: what is [it|there|that]?",
+        "what did [people|you|somebody] [leave|put down|place] {where}?",
+        "[whatever is|everything] {where}[||, please].",
+    ),
+    held_out=(
+        "what can be [found|seen] {where}?",
+        "[outline|spot|detect|identify|indicate] [what is|whatever is] {where}[|, please].",
+        "what [sits|has been put|did somebody put|is there] {where}?",
+        "[let me see|help me find] what is {where}[|, please].",
+        "{where}, what [do you see|is there|can you find]?",
+    ),
+)
+"""Of one thing, or several."""
+
 USE = Wordings(
     train=(
         (
@@ -221,17 +250,16 @@ FACT = Wordings(
         "where is the {noun} that {does}?",
         "[tell me|show me|I want to know] [which|what] {noun} it is that {does}.",
         "[find|show me|segment|mark] [what|something that] {does}[|, please].",
-        "[is there|do you see] [something|a {noun}] that {does}? [show me|show it|segment it].",
+        "[is there|do you see] [something|{a}] that {does}? [show me|show it|segment it].",
         "I [need|want|am looking for] the {noun} that {does}.",
         "the {noun} that {does}[|, please].",
         "what is the {noun} that {does}?",
         "what [on the table|in this picture|here] {asks}?",
         TRY_TO_SEE + " the {noun} that {does}[||, please].",
         "[let me have|let us see|I'd rather have] the {noun} that {does}[||, please].",
-        "there should be a {noun} that {does}. [spot it|point at it|circle it|where is it].",
+        "there should be {a} that {does}. [spot it|point at it|circle it|where is it].",
         "[from|out of] the things here, [which|what] one {asks}?",
-        "can you [guess|work out|say|determine] [which|what] {noun} {asks}?",
-        "[I guess|I think] [some|one] {noun} here {asks}: [which|what one|mark it|outline it].",
+        "can you [guess|work out|say|determine] [which|what] {noun} {does}?",
         "[have a look|look around]: [which|what] {noun} {asks}?",
         "[is any of this|is one of these] the {noun} that {does}? [mark it|then show it|where].",
     ),
@@ -241,7 +269,7 @@ FACT = Wordings(
         "[let me see|help me find] the {noun} that {does}[|, please].",
         "[I'd like to see|I wonder about] the {noun} that {does}.",
         "[guess|say|work out] [which|what] {noun} it is that {does}[|, please].",
-        "there must be a {noun} that {does}; [whereabouts is it|outline it].",
+        "there must be {a} that {does}; [whereabouts is it|outline it].",
     ),
 )
 
@@ -289,7 +317,7 @@ OPEN_FACT = Wordings(
         "what on this table {asks}[||, please]?",
         "[given|with] [everything|all] [that you see|that is here], [which|what] {asks}?",
         "[mark|show|take] [each thing|every object|all things] that {does}[||, please].",
-        "which [things are such that each|one, or which ones,] {asks}?",
+        "which one, or which ones, {asks}?",
     ),
     held_out=("[outline|spot|indicate] [everything that|whatever] {does}.", "of all of this, what {asks}?"),
 )
