@@ -105,7 +105,8 @@ def answers(
 
     Look at the overlays of the replay and delete from OUT.json what is wrong;
     each answer left that has segments becomes a label. Its question is the
-    query. A bag needs a sourced ROS, a folder of pictures does not.
+    query. Validation has the last pictures of the recording. A bag needs a
+    sourced ROS, a folder of pictures does not.
 
     $ ros2 run lisa_ros replay drive1 --ask "segment the cup"
         --checkpoint xinlai/LISA-13B-llama2-v1 --out cups
@@ -117,7 +118,7 @@ def answers(
     from lisa_core.labelling.sources import from_answers
 
     with _opened(frames, camera) as frame:
-        _write(lambda: from_answers(answers_file, frame, min_score), out, val)
+        _write(lambda: from_answers(answers_file, frame, min_score), out, val, of_a_recording=True)
 
 
 @app.command()
@@ -161,7 +162,9 @@ def tabletop(
     _write(lambda: from_scenes(scenes, kind, question or (), others), out, val)
 
 
-def _write(read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Path, val: float) -> NoReturn:
+def _write(
+    read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Path, val: float, *, of_a_recording: bool = False
+) -> NoReturn:
     """Reads and writes, says what there is, and ends the command."""
     from lisa_core.labelling import dataset
 
@@ -182,7 +185,7 @@ def _write(read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Pat
                 progress.current(name)
                 progress.advance()
 
-            counts = dataset.write(labels, out, val, done, complain)
+            counts = dataset.write(labels, out, val, done, complain, of_a_recording=of_a_recording)
     except KeyboardInterrupt:
         terminal.fail("stopped; nothing was written.", 130)
     except LisaError as error:

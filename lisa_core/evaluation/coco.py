@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_core.labelling import rle
+from lisa_core.labelling.polygons import LONGEST_OUTLINE, outline_of
 
 _SCALE = 5
 """Of the finer grid on which outlines are drawn."""
@@ -33,9 +34,13 @@ def mask_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
 
 def _filled(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
     """A polygon x, y, x, y ... in px: column by column, each crossing of its outline begins or ends a run."""
-    if len(polygon) < 6 or len(polygon) % 2 or not np.all(np.abs(np.array(polygon, float)) < 1e6):
+    points = np.array(polygon, float)
+    if len(points) < 6 or len(points) % 2:
         raise ValueError("a polygon takes at least three points x, y")
-    corners = (np.array(polygon, float).reshape(-1, 2) * _SCALE + 0.5).astype(int)
+    points = points.reshape(-1, 2)
+    if not np.all(np.abs(points) <= LONGEST_OUTLINE) or outline_of(points) > LONGEST_OUTLINE:
+        raise ValueError(f"the outline of a polygon is no line of at most {LONGEST_OUTLINE} px")
+    corners = (points * _SCALE + 0.5).astype(int)
     outline = np.concatenate([_line(*pair) for pair in zip(corners, np.roll(corners, -1, axis=0), strict=True)])
     before, after = outline[:-1], outline[1:]
     crossing = before[:, 0] != after[:, 0]

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from lisa_core import files
 from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import IGNORED, TARGET
+from lisa_core.labelling.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.template import SEG
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -66,6 +67,13 @@ class Annotation:
     def length(self) -> Length:
         """What kind of query its texts are."""
         return "long" if self.is_sentence else "short"
+
+    @property
+    def first(self) -> tuple[Polygon, ...]:
+        """The polygons that the first text asks for: an answer without `[SEG]` has none but the ignored ones."""
+        if self.answers and SEG not in self.answers[0]:
+            return tuple(polygon for polygon in self.polygons if polygon.value == IGNORED)
+        return self.polygons
 
     def targets_of(self, answer: str) -> list[tuple[Polygon, ...]]:
         """The polygons of each `[SEG]` in an answer; what is ignored is among all of them."""
@@ -127,7 +135,9 @@ class Entry:
         annotation = read_annotation(self.annotation)
         image = files.read_rgb(self.picture)
         try:
-            truth = rasterize(annotation.polygons, image.shape[:2])
+            truth = rasterize(annotation.polygons, image.shape[:2])  # all of them, lest one lies outside
+            if annotation.first != annotation.polygons:
+                truth = rasterize(annotation.first, image.shape[:2])
         except DatasetError as error:
             raise DatasetError(f"{self.annotation}: {error}") from error
         query = annotation.texts[0]
@@ -360,10 +370,12 @@ def _polygon(number: int, shape: Any) -> Polygon | None:
         points = np.array(shape.get("points"), np.float64)
     except (TypeError, ValueError, OverflowError):
         points = np.empty(0)
-    if points.ndim != 2 or points.shape[1] != 2 or not np.all(np.abs(points) <= np.iinfo(np.int32).max):
+    if points.ndim != 2 or points.shape[1] != 2 or not np.all(np.abs(points) <= LONGEST_OUTLINE):
         raise DatasetError(f"polygon {number} must have `points`, a list of [x, y] in pixels.")
     if len(points) < 3:
         raise DatasetError(f"polygon {number} has {len(points)} points; it takes at least 3.")
+    if outline_of(points) > LONGEST_OUTLINE:
+        raise DatasetError(f"polygon {number} has an outline of more than {LONGEST_OUTLINE} px; draw it with less.")
     value = IGNORED if "ignore" in label.lower() else TARGET
     group = shape.get("group_id")
     return Polygon(number, value, points.astype(np.int32), group if type(group) is int else None)

@@ -23,6 +23,8 @@ def write(
     val_share: float,
     on_label: Callable[[str], None],
     on_fault: Callable[[str], None],
+    *,
+    of_a_recording: bool = False,
 ) -> dict[str, int]:
     """Writes a data set; the folder appears once it is whole.
 
@@ -34,6 +36,8 @@ def write(
         val_share: of the pictures, for validation.
         on_label: told each picture's name when it is done.
         on_fault: told a sentence for each label that cannot be used.
+        of_a_recording: the pictures' names are in the order of time, and the last ones are validated: of two that
+            follow each other one would tell what the other shows.
 
     Returns:
         How many labels each split has.
@@ -57,7 +61,7 @@ def write(
             on_label(label.picture)
         if not written:
             raise DatasetError("No label can be used, so no data set was written.")
-        chosen = _chosen(written, val_share)
+        chosen = (_last if of_a_recording else _by_lot)(written, val_share)
         if chosen:
             val.mkdir()
         for path in (path for picture in chosen for path in written[picture]):
@@ -65,11 +69,27 @@ def write(
         return {split.name: len(list(split.glob("*.json"))) for split in (train, val)}
 
 
-def _chosen(pictures: Iterable[str], share: float) -> set[str]:
-    """Pictures for validation: as good as drawn by lot, but the same each time; at least one if any are wanted."""
-    drawn = sorted(pictures, key=lambda picture: hashlib.sha256(picture.encode(errors="replace")).digest())
-    count = max(1, round(share * len(drawn))) if share and len(drawn) > 1 else 0
-    return set(drawn[:count])
+def _by_lot(pictures: Iterable[str], share: float) -> set[str]:
+    """Pictures for validation, by a lot that only their name decides: they are so in every set that has them, too.
+
+    At least one is, if any are wanted, and one is not.
+    """
+    drawn = sorted((_lot(picture), picture) for picture in pictures)
+    count = _count(sum(lot < share for lot, _ in drawn), share, len(drawn))
+    return {picture for _, picture in drawn[:count]}
+
+
+def _last(pictures: Iterable[str], share: float) -> set[str]:
+    in_order = sorted(pictures)
+    return set(in_order[len(in_order) - _count(round(share * len(in_order)), share, len(in_order)) :])
+
+
+def _count(count: int, share: float, pictures: int) -> int:
+    return min(max(count, 1), pictures - 1) if share else 0
+
+
+def _lot(picture: str) -> float:
+    return int.from_bytes(hashlib.sha256(picture.encode(errors="replace")).digest()[:8], "big") / 2**64
 
 
 def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:

@@ -14,8 +14,17 @@ from numpy.typing import NDArray
 Polygon = list[list[int]]
 """x, y in px, at least three."""
 
+LONGEST_OUTLINE = 2_000_000
+"""px; to draw a longer one takes seconds, and the largest pictures have none of it."""
+
 _PAIRS = 1 << 20
 """Distances that are computed at once."""
+
+
+def outline_of(points: NDArray[np.float64]) -> float:
+    """How long the outline of (n, 2) points is in px, from the last back to the first; nan if a point is nowhere."""
+    steps = np.abs(points - np.roll(points, -1, axis=0))
+    return float(steps.max(axis=1).sum())
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[Polygon]:

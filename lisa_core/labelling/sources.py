@@ -104,6 +104,8 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
                 f"{annotations}: annotation {items[0].get('id')} is of no picture or category that is listed."
             )
             continue
+        if all(item.get("iscrowd") for item in items):
+            continue
         name = str(images[image]["file_name"])
         labels.append(
             Label(
@@ -147,7 +149,7 @@ def from_answers(
                         partial(_united, masks),
                     )
                 )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DatasetError(f"{answers} has no answers of a replay: {error!r}.") from error
     return labels, faults
 
@@ -193,8 +195,8 @@ def _itself(path: Path) -> Path:
 
 def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -> tuple[Mask, Mask]:
     try:
-        size = (int(image["height"]), int(image["width"]))
-    except (KeyError, TypeError, ValueError) as error:
+        size = rle.size_of(image["height"], image["width"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError("the JSON file has no `height` and `width` of this picture.") from error
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
     for item in annotations:
@@ -208,6 +210,6 @@ def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -
 def _united(masks: Iterable[Any]) -> tuple[Mask, Mask]:
     try:
         target = np.logical_or.reduce([rle.decode(mask) for mask in masks])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"a mask of the answer is damaged: {error}.") from error
     return target, np.zeros_like(target)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -235,6 +236,24 @@ def test_polygons_belong_to_the_mark_of_their_group(split):
     assert ([each.number for each in first], [each.number for each in second]) == ([1, 4], [2, 3, 4])
     assert read.targets_of(read.answers[1]) == [read.polygons]
     assert read.targets_of(read.answers[2]) == []
+    assert read.first == read.polygons
+    denied = replace(read, answers=tuple(reversed(read.answers)))
+    assert [each.number for each in denied.first] == [4]
+
+
+def test_the_truth_is_that_of_the_first_answer(split):
+    shapes = [{"label": "target", "points": SQUARE}]
+    content = annotation(shapes=shapes, text=["the mug", "the banana"])
+    truths = {}
+    for first, second in (("There is no mug.", "The banana is [SEG]."), ("The mug is [SEG].", "There is none.")):
+        content["answers"] = [first, second]
+        truths[first] = open_split(split(**{"cup.json": content})).entries[0].read().truth
+    assert not truths["There is no mug."].any()
+    assert (truths["The mug is [SEG]."] == TARGET).any()
+    shapes[0]["points"] = [[100, 100], [110, 100], [105, 110]]  # checked all the same
+    content["answers"] = ["There is no mug.", "The banana is [SEG]."]
+    with pytest.raises(DatasetError, match="polygon 1 lies outside"):
+        open_split(split(**{"cup.json": content})).entries[0].read()
 
 
 BAD = {
@@ -253,7 +272,8 @@ BAD = {
     "two points": (annotation(points=SQUARE[:2]), "polygon 1 has 2 points; it takes at least 3"),
     "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),
     "not a number": (annotation(points=[[float("nan"), 1]] * 3), "polygon 1 must have `points`"),
-    "far away": (annotation(points=[[1e99, 1]] * 3), "polygon 1 must have `points`"),
+    "far away": (annotation(points=[[2**31 - 1, 1]] * 3), "polygon 1 must have `points`"),
+    "endless": (annotation(points=[[-(10**5), 0], [10**5, 1]] * 100), "polygon 1 has an outline of more than"),
     "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "polygon 1 lies outside .* 8x6"),
 }
 

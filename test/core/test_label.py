@@ -1,6 +1,7 @@
 """`lisa label`: polygons give masks back, and what cannot be used is told."""
 
 import json
+import shutil
 
 import cli
 import numpy as np
@@ -213,6 +214,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
             {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
             {"image_id": 99, "category_id": 1, "segmentation": packed},
             {"image_id": 11, "category_id": 1, "segmentation": packed},
+            {"image_id": 11, "category_id": 2, "iscrowd": 1, "segmentation": packed},
         ]
     )
     content["images"][4]["height"] = None
@@ -227,6 +229,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
         "`height`",
     ):
         assert sentence in result.errors
+    assert "plate" not in result.errors  # a crowd alone is no label, and no fault
     found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
     assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
         ("0", "cup"): 200,
@@ -234,6 +237,54 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
         ("1", "plate"): 100,
     }
     assert (found["1", "plate"] == IGNORED).sum() == 48
+
+
+@pytest.mark.parametrize(
+    ("picture", "segmentation"),
+    [
+        ({"height": -1}, None),
+        ({"height": 1e999}, None),
+        ({"height": 10**6, "width": 10**6}, None),
+        ({}, {"size": [48, 64], "counts": [1e999]}),
+        ({}, {"size": [10**6, 10**6], "counts": [10**12]}),
+        ({}, [[0, 0, 1e6, 1, 0, 2] * 100]),
+        ({}, [[0, 0, 1e300, 1, 0, 2]]),
+        ({}, [[0, 0, None, 1, 0, 2]]),
+    ],
+)
+def test_sizes_that_no_picture_has_are_told_and_the_rest_is_written(pictures, tmp_path, picture, segmentation):
+    square_of = [[5, 10, 15, 10, 15, 20, 5, 20]]
+    content = instances([{"image_id": image, "category_id": 1, "segmentation": square_of} for image in (7, 8)])
+    content["images"][0] |= picture
+    if segmentation:
+        content["annotations"][0]["segmentation"] = segmentation
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    out = tmp_path / "out"
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0)
+    assert (result.code, result.errors.count("0, 'cup'")) == (1, 1), result.errors
+    assert [path.name for path in out.glob("train/*.jpg")] == ["1.jpg"]
+
+
+def test_a_recording_is_validated_by_its_end_and_other_pictures_by_their_names(pictures, tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for index in range(20):
+        shutil.copy(pictures / "1.jpg", frames / f"{index}.jpg")
+    found = {"answers": [answered(index, "segment the cup", square(5)) for index in range(20)]}
+    (tmp_path / "cups.json").write_text(json.dumps(found))
+    out = tmp_path / "recorded"
+    assert cli.run("label", "answers", tmp_path / "cups.json", frames, "--out", out, "--val", 0.2).code == 0
+    assert sorted(path.stem for path in out.glob("val/*.jpg")) == [f"frame_{index:06}" for index in range(16, 20)]
+    validated = {}
+    for query, indices in (("cup", range(20)), ("plate", range(0, 20, 2))):
+        for index in indices:
+            (tmp_path / query / query).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(square(5)).save(tmp_path / query / query / f"{index}.png")
+        out = tmp_path / f"{query} labels"
+        assert cli.run("label", "png", frames, tmp_path / query, "--out", out, "--val", 0.4).code == 0
+        validated[query] = {path.stem for path in out.glob("val/*.jpg")}
+        assert 1 < len(validated[query]) < len(indices) - 1
+    assert validated["plate"] == {name for name in validated["cup"] if not int(name) % 2}
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
