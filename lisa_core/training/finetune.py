@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, curves, forward, losses, trouble
 from lisa_core.training.annotated import Annotated, Batch, check_length
-from lisa_core.training.trainer import LOG, Plan, Trainer
+from lisa_core.training.trainer import LOG, Plan, Trainer, write_state
 
 _SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
 
@@ -77,8 +77,9 @@ class Finetuning:
         adapters.check_available()
         curves.check_available()
         check_new(out)
-        train = [_usable(reasonseg.open_split(root, "train"), checkpoint) for root in folders]
         self._val = _usable(reasonseg.open_split(folders[0], "val"), checkpoint)
+        validated = {_picture(entry) for entry in self._val.entries}
+        train = [_without(validated, _usable(reasonseg.open_split(root, "train"), checkpoint)) for root in folders]
         self.faults = tuple(fault for split in (*train, self._val) for fault in split.faults)
         self.work = out.with_name(f"{out.name}.training")
         self._checkpoint, self._out, self._recipe = checkpoint, out, recipe
@@ -168,13 +169,7 @@ class Finetuning:
 
     def _keep(self, giou: float) -> None:
         weights = {name: weight.detach().cpu() for name, weight in adapters.learnt(self._model).items()}
-        partial = self.work / f".{_BEST}.part"
-        try:
-            with partial.open("wb") as file:  # opened here, for torch would hide why it cannot be written
-                torch.save({"step": self.step, "giou": giou, "weights": weights}, file)
-            partial.replace(self.work / _BEST)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_state(self.work / _BEST, {"step": self.step, "giou": giou, "weights": weights})
         self._best = giou
 
     def _autocast(self) -> torch.autocast:
@@ -222,6 +217,23 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
     if not entries:
         raise DatasetError(f"{split.folder} has no picture that can be used: {' '.join(faults)}")
     return replace(split, entries=tuple(entries), faults=tuple(faults))
+
+
+def _without(validated: Set[str], split: reasonseg.Split) -> reasonseg.Split:
+    """The split without the pictures that validation has; raises DatasetError if nothing is left."""
+    entries, faults = [], list(split.faults)
+    for entry in split.entries:
+        if _picture(entry) in validated:
+            faults.append(f"{entry.picture} is among the pictures of validation, so it is not learnt.")
+        else:
+            entries.append(entry)
+    if not entries:
+        raise DatasetError(f"{split.folder} has no picture that validation does not have, so nothing to learn.")
+    return replace(split, entries=tuple(entries), faults=tuple(faults))
+
+
+def _picture(entry: reasonseg.Entry) -> str:
+    return reasonseg.digest_of((entry.picture,))
 
 
 def _state(split: reasonseg.Split) -> list[str]:

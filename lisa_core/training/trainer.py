@@ -38,7 +38,7 @@ class Plan:
         batches: of a step, one after the other; the step follows the mean of their gradients.
         muon: matrices inside the networks learn by Muon (Jordan 2024), the rest by AdamW.
         seed: of everything that is random.
-        save_every: seconds between two states on disk.
+        save_every: seconds between two states on disk; so many for each second that one takes, if it takes longer.
     """
 
     steps: int
@@ -97,15 +97,16 @@ class Trainer(Generic[Batch]):
         Raises:
             LisaError: a loss or its gradient is no finite number; what was learnt before is kept.
         """
-        saved, each = time.monotonic(), self._plan.batches
+        saved, pause, each = time.monotonic(), self._plan.save_every, self._plan.batches
         numbers = range(self.step * each, self._plan.steps * each)
         with closing(ahead(self._make_batch, numbers, self._workers)) as batches:
             while self.step < self._plan.steps:
                 yield self._do(islice(batches, each))
                 now = time.monotonic()
-                if now - saved > self._plan.save_every or now > until or self.step == self._plan.steps:
+                if now - saved > pause or now > until or self.step == self._plan.steps:
                     self._save()
-                    saved = now
+                    saved = time.monotonic()
+                    pause = self._plan.save_every * max(1.0, saved - now)
                 if now > until:
                     return
 
@@ -149,9 +150,7 @@ class Trainer(Generic[Batch]):
             "weights": {name: weight.data for name, weight in self._learnt.items()},
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
         }
-        partial = self._folder / f".{STATE}.part"
-        torch.save(state, partial)
-        partial.replace(self._folder / STATE)
+        write_state(self._folder / STATE, state)
 
     def _resume(self) -> None:
         path = self._folder / STATE
@@ -168,6 +167,17 @@ class Trainer(Generic[Batch]):
             optimiser.load_state_dict(saved)
         self.step = state["step"]
         _cut(self._folder / LOG, self.step)
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Writes tensors and plain values, whole or not at all; raises OSError if the disk is full."""
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        with partial.open("wb") as file:  # opened here, for torch would hide why it cannot be written
+            torch.save(state, file)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 _NOT_INSIDE = ("embed", "lm_head", "rel_pos", "iou_token", "mask_tokens", "heads.", "positional")

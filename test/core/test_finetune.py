@@ -21,6 +21,7 @@ from lisa_core.evaluation import reasonseg, runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune
+from lisa_core.training.trainer import Plan
 
 STEPS = 24
 CPU = torch.device("cpu")
@@ -279,6 +280,23 @@ def test_an_answer_that_is_longer_than_the_model_reads_is_told(small_checkpoint,
     with pytest.raises(DatasetError, match="more than this model reads"):
         annotated.check_length(split, split.entries[0], checkpoint)
     annotated.check_length(split, split.entries[1], checkpoint)
+
+
+def test_what_validation_has_is_not_learnt(small_checkpoint, data, tmp_path):
+    root = shutil.copytree(data, tmp_path / "data")
+    for suffix in (".png", ".json"):  # under another name
+        shutil.copy(root / "val" / f"0{suffix}", root / "train" / f"again{suffix}")
+    opened = Checkpoint.open(small_checkpoint, TOWER)
+    recipe = finetune.Recipe(Plan(steps=1, warmup=0), batch=1, validate_every=1)
+    training = finetune.Finetuning(opened, [root], tmp_path / "out", "fp32", "cpu", recipe)
+    assert [fault.split(" ", 1)[1] for fault in training.faults] == [
+        "is among the pictures of validation, so it is not learnt."
+    ]
+    assert "again.png" in training.faults[0]
+    shutil.rmtree(root / "train")
+    shutil.copytree(root / "val", root / "train")
+    with pytest.raises(DatasetError, match="nothing to learn"):
+        finetune.Finetuning(opened, [root], tmp_path / "other", "fp32", "cpu", recipe)
 
 
 def test_answers_of_its_own_are_learnt_as_they_stand_with_a_mask_or_without(small_checkpoint, small, data, tmp_path):
