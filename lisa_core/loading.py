@@ -9,9 +9,9 @@ from torch import nn
 
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import CheckpointError, OutOfMemoryError, is_out_of_memory
+from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, is_out_of_memory
+from lisa_core.model import products
 from lisa_core.model.lisa import Lisa, LisaShape
-from lisa_core.model.products import Linear
 from lisa_core.options import PRECISIONS, ResolvedPrecision
 
 Progress = Callable[[float, str], None]
@@ -83,15 +83,23 @@ def compute_dtype(precision: ResolvedPrecision, device: torch.device) -> torch.d
 
 
 def load(
-    checkpoint: Checkpoint, precision: ResolvedPrecision, device: torch.device, on_progress: Progress | None = None
+    checkpoint: Checkpoint,
+    precision: ResolvedPrecision,
+    device: torch.device,
+    on_progress: Progress | None = None,
+    *,
+    to_learn: bool = False,
 ) -> Lisa:
-    """Streams the weights in. `precision` is resolved.
+    """Streams the weights in. `precision` is resolved; bf16 on a CPU is in an order for answers, if not `to_learn`.
 
     Raises:
         CheckpointError: a file turned out damaged, or the precision does not run on the device.
         OutOfMemoryError: the device is too small for it.
+        DeviceError: the GPU does not work, whatever it is asked.
     """
     dtype = compute_dtype(precision, device)
+    with fitting(precision, device):
+        _try_device(device)
     with torch.device("meta"):
         model = Lisa(checkpoint.shape)
     if precision in ("nf4", "int8"):
@@ -115,7 +123,25 @@ def load(
             done += 1
             if on_progress is not None:
                 on_progress(done / total, parameter)
+        if not to_learn:
+            products.pack(model)
     return model.eval().requires_grad_(False)
+
+
+def _try_device(device: torch.device) -> None:
+    """Has it add two numbers, lest what fails later is blamed for a GPU that is taken, unknown to torch or broken."""
+    try:
+        one = torch.ones(1, device=device)
+        works = float(one + one) == 2.0
+    except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
+        raise DeviceError(
+            f"{device} does not work here ({str(error).splitlines()[0]}): see whether nvidia-smi shows it free,"
+            f" and that torch {torch.__version__} was built for it, or use the cpu."
+        ) from error
+    if not works:
+        raise DeviceError(f"{device} computes wrongly; use another one, or the cpu.")
 
 
 @contextmanager
@@ -135,7 +161,7 @@ def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None
 def _is_quantised(model: nn.Module, parameter: str) -> bool:
     owner, _, name = parameter.rpartition(".")
     module = model.get_submodule(owner)
-    return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, Linear)
+    return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, products.Linear)
 
 
 def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:

@@ -281,7 +281,7 @@ def _learner(checkpoint: "Checkpoint", machine: "Machine", lora: bool, seed: int
     from lisa_core.training import adapters
 
     if not lora:
-        return loading.load(checkpoint, "fp32", machine.device)
+        return loading.load(checkpoint, "fp32", machine.device, to_learn=True)
     torch.manual_seed(seed)  # adapters begin at random
     return adapters.load_learner(checkpoint, "fp32", machine.device, adapters.Lora())
 

@@ -3,6 +3,9 @@
 torch multiplies fp32 matrices by MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch
 has, too, uses it on all: at the sizes of SAM ViT-B it is twice as fast on an AMD EPYC. Only what answers asks for it
 (`torch.inference_mode`), for it knows no gradients; elsewhere these are torch's own products.
+
+In bf16 torch asks oneDNN by itself, but for every product of a few rows oneDNN brings the weights into an order of its
+own first, which takes as long as the product. `pack` does that once.
 """
 
 from collections.abc import Callable
@@ -21,9 +24,48 @@ class Linear(nn.Linear):
     """(..., in_features) -> (..., out_features), as torch's."""
 
     def forward(self, states: Tensor) -> Tensor:
+        if self.weight.is_mkldnn:
+            return _multiply_packed(states, self.weight, self.bias)
         if _suits(states, self.weight) and (product := _onednn()):
             return product(states, self.weight, self.bias, "none", [], "")
         return super().forward(states)
+
+
+def pack(model: nn.Module) -> None:
+    """Brings the bf16 weights of a model's `Linear` layers on a CPU into oneDNN's order, layer by layer, for good.
+
+    Such a model answers, to the same bits or nearly, but does not learn. Where oneDNN gains nothing all stays as it is.
+    """
+    for layer in model.modules():
+        if isinstance(layer, Linear) and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
+            if not _packs():
+                return
+            layer.weight = nn.Parameter(_packed(layer.weight.data), requires_grad=False)
+
+
+def _packed(weight: Tensor) -> Tensor:
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)  # torch's own compiler calls it
+    return packed
+
+
+def _multiply_packed(states: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(states, weight, bias, "none", [], "")
+    return product
+
+
+@cache
+def _packs() -> bool:
+    """Whether this CPU multiplies bf16 and torch's oneDNN packs it."""
+    if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or not torch.backends.mkldnn.is_available():
+        return False
+    states, weight = (torch.linspace(-1, 1, rows * 64).view(rows, 64).bfloat16() for rows in (3, 32))
+    try:
+        if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = _multiply_packed(states, _packed(weight), None)
+    except (AttributeError, RuntimeError):
+        return False
+    return torch.allclose(found, functional.linear(states, weight), atol=0.05, rtol=0.02)
 
 
 def side_by_side(states: Tensor, *layers: nn.Module) -> list[Tensor]:

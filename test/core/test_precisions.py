@@ -9,7 +9,9 @@ import pytest
 import torch
 from goldens import CASES, TOWER, V1, case, distance, embeddings, masks
 
-from lisa_core import CheckpointError, LisaEngine, quantization
+from lisa_core import CheckpointError, LisaEngine, loading, quantization
+from lisa_core.checkpoint import Checkpoint
+from lisa_core.model import products
 
 SHORT = case("v1-short")
 V1_CASES = [case for case in CASES if case.checkpoint == V1]
@@ -33,6 +35,18 @@ def test_runs_on_the_cpu(load, small_checkpoint, precision):
     assert answer.text == "Sure, [SEG]."
     assert np.isfinite(answer.segments[0].low_res_logits).all()
     assert distance(embeddings(answer), SHORT.arrays["seg_embedding"]) < NF4_EMBEDDING
+
+
+def test_bf16_weights_are_packed_for_answers_and_not_to_learn(small_checkpoint):
+    opened = Checkpoint.open(small_checkpoint, TOWER)
+    answers, learns = (
+        loading.load(opened, "bf16", torch.device("cpu"), to_learn=to_learn).language for to_learn in (False, True)
+    )
+    assert answers.lm_head.weight.is_mkldnn is products._packs()
+    assert not learns.lm_head.weight.is_mkldnn
+    states = torch.randn(3, answers.shape.width, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(answers.lm_head(states), learns.lm_head(states), atol=0.02, rtol=0.01)
 
 
 def test_auto_is_fp32_on_the_cpu(small_checkpoint):

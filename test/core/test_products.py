@@ -34,8 +34,10 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Product:
 def undecided() -> Iterator[None]:
     """Whether oneDNN is used is decided anew, and forgotten afterwards."""
     products._onednn.cache_clear()
+    products._packs.cache_clear()
     yield
     products._onednn.cache_clear()
+    products._packs.cache_clear()
 
 
 def random(*size: int) -> Tensor:
@@ -103,6 +105,46 @@ def test_a_onednn_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch
     layer, states = products.Linear(8, 8), random(40, 8)
     with torch.inference_mode():
         torch.testing.assert_close(layer(states), functional.linear(states, layer.weight, layer.bias))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("size", [(96,), (1, 96), (12, 96), (2, 5, 7, 96), (300, 96)])
+def test_packed_weights_multiply_as_before(size: tuple[int, ...], bias: bool) -> None:
+    layer, states = products.Linear(96, 70, bias=bias).bfloat16(), random(*size).bfloat16()
+    stored, expected = layer.weight.nbytes, functional.linear(states, layer.weight, layer.bias)
+    products.pack(layer)
+    assert layer.weight.is_mkldnn is products._packs()
+    assert layer.weight.nbytes == stored
+    with torch.inference_mode():
+        found = layer(states)
+    torch.testing.assert_close(found, expected, atol=0.02, rtol=0.01)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_only_bf16_is_packed(dtype: torch.dtype) -> None:
+    layer = products.Linear(8, 8).to(dtype)
+    weight = layer.weight
+    products.pack(layer)
+    assert layer.weight is weight
+
+
+@pytest.mark.parametrize("kind", ["no bf16", "missing", "failing", "wrong"])
+def test_what_does_not_pack_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, undecided: None, kind: str) -> None:
+    def failing(*_: Any) -> Tensor:
+        raise RuntimeError("could not create a primitive")
+
+    operators = SimpleNamespace(
+        _is_mkldnn_bf16_supported=lambda: kind != "no bf16",
+        _reorder_linear_weight=failing if kind == "failing" else lambda weight, _: weight,
+        _linear_pointwise=lambda states, weight, *_: states @ weight.T + (1 if kind == "wrong" else 0),
+    )
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace() if kind == "missing" else operators)
+    layer = products.Linear(8, 8).bfloat16()
+    weight = layer.weight
+    products.pack(layer)
+    assert layer.weight is weight
 
 
 @pytest.mark.parametrize("size", [(1, 1100, 16), (3, 20, 20, 16), (1, 5, 16)])
