@@ -303,6 +303,9 @@ def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
     """Width and height out of the header of the frame, None where it is no JPEG."""
     at = 2 if data.startswith(b"\xff\xd8") else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:  # any number of these may stand before a marker (T.81, B.1.1.2)
+            at += 1
+            continue
         marker, length = struct.unpack(">BH", data[at + 1 : at + 4])
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", data[at + 5 : at + 9])

@@ -45,6 +45,10 @@ RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
 
 
+class CameraError(Exception):
+    """A camera's topic cannot be subscribed to; the message says which and why."""
+
+
 @dataclass(frozen=True, eq=False)
 class Arrival:
     """A message as it came over the wire, and when, in seconds of the steady clock."""
@@ -186,21 +190,33 @@ class Camera:
         image = node.resolve_topic_name(parameters.image) + "/compressed" if self._compressed else parameters.image
         self._names = {"image": image, "depth": parameters.depth, "camera_info": parameters.camera_info}
         self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
-        self._subscriptions = {
-            stream: self._subscribe(message_type, self._names[stream], keep)
-            for stream, message_type, keep in (
-                ("image", self._message_type, self._keep_image),
-                ("depth", Image, self._keep_depth),
-                ("camera_info", CameraInfo, self._keep_info),
-            )
-            if self._names[stream]
-        }
+        self._subscriptions: dict[str, Any] = {}
+        try:
+            self._listen()
+        except BaseException:
+            self.close()
+            raise
         self._topics = {stream: str(subscribed.topic_name) for stream, subscribed in self._subscriptions.items()}
         self.topic = self._topics["image"]
         if parameters.depth and not parameters.camera_info:
             node.get_logger().warning(
                 f"camera {name}: depth without camera_info gives no positions; name its topic, too"
             )
+
+    def _listen(self) -> None:
+        for stream, message_type, keep in (
+            ("image", self._message_type, self._keep_image),
+            ("depth", Image, self._keep_depth),
+            ("camera_info", CameraInfo, self._keep_info),
+        ):
+            if topic := self._names[stream]:
+                try:
+                    self._subscriptions[stream] = self._subscribe(message_type, topic, keep)
+                except Exception as error:  # rclpy's words for it name neither, and are of memory
+                    raise CameraError(
+                        f"camera {self.name}: {stream} cannot be heard on {topic}, which may be a topic of another type"
+                        f" here ({str(error).partition(', at /')[0]})"
+                    ) from error
 
     def _subscribe(
         self, message_type: type, topic: str, callback: Callable[[bytes], None], latched: bool = False
@@ -338,16 +354,15 @@ class Camera:
 
     def _silent(self) -> set[str]:
         """The streams of which nothing came for a while; CameraInfo may come once and never again."""
-        now, streams = time.monotonic(), self._streams
+        silent = {stream for stream in self._subscriptions if self._silence_of(stream) > SILENCE}
+        return silent if self._streams.infos.last is None else silent - {"camera_info"}
+
+    def _silence_of(self, stream: str) -> float:
+        """Seconds since something of it came, or since it is listened to."""
+        streams = self._streams
         with streams.lock:
-            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}
-        silent = set()
-        for stream in self._subscriptions:
-            arrival = newest[stream]
-            since = arrival.received if arrival else self._opened
-            if now - since > SILENCE and not (arrival and stream == "camera_info"):
-                silent.add(stream)
-        return silent
+            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}[stream]
+        return time.monotonic() - (newest.received if newest else self._opened)
 
     def silence(self, stream: str = "image") -> str:
         """Why nothing of it comes, as far as can be seen: the topic, its QoS here and that of its publishers."""
@@ -360,4 +375,4 @@ class Camera:
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
         where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
-        return f"camera {self.name}: no {stream} for {SILENCE:g} s on {where}: {heard}"
+        return f"camera {self.name}: no {stream} for {int(self._silence_of(stream))} s on {where}: {heard}"

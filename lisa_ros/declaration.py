@@ -77,6 +77,8 @@ class DeclaredParameters:
         values |= {name: parameter.value for name, parameter in ours.items()}
         cameras = checked_cameras(values["cameras"])
         if cameras != self.value.cameras:
+            if gone := sorted(set(ours) - set(all_rules(cameras))):
+                raise ParameterError(f"{gone[0]} cannot be set together with cameras that it is not of")
             values = self._follow_cameras(cameras, values)
         self.value = validated(values)
         if ours:

@@ -128,7 +128,8 @@ class Diagnostics:
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
         except Exception as error:
-            self._node.get_logger().error(f"diagnostics: {error}", throttle_duration_sec=10.0)
+            if self._node.context.ok():  # else the node is on its way out
+                self._node.get_logger().error(f"diagnostics: {error}", throttle_duration_sec=10.0)
 
 
 def _status(name: str, level: bytes, message: str, values: Iterable[tuple[str, object]]) -> DiagnosticStatus:

@@ -153,6 +153,7 @@ class InferenceThread:
             waiting = ticket in self._waiting
             if waiting:
                 self._waiting.remove(ticket)
+                self._changed.notify_all()  # a later turn of its conversation may be the next now
         if waiting:
             ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
 
@@ -224,8 +225,10 @@ class InferenceThread:
         while self._open:
             with self._changed:
                 overdue, soonest = self._overdue()
-                self._waiting = [ticket for ticket in self._waiting if ticket not in overdue]
-                if not overdue and self._open:
+                if overdue:
+                    self._waiting = [ticket for ticket in self._waiting if ticket not in overdue]
+                    self._changed.notify_all()
+                elif self._open:
                     self._changed.wait(min(max(0.0, soonest - time.monotonic()), LONGEST_SLEEP))
             for ticket, outcome in overdue.items():
                 ticket.cancel.set()

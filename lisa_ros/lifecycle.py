@@ -29,7 +29,7 @@ TRANSITIONS: dict[int, tuple[str, str]] = {
 }
 """By id: the label, and the state that it starts from."""
 
-SLOW = ("configure", "cleanup")
+SLOW = ("configure", "cleanup", "shutdown")
 """Transitions that take a thread; the others create and destroy subscriptions, which belongs on the executor's."""
 
 
@@ -77,7 +77,7 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
         """Stop serving; called on the executor's thread."""
 
     def cleanup(self) -> None:
-        """Give back what `configure` got; called on a thread of its own, or on the executor's at shutdown."""
+        """Give back what `configure` got; called on a thread of its own."""
 
     def wake_executor(self) -> None:
         """Make the executor look again: a future that another thread completes does not wake it."""
@@ -106,6 +106,8 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
             if (label, self.state) not in TRANSITIONS.values():
                 self.get_logger().warning(f"cannot {label}: the node is {self.state}")
                 return False
+            if (label, self.state) == ("shutdown", "active"):
+                self._attempt(self.deactivate)
             trigger = getattr(self, f"trigger_{label}")
             result = await self._in_thread(trigger) if label in SLOW else trigger()
             return bool(result == TransitionCallbackReturn.SUCCESS)
@@ -173,7 +175,5 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
         return self._attempt(self.cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it: whatever the state, stop and give back."""
-        if state.label == "active":
-            self._attempt(self.deactivate)
+        """As rclpy wants it; what was active is deactivated by now."""
         return self._attempt(self.cleanup)

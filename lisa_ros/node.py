@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import rclpy
@@ -22,11 +23,12 @@ from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from lisa_ros import arguments, transforms
 from lisa_ros.answering import Answerer
-from lisa_ros.cameras import Camera
+from lisa_ros.cameras import Camera, CameraError
 from lisa_ros.declaration import DeclaredParameters
 from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, model_status
 from lisa_ros.inference import InferenceThread, Ticket
@@ -62,6 +64,7 @@ class LisaNode(SelfStartingNode):
     def __init__(self, load: Load = load_engine) -> None:
         super().__init__("lisa")
         self.lost = False
+        self._leaving = False
         self._declared = DeclaredParameters(
             self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
         )
@@ -80,7 +83,19 @@ class LisaNode(SelfStartingNode):
         if not self.lost:
             self.lost = True
             self.get_logger().fatal(reason)
-            threading.Timer(LAST_WORDS, self.context.try_shutdown).start()
+            self._end_in(LAST_WORDS)
+
+    def leave(self) -> None:
+        """End the process when those who asked have been told; from any thread, and more than once."""
+        inference = self._inference
+        if not self._leaving:
+            self._end_in(LAST_WORDS if inference is not None and inference.ahead else 0.0)
+            if inference is not None:
+                inference.refuse_all(Outcome(Code.INACTIVE, "the node is about to end"))
+
+    def _end_in(self, seconds: float) -> None:
+        self._leaving = True
+        threading.Timer(seconds, self.context.try_shutdown).start()
 
     def _settings(self) -> Parameters:
         return self._declared.value
@@ -97,6 +112,7 @@ class LisaNode(SelfStartingNode):
             self._inference.close(timeout=1.0)
         self._requests.close()
         self.destroy_node()
+        self._state_machine.destroy_when_not_in_use()  # which holds the node in the graph, as long as it lives
 
     # Lifecycle
 
@@ -119,8 +135,10 @@ class LisaNode(SelfStartingNode):
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
-        except BaseException:
+        except BaseException as error:
             self.deactivate()
+            if isinstance(error, CameraError):
+                raise TransitionFailed(str(error)) from error
             raise
 
     def deactivate(self) -> None:
@@ -154,6 +172,8 @@ class LisaNode(SelfStartingNode):
 
     def submit(self, ticket: Ticket) -> None:
         """Queue a question; raises Refused."""
+        if self._leaving:
+            raise Refused(Code.INACTIVE, "the node is about to end")
         if self._inference is None:
             raise Refused(Code.INACTIVE, f"the node is {self.state}")
         self._inference.submit(ticket, self._settings().queue_size)
@@ -206,7 +226,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
     argv = sys.argv if argv is None else argv
     arguments.check(argv, USAGE.format(parameters=as_text()))
     try:
-        rclpy.init(args=list(argv))
+        rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
         node = LisaNode(load)
     except (ParameterError, ParameterException, RuntimeError) as error:  # the last is rcl's, of arguments and files
         get_logger("lisa").fatal(str(error).partition(", at /")[0])
@@ -214,16 +234,44 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
         return 2
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    node.begin()
-    try:
-        _spin(executor, node)
-    finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # launch sends one of its own after the terminal's
-        node.end()
-        rclpy.try_shutdown()
+    with _told_to_end(node.leave):
+        try:
+            node.begin()
+            _spin(executor, node)
+        finally:
+            node.end()
+            rclpy.try_shutdown()
     code = int(node.lost)
     _leave_to_the_system(code)
     return code
+
+
+@contextmanager
+def _told_to_end(act: Callable[[], None]) -> Iterator[None]:
+    """Calls `act` in a thread of its own, at once, whenever a signal asks the process to end.
+
+    rclpy's handlers would close the context before anybody could be told; Python's run when the main thread comes back
+    from waiting for messages. So a thread listens to what Python's write to a pipe.
+    """
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+
+    def listen() -> None:
+        while os.read(heard, 1):
+            act()
+
+    listener = threading.Thread(target=listen, name="lisa_signals")
+    listener.start()
+    signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
+    try:
+        yield
+    finally:  # the handlers stay: launch sends a signal of its own after the terminal's
+        signal.set_wakeup_fd(-1)
+        os.close(told)
+        listener.join()
+        os.close(heard)
 
 
 def _leave_to_the_system(code: int) -> None:

@@ -80,7 +80,7 @@ class StandingInstruction:
             with self._lock:
                 self._asking = False
                 if outcome.code not in (Code.OK, Code.CANCELED):
-                    self._due = time.monotonic() + PAUSE_AFTER_FAILURE
+                    self._due = max(self._due, time.monotonic() + PAUSE_AFTER_FAILURE)
             self._on_end(question, outcome)
             if self._newest(question.camera) is not self._asked_about:
                 self.frame_arrived(question.camera)

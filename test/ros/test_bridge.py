@@ -280,6 +280,14 @@ def test_compressed_there_and_back(converter, dst_format):
     assert converter.compressed_imgmsg_to_cv2(sent, "mono8").shape == (48, 64)
 
 
+def test_markers_of_a_jpeg_may_have_more_ones_before_them(converter):
+    sent = converter.cv2_to_compressed_imgmsg(picture(), "jpg")
+    received = converter.compressed_imgmsg_to_cv2(sent)
+    data = bytes(sent.data)
+    sent.data = data[:2] + b"\xff\xff" + data[2:]
+    assert np.array_equal(converter.compressed_imgmsg_to_cv2(sent), received)
+
+
 def test_what_opencv_cannot_write_is_refused(converter):
     with pytest.raises(CvBridgeError, match="nonsense"):
         converter.cv2_to_compressed_imgmsg(picture(), "nonsense")

@@ -3,14 +3,19 @@
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from harness import PATIENCE, eventually
+from std_msgs.msg import Header
 
+from lisa_core.errors import PromptError
 from lisa_ros import answering
-from lisa_ros.cameras import Arrival
+from lisa_ros.cameras import Arrival, Picture
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
+from lisa_ros.parameters import validated
 from lisa_ros.questions import Code, Outcome, Question
 
 
@@ -68,12 +73,16 @@ def inference(frames: Frames) -> Iterator[InferenceThread]:
     assert thread.close(10.0)
 
 
+def submit(inference: InferenceThread, instruction: str, **fields: Any) -> tuple[Ticket, list[Outcome]]:
+    ends: list[Outcome] = []
+    ticket = Ticket(Question(instruction, "camera", **{"timeout": 1000.0} | fields), ends.append)
+    inference.submit(ticket, queue_size=99)
+    return ticket, ends
+
+
 def ask(inference: InferenceThread, instruction: str = "red", **fields: Any) -> list[Outcome]:
     """How the question ends, once it has."""
-    ends: list[Outcome] = []
-    question = Question(instruction, "camera", **{"timeout": 1000.0} | fields)
-    inference.submit(Ticket(question, ends.append), queue_size=99)
-    return ends
+    return submit(inference, instruction, **fields)[1]
 
 
 def code(ends: list[Outcome]) -> Code:
@@ -146,6 +155,24 @@ def test_a_turn_has_patience_while_one_before_it_is_answered(inference: Inferenc
     frames.young = True
     frames.engine.set()
     assert (code(first), code(second)) == (Code.OK, Code.OK)
+
+
+@pytest.mark.parametrize("end", ["no frame", "cancel"])
+def test_a_turn_is_answered_as_soon_as_the_one_before_it_ends_without_an_answer(
+    inference: InferenceThread, frames: Frames, end: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames.young, frames.late = True, {"first"}
+    if end == "no frame":
+        monkeypatch.setattr(
+            frames, "patience", lambda ticket: ticket.asked + (1.0 if ticket.question.instruction == "first" else 1e3)
+        )
+    first, ends = submit(inference, "first", conversation="a")
+    second = ask(inference, "second", conversation="a")
+    assert code(ask(inference, "other")) == Code.OK  # so the thread has looked at both, and sleeps
+    if end == "cancel":
+        inference.cancel(first)
+    assert code(ends) == (Code.CANCELED if end == "cancel" else Code.NO_FRAME)
+    assert code(second) == Code.OK
 
 
 class TestTogether:
@@ -230,3 +257,37 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
     camera: Any = Closing()
     assert answering._outdated(camera, ticket) == 6.0
     assert answering._outdated(camera, ticket) == -math.inf
+
+
+def test_a_frame_that_grew_old_while_others_were_encoded_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, ends = [10.0], {}
+
+    class SlowEngine:
+        def encode(self, rgb: Any) -> Any:
+            now[0] += 1.5
+
+        def ask(self, *_: Any, **__: Any) -> Any:
+            raise PromptError("asked")
+
+    def camera(name: str) -> Any:
+        def picture(arrival: Arrival) -> Picture:
+            return Picture(Header(), name, np.zeros((2, 2, 3), np.uint8), arrival.received)
+
+        newest = Arrival(b"", received=10.0)
+        return SimpleNamespace(name=name, topic=f"/{name}", newest=newest, picture=picture, add_companions=id)
+
+    monkeypatch.setattr("lisa_ros.answering.time", SimpleNamespace(monotonic=lambda: now[0]))
+    cameras = {name: camera(name) for name in ("a", "b", "c")}
+    model, publications = SimpleNamespace(engine=SlowEngine()), SimpleNamespace(locate=id)
+    node: Any = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=print))
+    parameters = validated({"cameras": list(cameras)})
+    answerer = answering.Answerer(node, model, cameras, lambda: parameters, publications, None, print)
+    asked = {"a": 1.0, "b": 1.0, "c": 2.0}
+    tickets = [Ticket(Question("red", camera=name, max_age=age), lambda _: None) for name, age in asked.items()]
+    answerer.answer(tickets, lambda ticket, outcome: ends.update({ticket.question.camera: outcome}))
+    assert {name: end.code for name, end in ends.items()} == {
+        "a": Code.BAD_REQUEST,
+        "b": Code.NO_FRAME,
+        "c": Code.BAD_REQUEST,
+    }
+    assert ends["b"].message == "the newest frame of camera b is 1.5 s old, and max_age is 1 s (/b)"

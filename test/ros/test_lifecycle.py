@@ -1,5 +1,7 @@
 """Up and down: by itself or by hand, listening meanwhile, saying why not, giving everything back."""
 
+import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +189,30 @@ def test_ctrl_c_ends_it_at_once_even_while_it_loads_or_answers(start: Start) -> 
     goal = robot.pursue("red hang=100", image=scene(1))
     eventually(lambda: ("answering", "") in goal.feedback)
     assert process.stop() == 0
+    eventually(lambda: "lisa" not in robot.node.get_node_names(), "the graph to be left", 10.0)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_who_waits_is_told_when_it_is_to_end(start: Start, number: int) -> None:
+    robot, process = start()
+    robot.until_active()
+    goal = robot.pursue("red delay=100", image=scene(1))
+    eventually(lambda: ("answering", "") in goal.feedback)
+    waiting = robot.start("blue", image=scene(1))
+    os.kill(process.pid, number)
+    for response in (robot.wait(waiting), goal.result()[1]):
+        assert (Code(response.code), response.message) == (Code.INACTIVE, "the node is about to end")
+    assert process.wait() == 0
+
+
+def test_a_topic_of_another_type_is_named_and_leaves_no_subscription(start: Start) -> None:
+    robot, process = start(camera__image="/seen", camera__camera_info="/seen")
+    reason = "camera camera: camera_info cannot be heard on /seen, which may be a topic of another type"
+    eventually(lambda: reason in process.output)
+    assert robot.state() == "inactive"
+    assert not robot.change_state(ACTIVATE)
+    eventually(lambda: robot.node.count_subscribers("/seen") == 0, "no subscription")
+    assert robot.change_state(CLEANUP)
+    assert robot.set("camera.image", "/image").successful
+    assert robot.change_state(CONFIGURE)
+    assert robot.change_state(ACTIVATE)

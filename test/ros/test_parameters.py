@@ -9,6 +9,8 @@ import yaml
 from harness import Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import ParameterType
+from rcl_interfaces.srv import SetParametersAtomically
+from rclpy.parameter import Parameter
 
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
 from lisa_ros.parameter_docs import as_markdown, as_text, as_yaml
@@ -160,6 +162,12 @@ def test_the_parameters_of_a_camera_come_and_go_with_it(robot: Robot) -> None:
     assert (robot.get("left.image"), robot.get("right.image")) == ("left/image", "right/image")
     assert robot.set("cameras", ["left"]).successful
     assert robot.get("left.image") == "image"
+    both = [Parameter("cameras", value=["camera"]), Parameter("left.depth", value="/depth")]
+    request = SetParametersAtomically.Request(parameters=[each.to_parameter_msg() for each in both])
+    refused = robot.call("set_parameters_atomically", SetParametersAtomically, request).result
+    assert (refused.successful, "left.depth cannot be set" in refused.reason) == (False, True)
+    assert robot.set("cameras", ["camera"]).successful
+    assert robot.set("cameras", ["left"]).successful
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,21 @@ def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monke
     assert asked == [10.0, 11.4, 12.1, 15.5, 16.6]
 
 
+def test_what_fails_is_not_asked_more_often_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked = [0.0], []
+
+    def fail(ticket: Ticket) -> None:
+        asked.append(now[0])
+        ticket.complete(Outcome(Code.OUT_OF_MEMORY))
+
+    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    slow = validated({"standing_instruction": "red", "standing_rate": 0.1})
+    standing = StandingInstruction(lambda: slow, {}, fail, lambda _: None, lambda *_: None)
+    for now[0] in (10.0, 10.5, 11.5, 13.0, 20.0, 21.0):
+        standing.frame_arrived("camera")
+    assert asked == [10.0, 20.0]
+
+
 def test_a_faster_rate_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     now, rate, asked = [10.0], [0.001], []
 
