@@ -116,6 +116,13 @@ class Checkpoint:
         Raises:
             CheckpointError: missing, damaged, or no LISA; names the file or tensor.
         """
+        try:
+            return cls._open(checkpoint, vision_tower, template)
+        except PermissionError as error:
+            raise CheckpointError(_not_allowed(error.filename)) from error
+
+    @classmethod
+    def _open(cls, checkpoint: str | Path, vision_tower: str | Path | None, template: str | None) -> "Checkpoint":
         folder = hub.folder_of(checkpoint)
         config = _read_config(folder)
         layout = _layout(folder, config)
@@ -163,6 +170,10 @@ class Checkpoint:
                     yield parameter, opened.read(tensor.name), statistics
 
 
+def _not_allowed(path: object) -> str:
+    return f"{path} may not be read by this user; give it to them (chown, chmod), or fetch it as them."
+
+
 def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
     if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in hub.V0_PARTS):
         return "v0"
@@ -182,6 +193,8 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise CheckpointError(f"{folder} is no checkpoint: it has no config.json. Give the folder that holds it.")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not readable JSON ({error}); fetch it again.") from error
     if not isinstance(config, dict):
@@ -332,6 +345,8 @@ class _OpenFile:
                     f"{self.path} was refused: it holds more than tensors and would run code when loaded."
                 ) from error
             raise CheckpointError(self._damaged(error)) from error
+        except PermissionError as error:
+            raise CheckpointError(_not_allowed(self.path)) from error
         except (SafetensorError, *NO_TENSORS) as error:
             raise CheckpointError(self._damaged(error)) from error
         return self
@@ -370,4 +385,10 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
     ):
         raise CheckpointError(f"{path} is no table of named tensors.")
+    for name, tensor in tensors.items():
+        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+            raise CheckpointError(
+                f"{path} holds {name} without its numbers, or only some of them, as a program leaves it that loads a"
+                " model in parts; fetch the original."
+            )
     return tensors

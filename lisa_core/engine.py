@@ -332,6 +332,8 @@ class LisaEngine:
         if self._model is None:
             return
         self._model = None
+        self._generator.forget()
+        self._memory.empty()
         del self._generator, self._masker, self._memory, self._look
         self._release()
 
@@ -385,11 +387,9 @@ class LisaEngine:
             with torch.inference_mode(), loading.current(self._torch_device):
                 yield
         except (RuntimeError, MemoryError) as error:
+            if loading.is_lost(self._torch_device):
+                raise DeviceError(f"{self.device} failed ({_first_line(error)}); start this program anew.") from error
             if not is_out_of_memory(error):
-                if loading.is_lost(self._torch_device):
-                    raise DeviceError(
-                        f"{self.device} failed ({_first_line(error)}); start this program anew."
-                    ) from error
                 raise
             message = f"{self.device} ran out of memory on this question ({_first_line(error)})."
         else:

@@ -16,7 +16,13 @@ NO_TENSORS = (
 )
 """What `torch.load` raises of a file that is missing or damaged, by what its bytes happen to say."""
 
-_OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+_OUT_OF_MEMORY = (
+    "out of memory",
+    "can't allocate memory",
+    "not enough memory",
+    "ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS found no room for itself; a broken GPU says so, too: see `is_lost`
+)
 
 
 class LisaError(Exception):

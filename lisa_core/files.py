@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image
 
 from lisa_core.errors import ImageError
 
@@ -41,7 +41,7 @@ def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     try:
         with Image.open(path) as opened:
             _check_size(opened, most_pixels)
-            return _to_rgb(ImageOps.exif_transpose(opened))
+            return _upright(_to_rgb(opened), _orientation(opened))
     except ImageError as error:
         raise ImageError(f"{path} {error}") from error
     except PermissionError as error:
@@ -91,6 +91,23 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 def _check_size(image: Image.Image, most_pixels: int) -> None:
     if image.width * image.height > most_pixels:
         raise ImageError(f"has {image.width}x{image.height} px, more than {most_pixels} in all; scale it down.")
+
+
+def _orientation(image: Image.Image) -> int:
+    """As EXIF has it, 1 to 8, and 1 if it has none; whatever else is wrong in there does not matter."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _upright(rgb: NDArray[np.uint8], orientation: int) -> NDArray[np.uint8]:
+    """Turned so that what EXIF calls row 0 and column 0 are above and left."""
+    if orientation > 4:
+        rgb = rgb.transpose(1, 0, 2)
+    flip_rows, flip_columns = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    return np.ascontiguousarray(rgb[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:

@@ -261,10 +261,14 @@ class Generator:
             self.ids = ids
 
     def _put_aside(self, visual: Visual) -> None:
+        """Copies what was read about a frame, where there is room for that; else it will be read again."""
         length = len(self.ids)
         if not self.room.has_room(self._size(length)):
             return
-        keys, values = self._cache.keys[:, :, :length].clone(), self._cache.values[:, :, :length].clone()
+        try:
+            keys, values = self._cache.keys[:, :, :length].clone(), self._cache.values[:, :, :length].clone()
+        except torch.OutOfMemoryError:
+            return
         visual._aside = (self.ids, keys, values)
         self._set_aside[id(visual)] = weakref.ref(visual)
         while len(self._set_aside) > _SET_ASIDE:

@@ -34,6 +34,12 @@ class FrameMemory:
         self._frames = [*idle, *map(weakref.ref, dict.fromkeys(frames))]
         self._idle = len(idle)
 
+    def empty(self) -> None:
+        """Empties all of them."""
+        for ref in self._frames:
+            if (frame := ref()) is not None:
+                frame.empty()
+
     def held(self) -> int:
         """Bytes that the frames hold."""
         return sum(frame.held for ref in self._frames if (frame := ref()) is not None)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lisa_core.errors import is_out_of_memory
 from lisa_core.model.language import KVCache, Language
 from lisa_core.replay import Capture, Recorded, can_record, warn
 
@@ -44,6 +45,7 @@ class Stepper:
         self._capture = new_capture()
         self._cache: KVCache | None = None
         self._recorded: dict[int, Recorded] = {}
+        self._too_long: set[int] = set()  # lengths that there was no memory to record for this cache
 
     @property
     def records(self) -> bool:
@@ -58,18 +60,22 @@ class Stepper:
         """Reads T tokens (T, width) that stand at `start` and after; their keys and values are cached."""
         count = len(embeddings)
         if self._capture is not None and self._cache is not cache:  # lets go of all that was recorded for the last one
-            self._cache, self._recorded, self._capture = cache, {}, self._new_capture()
+            self._cache, self._recorded, self._too_long, self._capture = cache, {}, set(), self._new_capture()
         if self._capture is None or not can_record() or self.end(start, count) > cache.capacity:
             return Step(self._language(embeddings, cache, start)[-1:], None)
         recorded = self._recorded.get(_length(count))
         if recorded is None:
             hidden = self._language(embeddings, cache, start)[-1:]
-            self._record(self._capture, embeddings, cache, start, hidden)
+            if _length(count) not in self._too_long:
+                self._record(self._capture, embeddings, cache, start, hidden)
             return Step(hidden, None)
         return Step(*recorded(embeddings, _place(start, count)))
 
     def _record(self, capture: Capture, embeddings: Tensor, cache: KVCache, start: int, hidden: Tensor) -> None:
-        """Records what was just done; what cannot be recorded, or goes wrong, is never tried again."""
+        """Records what was just done; after what cannot be recorded, or goes wrong, nothing is ever tried again.
+
+        Where only memory is short, shorter texts still may be, and all of them for another cache.
+        """
         count = len(embeddings)
         filled = embeddings.new_zeros(_length(count), embeddings.shape[1])
         filled[:count] = embeddings
@@ -83,8 +89,12 @@ class Stepper:
             given = [filled, _place(start, count).to(filled.device)]
             self._recorded[len(filled)] = Recorded(work, capture, given, [hidden])
         except RuntimeError as error:
-            self._capture = None
             warn(error)
+            if is_out_of_memory(error):
+                self._too_long.add(len(filled))
+                return
+            self._capture = None
+            language(embeddings, cache, start)  # a replay that went wrong may have written anything to the cache
 
 
 def _length(count: int) -> int:

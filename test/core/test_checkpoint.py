@@ -241,6 +241,25 @@ class TestTensors:
         torch.save(content, folder / SHARD)
         refused(folder, folder / SHARD, "is no table of named tensors")
 
+    @pytest.mark.parametrize("kind", ["meta", "sparse"])
+    def test_tensors_without_their_numbers(self, folder, kind):
+        tensors = torch.load(folder / SHARD)
+        name = next(name for name, tensor in tensors.items() if tensor.dim() == 2)
+        tensors[name] = tensors[name].to("meta") if kind == "meta" else tensors[name].to_sparse()
+        torch.save(tensors, folder / SHARD)
+        refused(folder, folder / SHARD, f"holds {name} without its numbers", "fetch the original")
+
+    @pytest.mark.parametrize(
+        "function", ["pathlib.Path.is_file", "pathlib.Path.read_text", "lisa_core.checkpoint._load_bin"]
+    )
+    def test_files_of_somebody_else(self, folder, function, monkeypatch):
+        def refuse(path, *_, **__):
+            raise PermissionError(13, "Permission denied", str(path))
+
+        monkeypatch.setattr(function, refuse)
+        name = "pytorch_model-00001-of-00004.bin" if "bin" in function else "config.json"
+        refused(folder, f"{folder / name} may not be read by this user")
+
 
 class Trap:
     """Unpickled, it writes a file."""

@@ -346,6 +346,24 @@ class TestOutOfMemory:
         assert same_answer(ask(small, TWO_MASKS, other), ask(small, TWO_MASKS))
         assert same_answer(ask(small, LONG, frame), ask(small, LONG))
 
+    def test_of_a_copy_that_only_spares_reading_again(self, small, monkeypatch):
+        """What was read about one frame while another is asked about is kept where it fits, and else read again."""
+        clone, refused = torch.Tensor.clone, []
+
+        def clone_small(tensor, *arguments, **named):
+            if tensor.dim() == 4 and tensor.shape[0] == small._model.language.shape.layers:
+                refused.append(tensor.shape)
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return clone(tensor, *arguments, **named)
+
+        frames = [small.encode(asked.rgb) for asked in (SHORT, TWO_MASKS)]
+        wanted = [ask(small, asked, frame) for asked, frame in zip((SHORT, TWO_MASKS), frames, strict=True)]
+        monkeypatch.setattr(torch.Tensor, "clone", clone_small)
+        for _ in range(2):
+            for asked, frame, answer in zip((SHORT, TWO_MASKS), frames, wanted, strict=True):
+                assert same_answer(ask(small, asked, frame), answer)
+        assert len(refused) >= 3
+
     def test_other_errors_are_bugs_and_stay_what_they_are(self, small, frame, monkeypatch):
         monkeypatch.setattr(Sam, "decode", self.raising(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
         with pytest.raises(RuntimeError, match="mat1 and mat2"):
@@ -368,6 +386,12 @@ class TestOutOfMemory:
         monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
         assert loading.is_lost(torch.device("cuda:1")) == lost
         assert not loading.is_lost(torch.device("cpu"))
+
+    @pytest.mark.parametrize("precision", ["nf4", "fp32"])
+    def test_a_gpu_that_does_not_work_is_told_at_load(self, small_checkpoint, monkeypatch, precision):
+        monkeypatch.setattr(torch, "ones", self.raising(RuntimeError("CUDA error: device is busy\nCUDA kernel ...")))
+        with pytest.raises(DeviceError, match=r"^cpu does not work here \(CUDA error: device is busy\): see whether"):
+            LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
 
     def raising(self, error):
         def fail(*_, **__):
@@ -536,9 +560,16 @@ class TestMemory:
 
     def test_closed(self, small_checkpoint):
         engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
-        frame = engine.encode(SHORT.rgb)
+        frame, other = engine.encode(SHORT.rgb), engine.encode(TWO_MASKS.rgb)
+        for each in (frame, other):
+            engine.ask(each, "cup", mask_only=True)
+        visual = frame._visual
+        assert visual._aside
+        assert frame.held > 0 < other.held
         engine.close()
         engine.close()
+        assert frame.held == other.held == 0
+        assert not visual._aside
         for call in (lambda: engine.ask(frame, "cup"), lambda: engine.encode(SHORT.rgb), engine.memory):
             with pytest.raises(LisaError, match="was closed; load the checkpoint again"):
                 call()

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 from goldens import GOLDENS
-from PIL import Image
+from PIL import Image, ImageOps
 
 from lisa_core import ImageError
 from lisa_core.files import png, read_rgb, write_whole
@@ -72,6 +72,26 @@ def test_pictures_are_turned_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the camera was held so that the picture has to be turned by 90 degrees clockwise
     path = saved(tmp_path, COLOURS, exif=exif)
+    assert np.array_equal(read_rgb(path), np.rot90(COLOURS, -1))
+
+
+@pytest.mark.parametrize("orientation", range(10))
+def test_every_orientation_is_as_pillow_has_it(tmp_path, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, COLOURS, exif=exif)
+    with Image.open(path) as opened:
+        assert np.array_equal(read_rgb(path), ImageOps.exif_transpose(opened))
+
+
+def test_what_else_is_wrong_in_exif_does_not_matter(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E], exif[0x011A] = 6, "words", (72, 1)
+    wrong = bytearray(exif.tobytes())
+    wrong[wrong.index(b"\x01\x1a") + 3] = 7  # a resolution of bytes, which Pillow cannot write again
+    path = saved(tmp_path, COLOURS, exif=bytes(wrong))
+    with Image.open(path) as opened, pytest.raises(TypeError):
+        ImageOps.exif_transpose(opened)
     assert np.array_equal(read_rgb(path), np.rot90(COLOURS, -1))
 
 

@@ -2,6 +2,7 @@
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from goldens import CASES, TOWER, V1, case
@@ -152,6 +153,57 @@ def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, c
     assert answer.token_ids == ask(small, LONG).token_ids
     assert captures.replays == 4
     assert "its first replay was off by" in caplog.text
+
+
+class Texts(Captures):
+    """Does something to steps of more than one token."""
+
+    def __call__(self, work):
+        given = work.__self__._given
+        of_text = len(given) == 2 and given[0].dim() == 2 and len(given[0]) > 1
+        return self.capture_text(work, given[0]) if of_text else super().__call__(work)
+
+
+def test_a_length_that_there_is_no_memory_for_does_not_stop_the_others(small, with_capture, caplog):
+    class Large(Texts):
+        def capture_text(self, work, text):
+            self.works.append(work)
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    captures = Large()
+    engine = with_capture(captures)
+    wanted = ask(small, LONG).token_ids
+    with caplog.at_level(logging.WARNING):
+        answers, tried, replayed = [], [], []
+        for _ in range(2):
+            answers.append(ask(engine, LONG).token_ids)
+            tried.append(len(captures.works))
+            replayed.append(captures.replays)
+    assert answers == [wanted] * 2
+    assert tried[0] == tried[1]  # what did not fit is not tried again for this cache
+    assert replayed[1] - replayed[0] >= len(wanted) - 1
+    assert caplog.text.count("CUDA out of memory.") == 1
+    assert engine._generator.records
+
+
+def test_what_a_wrong_replay_has_written_to_the_cache_does_not_stay(small, with_capture):
+    class Noise(Texts):
+        def capture_text(self, work, text):
+            work()
+
+            def replay():
+                text.normal_()
+                work()
+
+            return replay
+
+    engine, question = with_capture(Noise()), "Where is the cup?"
+    frames = [each.encode(LONG.rgb) for each in (engine, small)]
+    for asked in (LONG.instruction, question):
+        ours, theirs = (each.ask(frame, asked) for each, frame in zip((engine, small), frames, strict=True))
+        assert ours.token_ids == theirs.token_ids
+        for found, wanted in zip(ours.segments, theirs.segments, strict=True):
+            np.testing.assert_allclose(found.embedding, wanted.embedding, atol=1e-4)
 
 
 def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
