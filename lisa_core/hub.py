@@ -2,7 +2,6 @@
 
 import json
 import re
-from collections.abc import Sequence
 from pathlib import Path
 
 from lisa_core.errors import CheckpointError
@@ -15,10 +14,12 @@ V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin
 TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
 LISA_TYPE = "llava"
 """`model_type` in the `config.json` of a LISA."""
-_FILES = ("*.json", "*.bin", "*.safetensors", "tokenizer.model")
+_FILES = ["*.json", "*.safetensors", "tokenizer.model"]
+_OLDER = "*.bin"
+"""Weights, too; a repository may have the same ones in both formats."""
 
 
-def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
+def folder_of(name: str | Path) -> Path:
     """The local folder of a checkpoint.
 
     "bundled" is the one that comes with this package. A folder is taken as it is, without any network. A hub id is
@@ -46,15 +47,15 @@ def folder_of(name: str | Path, files: Sequence[str] = _FILES) -> Path:
             f"There is no folder {folder}, and it is no hub id either; give a checkpoint's folder or an id such as"
             " xinlai/LISA-7B-v1."
         )
-    return _from_hub(str(name), files)
+    return _from_hub(str(name))
 
 
-def _from_hub(name: str, files: Sequence[str]) -> Path:
+def _from_hub(name: str) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     try:
-        cached = Path(snapshot_download(name, allow_patterns=list(files), local_files_only=True))
+        cached = Path(snapshot_download(name, allow_patterns=[*_FILES, _OLDER], local_files_only=True))
         if is_whole(cached):
             return cached
     except LocalEntryNotFoundError:
@@ -64,7 +65,9 @@ def _from_hub(name: str, files: Sequence[str]) -> Path:
             f"There is no folder {name}, and it is no hub id either: {_first_line(error)}."
         ) from error
     try:
-        folder = Path(snapshot_download(name, allow_patterns=list(files)))
+        folder = Path(snapshot_download(name, allow_patterns=_FILES))
+        if not is_whole(folder):
+            folder = Path(snapshot_download(name, allow_patterns=[*_FILES, _OLDER]))
     except Exception as error:  # the hub's client lets through whatever the network below it raises
         raise CheckpointError(
             f"{name} is not in the hub cache ({constants.HF_HUB_CACHE}), is no folder here, and could not be downloaded"

@@ -46,9 +46,13 @@ app.command()(train.train)
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
-    """Runs the command and exits: 0 answered, 1 a question or file failed, 2 wrong usage, 130 stopped by Ctrl-C."""
+    """Runs the command and exits.
+
+    0 answered, 1 a question or file failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 terminated, 129 hung up.
+    """
     try:
-        app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
+        with terminal.ended_in_order():
+            app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
     except SystemExit as ended:
         if terminal.took_all() or ended.code:
             raise

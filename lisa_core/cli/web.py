@@ -2,10 +2,7 @@
 
 import os
 import signal
-import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -48,7 +45,7 @@ def web(
     usage; 130 stopped by Ctrl-C; 143 and 129 terminated or hung up.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
-    with _ended_in_order(), tempfile.TemporaryDirectory(prefix="lisa_web_") as scratch:
+    with tempfile.TemporaryDirectory(prefix="lisa_web_") as scratch:
         # read by Gradio when it is imported: nothing is reported anywhere, uploads go where they are deleted
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch}
         try:
@@ -70,17 +67,3 @@ def web(
             page.close()
             inference.close()
             engine.close()
-
-
-@contextmanager
-def _ended_in_order() -> Iterator[None]:
-    """Being terminated or hung up unwinds as Ctrl-C does, or files would stay; ignored, as under nohup, it stays so."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
-    for name, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(name, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from fnmatch import fnmatch
 
 import huggingface_hub
 import pytest
 from checkpoints import copy_of
 from goldens import TOWER, V0, V1
 from huggingface_hub import constants
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lisa_core import CheckpointError
 from lisa_core.hub import folder_of, is_whole
@@ -56,14 +58,35 @@ def test_what_is_cached_in_part_is_downloaded(cache, monkeypatch):
     (part / name).unlink()
 
     def download(_name, allow_patterns, local_files_only=False):
-        assert "*.bin" in allow_patterns
-        if not local_files_only:
+        if not local_files_only and "*.bin" in allow_patterns:
             shutil.copyfile(V1 / name, part / name)
         return str(part)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     assert folder_of(NAME) == part
     assert (part / name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["config.json", "model.safetensors"]),
+        (["model.safetensors"], ["config.json", "model.safetensors"]),
+        (["pytorch_model.bin"], ["config.json", "pytorch_model.bin"]),
+    ],
+)
+def test_weights_in_two_formats_are_downloaded_once(tmp_path, monkeypatch, there, taken):
+    def download(_name, allow_patterns, local_files_only=False):
+        if local_files_only:
+            raise LocalEntryNotFoundError("not there")
+        for name in ("config.json", *there):
+            if any(fnmatch(name, pattern) for pattern in allow_patterns):
+                (tmp_path / name).write_text("{}")
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert folder_of("openai/clip-vit-large-patch14") == tmp_path
+    assert sorted(path.name for path in tmp_path.iterdir()) == taken
 
 
 @pytest.mark.parametrize("folder", [V1, V0, TOWER], ids=lambda folder: folder.name)

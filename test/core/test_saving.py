@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import goldens
@@ -109,6 +112,34 @@ def test_interrupted_it_leaves_nothing(tmp_path):
     checkpoint = Checkpoint.open(goldens.GOLDENS / LAYOUTS[0], goldens.TOWER)
     with pytest.raises(KeyboardInterrupt):
         save_quantised(checkpoint, tmp_path / "twin", CPU, stop, shard_bytes=SHARD)
+    assert list(tmp_path.iterdir()) == []
+
+
+SLOW = """
+import sys, time
+from lisa_core import saving
+from lisa_core.cli import main
+
+def write(*_):
+    print("writing", flush=True)
+    time.sleep(600)
+
+saving.write_weights = write
+main(["quantize", *sys.argv[1:]])
+"""
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, 130)])
+def test_told_to_end_the_command_leaves_nothing(tmp_path, told, code):
+    words = [str(goldens.GOLDENS / LAYOUTS[0]), str(tmp_path / "twin"), "--vision-tower", str(goldens.TOWER)]
+    with subprocess.Popen(
+        [sys.executable, "-c", SLOW, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "writing\n"
+        assert list(tmp_path.iterdir()) != []
+        process.send_signal(told)
+        assert process.wait(60) == code
+        assert "Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
 
 
