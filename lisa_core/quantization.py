@@ -52,7 +52,7 @@ def packed_size(weight: torch.Size) -> tuple[int, int]:
 
 
 def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype) -> None:
-    """Replaces those layers by empty ones of bitsandbytes; `fill` gives them their weights."""
+    """Replaces those layers by empty ones of bitsandbytes; `quantised_weight` makes their weights."""
     bnb = _bitsandbytes()
     for name in quantised_layers(model):
         linear = model.get_submodule(name)

@@ -1,6 +1,7 @@
 """What an answer costs in operations and bytes, from the sizes alone, and what a GPU could do it in at best."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -49,8 +50,10 @@ _GPUS: Mapping[str, Gpu] = {  # part of the name that torch gives -> peaks; the 
 
 
 def known_gpu(name: str | None) -> Gpu | None:
-    """The peaks of a GPU by its name; None: not known."""
-    return next((gpu for part, gpu in _GPUS.items() if name and part in name), None)
+    """The peaks of a GPU by its name; None: not known, as those of a GH200, or of a laptop's RTX 4090."""
+    if name is None or "Laptop" in name:
+        return None
+    return next((gpu for part, gpu in _GPUS.items() if re.search(rf"\b{part}\b", name)), None)
 
 
 @dataclass(frozen=True)

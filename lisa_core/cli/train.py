@@ -327,6 +327,11 @@ def _number_of(folder: Path) -> int:
 
     if not (scenes := count(folder)):
         raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
+    if more := sum(int(path.stem) > scenes for path in folder.glob("[0-9]" * 6 + ".json")):
+        raise DatasetError(
+            f"{folder} lacks scene {scenes:06d}, and {more} come after it: a render of several workers was stopped;"
+            " the same `lisa tabletop render` fills it up."
+        )
     if load_scene(folder, scenes - 1).seed >= HELD_OUT_SEED:
         raise DatasetError(f"{folder} has scenes to measure with (seeds from {HELD_OUT_SEED}); train on others.")
     return scenes

@@ -147,7 +147,8 @@ class Annotated:
 
 def _drawn(shown: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
     """(n, H, W) bool, the masks that are to be answered with."""
-    truths = [rasterize(polygons, size) == TARGET for polygons in shown]
+    drawn = {polygons: rasterize(polygons, size) == TARGET for polygons in dict.fromkeys(map(tuple, shown))}
+    truths = [drawn[tuple(polygons)] for polygons in shown]
     return torch.from_numpy(np.array(truths)) if truths else torch.zeros(0, *size, dtype=torch.bool)
 
 

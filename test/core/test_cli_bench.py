@@ -185,7 +185,10 @@ def test_the_limit_of_a_token_is_the_weights_over_the_bandwidth():
     assert gpu.seconds(costs.read(1, 320)) == pytest.approx(0.8e-3, rel=0.1)
     assert gpu.seconds(costs.read(320, 0)) == pytest.approx(2 * 6.6e9 * 320 / 989e12, rel=0.1)
     assert gpu.seconds(costs.sam()) > gpu.seconds(costs.clip())
-    assert cost.known_gpu("some other") is None
+    for other in (None, "some other", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 Laptop GPU"):
+        assert cost.known_gpu(other) is None
+    for name in ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "Orin"):
+        assert cost.known_gpu(name) is not None
 
 
 def test_the_cost_of_sam_is_what_torch_counts():

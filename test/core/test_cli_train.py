@@ -355,3 +355,13 @@ def test_a_folder_without_scenes_is_told(tmp_path: Path) -> None:
     said = cli.run("train", tmp_path, "--out", tmp_path / "lisa")
     assert said.code == 1
     assert "lisa tabletop render" in said.errors
+
+
+def test_a_folder_that_was_not_rendered_to_its_end_is_told(tmp_path: Path) -> None:
+    for_training(tmp_path / "scenes", 0, 1, 2)
+    for file in (tmp_path / "scenes").glob("000001.*"):
+        file.unlink()
+    result = cli.run("train", tmp_path / "scenes", "--out", tmp_path / "out", *FEW)
+    assert result.code == 1
+    assert "lacks scene 000001, and 1 come after it" in result.errors
+    assert not list(tmp_path.glob("out*"))

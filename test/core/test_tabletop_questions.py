@@ -12,6 +12,7 @@ from lisa_core.tabletop.follow_up_wordings import FOLLOW_UPS
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.knowledge import FACTS, HELD_OUT_PAIRS, PURPOSES, USES
 from lisa_core.tabletop.questions import Target, dialogues
+from lisa_core.tabletop.sight import around, look
 
 ALL = {
     "name",
@@ -80,6 +81,8 @@ def test_no_pattern_is_in_both_splits():
     tables = [each for each in modules.values() if isinstance(each, patterns.Wordings)]
     for table in (*tables, *phrases.WHERE.values(), *FOLLOW_UPS.values()):
         assert not set(table.train) & set(table.held_out)
+    for name, table in phrases.NOUN_PHRASES.items():  # a thing by its colour is called so in both
+        assert set(table.train) & set(table.held_out) == ({"the {colour} {noun}"} if name == "colour" else set())
 
 
 def names_together(text, colour, kind):
@@ -173,6 +176,36 @@ def test_places_are_those_of_the_picture():
     assert seen >= {"red", "black", "yellow", "behind"}
 
 
+@pytest.mark.parametrize(
+    ("x", "left"),
+    [(-0.05, []), (-0.11, []), (-0.2, [1]), (0.02, [])],
+    ids=["behind its end", "in doubt", "beside it", "behind its middle"],
+)
+def test_what_lies_behind_a_wide_thing_is_not_beside_it(x, left):
+    seen = look(view_of(("fork", "red", 0.0, 0.0), ("apple", "green", x, 0.05), size=40, sizes=(200, 40)))
+    fork = next(thing for thing in seen.things if thing.kind == "fork")
+    assert [thing.index for thing in around(seen, fork, "left")] == left
+
+
+@pytest.mark.parametrize(("y", "near"), [(0.1, [1]), (0.24, [1]), (0.27, [])])
+def test_what_is_far_away_is_not_next_to_a_thing(y, near):
+    seen = look(view_of(("mug", "red", 0.0, -0.1), ("apple", "green", 0.0, y - 0.1), ("can", "blue", 0.3, 0.3)))
+    mug = next(thing for thing in seen.things if thing.kind == "mug")
+    assert [thing.index for thing in around(seen, mug, "next")] == near
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+def test_a_single_thing_is_not_asked_for_where_two_are_shown(drawn, split):
+    several = 0
+    for _, dialogue in drawn[split]:
+        turn = dialogue.turns[0]
+        if dialogue.kind == "place" and len(turn.masks) > 1:
+            several += 1
+            before = re.split(r"left|right|behind|front|back|side|beside|next|close|nearest|by the", turn.question)[0]
+            assert not re.search(r"\b(thing|object|item|one)\b", before.lower()), turn.question
+    assert several > 20
+
+
 def test_several_are_shown_from_left_to_right():
     view = view_of(("hammer", "red", 0.15, 0), ("screwdriver", "blue", -0.15, 0), ("apple", "green", 0, 0))
     turns = [each.turns[0] for each in asked(view) if "tools" in each.turns[0].question]
@@ -249,7 +282,7 @@ def test_words_are_true():
 
 def test_later_turns_are_about_what_was_shown():
     view = view_of(("mug", "red", -0.15, 0), ("mug", "blue", 0.0, 0), ("ball", "yellow", 0.15, 0))
-    lengths = Counter()
+    lengths, looked_at = Counter(), Counter()
     for dialogue in asked(view, count=3000):
         if dialogue.kind != "follow_up":
             continue
@@ -258,9 +291,12 @@ def test_later_turns_are_about_what_was_shown():
         shown = view.things[first.masks[0][0].thing]
         if re.search(r"what colou?r is it", second.question.lower()):
             assert second.says == (shown.colour,)
+            looked_at["colour"] += 1
         if "which part" in second.question.lower():
             assert second.masks == ((Target(first.masks[0][0].thing, "handle"),),)
+            looked_at["part"] += 1
     assert lengths.keys() == {2, 3}
+    assert looked_at.keys() == {"colour", "part"}
 
 
 def test_many_wordings_of_each_kind(drawn):
