@@ -118,7 +118,7 @@ def _around(asker: Asker) -> Turn | None:
     found = around(asker.sight, anchor, where)
     if len(found) > 2:
         return None
-    several = len(found) > 1 or asker.rng.random() < 0.2
+    several = len(found) > 1 or (where != "next" and asker.rng.random() < 0.2)  # next to it only the nearest is
     place = asker.words(WHERE[where], it=it)
     return shown(asker, asker.ask(wordings.OPEN_WHAT if several else wordings.WHAT, where=place), found)
 

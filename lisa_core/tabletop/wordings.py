@@ -142,7 +142,7 @@ OPEN_WHAT = Wordings(
         "what [did you see|was put|has its place|could you spot|is to be found] {where}?",
         "[can you|could you] tell what [is|lies|stands] {where}?",
         "{where}: what [stands there|lies there|do you notice]?",
-        "[take|have] a look {where}: what is [it|there|that]?",
+        "[take|have] a look {where}: what is there?",
         "what did [people|you|somebody] [leave|put down|place] {where}?",
         "[whatever is|everything] {where}[||, please].",
     ),
