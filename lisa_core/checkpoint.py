@@ -220,7 +220,7 @@ def _tower_folder(folder: Path, config: Mapping[str, Any], given: str | Path | N
 
 def _weights(folder: Path, layout: Layout) -> list[Path]:
     """The files with the checkpoint's weights, all there."""
-    files = _sharded(folder, "model.safetensors") or _sharded(folder, "pytorch_model.bin")
+    files = next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
     if not files:
         raise CheckpointError(
             f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
@@ -259,7 +259,7 @@ def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
 
 
 def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
-    files = _sharded(folder, "model.safetensors") or _sharded(folder, "pytorch_model.bin")
+    files = next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
     if not files or not all(file.is_file() for file in files):
         raise CheckpointError(f"The vision tower {folder} lacks its weights; fetch the whole folder.")
     tensors = _catalogue(files, "v1")

@@ -24,7 +24,15 @@ from lisa_core import loading, preprocess, quantization, replay, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint, Layout
-from lisa_core.errors import Cancelled, DeviceError, LisaError, OutOfMemoryError, PromptError, is_out_of_memory
+from lisa_core.errors import (
+    Cancelled,
+    DeviceError,
+    LisaError,
+    OutOfMemoryError,
+    PromptError,
+    first_line,
+    is_out_of_memory,
+)
 from lisa_core.frame import Frame
 from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
 from lisa_core.masking import Masker
@@ -388,10 +396,10 @@ class LisaEngine:
                 yield
         except (RuntimeError, MemoryError) as error:
             if loading.is_lost(self._torch_device):
-                raise DeviceError(f"{self.device} failed ({_first_line(error)}); start this program anew.") from error
+                raise DeviceError(f"{self.device} failed ({first_line(error)}); start this program anew.") from error
             if not is_out_of_memory(error):
                 raise
-            message = f"{self.device} ran out of memory on this question ({_first_line(error)})."
+            message = f"{self.device} ran out of memory on this question ({first_line(error)})."
         else:
             return
         # outside the except block, so that the traceback no longer holds the question's tensors
@@ -426,7 +434,3 @@ def _no_one_listens(_stage: str) -> None:
 def _check_most(max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed.")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

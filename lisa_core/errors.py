@@ -64,3 +64,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+def first_line(error: BaseException) -> str:
+    """What it says, without what libraries add about themselves; its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

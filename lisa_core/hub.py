@@ -14,6 +14,8 @@ V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin
 TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
 LISA_TYPE = "llava"
 """`model_type` in the `config.json` of a LISA."""
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""In one file of these names or in shards; where there are both, the first."""
 _FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _OLDER = "*.bin"
 """Weights, too; a repository may have the same ones in both formats."""
@@ -82,25 +84,28 @@ def _from_hub(name: str) -> Path:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a folder has a configuration and every shard that its index names; a LISA all its other parts, too."""
-    indexes = [path for path in folder.glob("*.index.json") if path.is_file()]
+    """Whether a folder has a configuration and all shards of its weights; a LISA all its other parts, too."""
     try:
         is_lisa = json.loads((folder / "config.json").read_text()).get("model_type") == LISA_TYPE
-        shard_of = {name: str(shard) for index in indexes for name, shard in _weight_map(index).items()}
+        shard_of = next((found for name in WEIGHTS if (found := _weight_map(folder, name)) is not None), None)
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
+        return False
+    if shard_of is None:
         return False
     needed = set(shard_of.values())
     if is_lisa:
         needed |= set(TOKENIZER_FILES)
         if shard_of and not any("visual_model" in name for name in shard_of):
             needed |= set(V0_PARTS)
-    if not all((folder / file).is_file() for file in needed):
-        return False
-    return bool(indexes) or (folder / "pytorch_model.bin").is_file() or (folder / "model.safetensors").is_file()
+    return all((folder / file).is_file() for file in needed)
 
 
-def _weight_map(index: Path) -> dict[str, str]:
-    return dict(json.loads(index.read_text())["weight_map"])
+def _weight_map(folder: Path, name: str) -> dict[str, str] | None:
+    """Which shard each tensor is in, by the index; of weights in one file nothing, None where there are none."""
+    index = folder / f"{name}.index.json"
+    if index.is_file():
+        return {tensor: str(shard) for tensor, shard in dict(json.loads(index.read_text())["weight_map"]).items()}
+    return {} if (folder / name).is_file() else None
 
 
 def _first_line(error: Exception) -> str:

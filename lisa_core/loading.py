@@ -9,7 +9,7 @@ from torch import nn
 
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, is_out_of_memory
+from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, first_line, is_out_of_memory
 from lisa_core.model import products
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.options import PRECISIONS, ResolvedPrecision
@@ -137,7 +137,7 @@ def _try_device(device: torch.device) -> None:
         if is_out_of_memory(error):
             raise
         raise DeviceError(
-            f"{device} does not work here ({str(error).splitlines()[0]}): see whether nvidia-smi shows it free,"
+            f"{device} does not work here ({first_line(error)}): see whether nvidia-smi shows it free,"
             f" and that torch {torch.__version__} was built for it, or use the cpu."
         ) from error
     if not works:
@@ -150,6 +150,8 @@ def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None
     try:
         yield
     except (RuntimeError, MemoryError) as error:
+        if is_lost(device):
+            raise DeviceError(f"{device} failed ({first_line(error)}); start this program anew.") from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(

@@ -35,9 +35,9 @@ class FrameMemory:
         self._idle = len(idle)
 
     def empty(self) -> None:
-        """Empties all of them."""
+        """Empties all that no other memory keeps by now."""
         for ref in self._frames:
-            if (frame := ref()) is not None:
+            if (frame := ref()) is not None and frame._keeper is self:
                 frame.empty()
 
     def held(self) -> int:

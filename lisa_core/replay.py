@@ -38,8 +38,8 @@ def capture_for(device: torch.device, precision: ResolvedPrecision, *, urgent: b
         return None
 
     @cache
-    def own() -> tuple[Any, torch.cuda.Stream]:
-        return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device, priority=-1 if urgent else 0)
+    def own() -> tuple[Any, torch.cuda.Stream, list[torch.cuda.CUDAGraph]]:
+        return torch.cuda.graph_pool_handle(), torch.cuda.Stream(device, priority=-1 if urgent else 0), []
 
     return lambda work: _cuda_graph(work, device, *own())
 
@@ -127,16 +127,20 @@ def warn(error: RuntimeError) -> None:
     logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
 
 
-def _cuda_graph(work: Replay, device: torch.device, pool: Any, aside: torch.cuda.Stream) -> Replay:
+def _cuda_graph(
+    work: Replay, device: torch.device, pool: Any, aside: torch.cuda.Stream, graphs: list[torch.cuda.CUDAGraph]
+) -> Replay:
     """Runs the work once, so that libraries are loaded and their workspaces made, and then records it.
 
     Args:
         aside: whose priority the kernels keep; torch's own for this belongs to whichever device captured first.
+        graphs: takes the graph, so that it lives as long as the others, though its capture fail.
     """
     with torch.cuda.device(device):
         before = torch.cuda.current_stream()
         aside.wait_stream(before)
         graph = torch.cuda.CUDAGraph()
+        graphs.append(graph)
         try:
             with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
                 work()

@@ -95,7 +95,7 @@ class Answerer:
         self.conversations.expire(self._parameters().conversation_ttl)
         stages = {"waiting": time.monotonic() - ticket.asked}
         with _timed(stages, "image"):
-            picture, turns = self._subject(ticket)
+            picture, turns = self._subject(ticket.question)
         with _timed(stages, "encoding"):
             ticket.enter("encoding")
             frame = self._encoded(picture)
@@ -214,16 +214,12 @@ class Answerer:
         if camera is None or newest is None:
             why = camera.silence() if camera else "the camera is closed"
         else:
-            why = self._too_old(camera, newest, ticket)
+            age = time.monotonic() - newest.received
+            why = (
+                f"the newest frame of camera {camera.name} is {age:.1f} s old, "
+                f"and max_age is {ticket.question.max_age:g} s ({camera.topic})"
+            )
         return Outcome(Code.NO_FRAME, why)
-
-    @staticmethod
-    def _too_old(camera: Camera, newest: Arrival, ticket: Ticket) -> str:
-        age = time.monotonic() - newest.received
-        return (
-            f"the newest frame of camera {camera.name} is {age:.1f} s old, "
-            f"and max_age is {ticket.question.max_age:g} s ({camera.topic})"
-        )
 
     def _camera(self, question: Question) -> Camera | None:
         """The camera whose newest frame is wanted; None for a question that brings its picture or goes on with one."""
@@ -238,9 +234,8 @@ class Answerer:
             return None
         return self.conversations.get(question.conversation, self._parameters().conversation_ttl)
 
-    def _subject(self, ticket: Ticket) -> tuple[Picture, Sequence[Turn]]:
+    def _subject(self, question: Question) -> tuple[Picture, Sequence[Turn]]:
         """The picture that is asked about, and what was said before."""
-        question = ticket.question
         if question.image is not None:
             rgb = conversions.to_rgb(question.image)
             return Picture(header=question.image.header, camera="", rgb=rgb), ()
@@ -253,15 +248,13 @@ class Answerer:
                     f"{conversation.picture.camera or 'the one who asks'}: set new_frame to turn to {question.camera}",
                 )
             return conversation.picture, conversation.turns
-        return self._newest(ticket), conversation.turns if conversation is not None else ()
+        return self._newest(question), conversation.turns if conversation is not None else ()
 
-    def _newest(self, ticket: Ticket) -> Picture:
-        camera = self._camera(ticket.question)
+    def _newest(self, question: Question) -> Picture:
+        camera = self._camera(question)
         arrival = camera.newest if camera is not None else None
         if camera is None or arrival is None:
             raise Refused(Code.NO_FRAME, "the camera was closed")
-        if time.monotonic() > arrival.received + ticket.question.max_age:  # while others of the batch were encoded
-            raise Refused(Code.NO_FRAME, self._too_old(camera, arrival, ticket))
         known, picture = self._latest.get(camera.name, (None, None))
         if known is arrival and picture is not None:
             camera.add_companions(picture)

@@ -50,8 +50,8 @@ Parameters and their defaults:
 CLOSING_TIME = 10.0
 """Seconds that cleanup gives the engine to come back from what it is doing."""
 
-LAST_WORDS = 1.0
-"""Seconds in which answers still leave a node that has to end."""
+LAST_WORDS, SENDING = 2.0, 0.1
+"""Seconds in which answers still leave a node that has to end, and in which those do that are on their way."""
 
 
 class LisaNode(SelfStartingNode):
@@ -89,7 +89,7 @@ class LisaNode(SelfStartingNode):
         """End the process when those who asked have been told; from any thread, and more than once."""
         inference = self._inference
         if not self._leaving:
-            self._end_in(LAST_WORDS if inference is not None and inference.ahead else 0.0)
+            self._end_in(LAST_WORDS if inference is not None and inference.ahead else SENDING)
             if inference is not None:
                 inference.refuse_all(Outcome(Code.INACTIVE, "the node is about to end"))
 

@@ -5,7 +5,7 @@ has, too, uses it on all: at the sizes of SAM ViT-B it is twice as fast on an AM
 (`torch.inference_mode`), for it knows no gradients; elsewhere these are torch's own products.
 
 In bf16 torch asks oneDNN by itself, but for every product of a few rows oneDNN brings the weights into an order of its
-own first, which takes as long as the product. `pack` does that once.
+own first, which takes as long as the product. `pack` does that once, for a model that only answers.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,7 @@
 """Batches made ahead of their use: by a thread, or, for a GPU that would wait for one core, by many processes."""
 
 import shutil
+import signal
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -61,6 +62,7 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
         num_workers=workers,
         prefetch_factor=_EACH,
         multiprocessing_context="fork",  # what makes them need not be pickled
+        worker_init_fn=_leave_it_to_the_first,
     )
     batches = _forked(loader)
     try:
@@ -70,6 +72,13 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
             yield made
     finally:
         batches._shutdown_workers()  # at once, not when a traceback that refers to them is forgotten
+
+
+def _leave_it_to_the_first(_: int) -> None:
+    """Who is told to end with the whole group waits for the first process; its own end would look like a crash."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)  # which torch's worker takes for Ctrl-C, and goes on
 
 
 def _forked(loader: DataLoader[Any]) -> Any:

@@ -67,10 +67,16 @@ def test_what_is_cached_in_part_is_downloaded(cache, monkeypatch):
     assert (part / name).is_file()
 
 
+SHARDED = ["model.safetensors.index.json", "model-00001-of-00001.safetensors"]
+SHARDED_BIN = ["pytorch_model.bin.index.json", "pytorch_model-00001-of-00001.bin"]
+
+
 @pytest.mark.parametrize(
     ("there", "taken"),
     [
         (["model.safetensors", "pytorch_model.bin"], ["config.json", "model.safetensors"]),
+        ([*SHARDED, *SHARDED_BIN], sorted(["config.json", *SHARDED, SHARDED_BIN[0]])),
+        (SHARDED_BIN, sorted(["config.json", *SHARDED_BIN])),
         (["model.safetensors"], ["config.json", "model.safetensors"]),
         (["pytorch_model.bin"], ["config.json", "pytorch_model.bin"]),
     ],
@@ -81,7 +87,8 @@ def test_weights_in_two_formats_are_downloaded_once(tmp_path, monkeypatch, there
             raise LocalEntryNotFoundError("not there")
         for name in ("config.json", *there):
             if any(fnmatch(name, pattern) for pattern in allow_patterns):
-                (tmp_path / name).write_text("{}")
+                shard = dict((SHARDED, SHARDED_BIN)).get(name, "")
+                (tmp_path / name).write_text(json.dumps({"weight_map": {"some.weight": shard}}))
         return str(tmp_path)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)

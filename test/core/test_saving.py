@@ -116,7 +116,7 @@ def test_interrupted_it_leaves_nothing(tmp_path):
 
 
 SLOW = """
-import sys, time
+import signal, sys, time
 from lisa_core import saving
 from lisa_core.cli import main
 
@@ -125,6 +125,8 @@ def write(*_):
     time.sleep(600)
 
 saving.write_weights = write
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as on a terminal, and not as under nohup
+signal.signal(signal.SIGINT, signal.default_int_handler)
 main(["quantize", *sys.argv[1:]])
 """
 
@@ -138,7 +140,10 @@ def test_told_to_end_the_command_leaves_nothing(tmp_path, told, code):
         assert process.stdout.readline() == "writing\n"
         assert list(tmp_path.iterdir()) != []
         process.send_signal(told)
-        assert process.wait(60) == code
+        try:
+            assert process.wait(60) == code
+        finally:
+            process.kill()
         assert "Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
 

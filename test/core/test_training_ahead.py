@@ -1,6 +1,7 @@
 """Batches made ahead: in order, by a thread or by processes, which end with whoever uses them."""
 
 import multiprocessing
+import os
 import signal
 import subprocess
 import sys
@@ -142,3 +143,40 @@ def test_a_worker_that_was_killed_is_told_and_a_fault_in_one_is_not_hidden(tmp_p
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
     with pytest.raises(RuntimeError, match="process 0"), trouble.told(tmp_path):
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.")
+
+
+GROUP = """
+import signal, sys, time
+from lisa_core.cli import terminal
+from lisa_core.training.ahead import _by_processes
+
+def make(number):
+    time.sleep(0.01)
+    return number
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as on a terminal, and not as under nohup
+with terminal.ended_in_order():
+    for made in _by_processes(make, range(10**6), 2):
+        if made == 0:
+            print("begun", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_a_group_that_is_told_to_end_is_no_crash_of_its_workers(told: int, code: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", GROUP],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline() == "begun\n"
+        os.killpg(process.pid, told)
+        try:
+            assert process.wait(60) == code
+        finally:
+            process.kill()
+        assert "worker" not in process.stderr.read()

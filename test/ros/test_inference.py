@@ -3,19 +3,14 @@
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 from harness import PATIENCE, eventually
-from std_msgs.msg import Header
 
-from lisa_core.errors import PromptError
 from lisa_ros import answering
-from lisa_ros.cameras import Arrival, Picture
+from lisa_ros.cameras import Arrival
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
-from lisa_ros.parameters import validated
 from lisa_ros.questions import Code, Outcome, Question
 
 
@@ -257,37 +252,3 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
     camera: Any = Closing()
     assert answering._outdated(camera, ticket) == 6.0
     assert answering._outdated(camera, ticket) == -math.inf
-
-
-def test_a_frame_that_grew_old_while_others_were_encoded_is_not_asked_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    now, ends = [10.0], {}
-
-    class SlowEngine:
-        def encode(self, rgb: Any) -> Any:
-            now[0] += 1.5
-
-        def ask(self, *_: Any, **__: Any) -> Any:
-            raise PromptError("asked")
-
-    def camera(name: str) -> Any:
-        def picture(arrival: Arrival) -> Picture:
-            return Picture(Header(), name, np.zeros((2, 2, 3), np.uint8), arrival.received)
-
-        newest = Arrival(b"", received=10.0)
-        return SimpleNamespace(name=name, topic=f"/{name}", newest=newest, picture=picture, add_companions=id)
-
-    monkeypatch.setattr("lisa_ros.answering.time", SimpleNamespace(monotonic=lambda: now[0]))
-    cameras = {name: camera(name) for name in ("a", "b", "c")}
-    model, publications = SimpleNamespace(engine=SlowEngine()), SimpleNamespace(locate=id)
-    node: Any = SimpleNamespace(get_logger=lambda: SimpleNamespace(info=print))
-    parameters = validated({"cameras": list(cameras)})
-    answerer = answering.Answerer(node, model, cameras, lambda: parameters, publications, None, print)
-    asked = {"a": 1.0, "b": 1.0, "c": 2.0}
-    tickets = [Ticket(Question("red", camera=name, max_age=age), lambda _: None) for name, age in asked.items()]
-    answerer.answer(tickets, lambda ticket, outcome: ends.update({ticket.question.camera: outcome}))
-    assert {name: end.code for name, end in ends.items()} == {
-        "a": Code.BAD_REQUEST,
-        "b": Code.NO_FRAME,
-        "c": Code.BAD_REQUEST,
-    }
-    assert ends["b"].message == "the newest frame of camera b is 1.5 s old, and max_age is 1 s (/b)"
