@@ -8,7 +8,7 @@ first may hang in the engine: whatever happens there, every question is answered
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Protocol
 
 from lisa_ros.questions import Code, Outcome, Question, Refused
@@ -152,15 +152,15 @@ class InferenceThread:
             ticket.cancel.set()
             waiting = ticket in self._waiting
             if waiting:
-                self._waiting.remove(ticket)
-                self._changed.notify_all()  # a later turn of its conversation may be the next now
+                self._take_out([ticket])
         if waiting:
             ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
 
     def refuse_all(self, outcome: Outcome) -> None:
         """End all questions with this outcome; the engine is told to stop with those that it has."""
         with self._changed:
-            tickets, self._waiting = [*self._waiting, *self._current], []
+            tickets = [*self._waiting, *self._current]
+            self._take_out(tickets)
             for ticket in self._current:
                 ticket.cancel.set()
         for ticket in tickets:
@@ -198,10 +198,14 @@ class InferenceThread:
                     self._changed.wait()
                 if not self._open:
                     return
-                self._waiting = [ticket for ticket in self._waiting if ticket not in tickets]
                 self._current = list(tickets)
-                self._changed.notify_all()
+                self._take_out(tickets)
             yield tickets
+
+    def _take_out(self, tickets: Collection[Ticket]) -> None:
+        """They wait no more, and what waited for them may go on; to be called with the lock."""
+        self._waiting = [ticket for ticket in self._waiting if ticket not in tickets]
+        self._changed.notify_all()
 
     def _ready(self) -> list[Ticket]:
         """Those that are to be answered next, together."""
@@ -226,8 +230,7 @@ class InferenceThread:
             with self._changed:
                 overdue, soonest = self._overdue()
                 if overdue:
-                    self._waiting = [ticket for ticket in self._waiting if ticket not in overdue]
-                    self._changed.notify_all()
+                    self._take_out(overdue)
                 elif self._open:
                     self._changed.wait(min(max(0.0, soonest - time.monotonic()), LONGEST_SLEEP))
             for ticket, outcome in overdue.items():
