@@ -375,4 +375,4 @@ class Camera:
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
         where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
-        return f"camera {self.name}: no {stream} for {int(self._silence_of(stream))} s on {where}: {heard}"
+        return f"camera {self.name}: no {stream} for {min(SILENCE, self._silence_of(stream)):.2g} s on {where}: {heard}"
