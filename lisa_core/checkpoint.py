@@ -220,7 +220,7 @@ def _tower_folder(folder: Path, config: Mapping[str, Any], given: str | Path | N
 
 def _weights(folder: Path, layout: Layout) -> list[Path]:
     """The files with the checkpoint's weights, all there."""
-    files = next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
+    files = _stored_in(folder)
     if not files:
         raise CheckpointError(
             f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
@@ -231,6 +231,11 @@ def _weights(folder: Path, layout: Layout) -> list[Path]:
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; fetch the missing files.")
     return files
+
+
+def _stored_in(folder: Path) -> list[Path]:
+    """The files with the weights, in the first format of which there is something."""
+    return next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
 
 
 def _sharded(folder: Path, name: str) -> list[Path]:
@@ -259,7 +264,7 @@ def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
 
 
 def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
-    files = next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
+    files = _stored_in(folder)
     if not files or not all(file.is_file() for file in files):
         raise CheckpointError(f"The vision tower {folder} lacks its weights; fetch the whole folder.")
     tensors = _catalogue(files, "v1")

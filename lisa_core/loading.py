@@ -131,8 +131,7 @@ def load(
 def _try_device(device: torch.device) -> None:
     """Has it add two numbers, lest what fails later is blamed for a GPU that is taken, unknown to torch or broken."""
     try:
-        one = torch.ones(1, device=device)
-        works = float(one + one) == 2.0
+        (torch.ones(1, device=device) + 1).item()
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
@@ -140,13 +139,11 @@ def _try_device(device: torch.device) -> None:
             f"{device} does not work here ({first_line(error)}): see whether nvidia-smi shows it free,"
             f" and that torch {torch.__version__} was built for it, or use the cpu."
         ) from error
-    if not works:
-        raise DeviceError(f"{device} computes wrongly; use another one, or the cpu.")
 
 
 @contextmanager
 def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None]:
-    """Around what makes a model ready: raises OutOfMemoryError with the remedy if memory runs out."""
+    """Around what makes a model ready: raises OutOfMemoryError with the remedy, or DeviceError if the GPU failed."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:

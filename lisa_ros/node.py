@@ -135,10 +135,11 @@ class LisaNode(SelfStartingNode):
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
-        except BaseException as error:
+        except CameraError as error:
             self.deactivate()
-            if isinstance(error, CameraError):
-                raise TransitionFailed(str(error)) from error
+            raise TransitionFailed(str(error)) from error
+        except BaseException:
+            self.deactivate()
             raise
 
     def deactivate(self) -> None:

@@ -393,6 +393,15 @@ class TestOutOfMemory:
         with pytest.raises(DeviceError, match=r"^cpu does not work here \(CUDA error: device is busy\): see whether"):
             LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
 
+    def test_a_gpu_that_fails_while_the_weights_come_is_told(self, small_checkpoint, monkeypatch):
+        failed = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED\nCUDA kernel ...")
+        monkeypatch.setattr("lisa_core.quantization.quantised_weight", self.raising(failed))
+        with pytest.raises(OutOfMemoryError):
+            LisaEngine.from_pretrained(small_checkpoint, "nf4", "cpu", TOWER)
+        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: True)
+        with pytest.raises(DeviceError, match=r"^cpu failed \(CUDA error: CUBLAS_STATUS_NOT_INITIALIZED\); start this"):
+            LisaEngine.from_pretrained(small_checkpoint, "nf4", "cpu", TOWER)
+
     def raising(self, error):
         def fail(*_, **__):
             raise error
