@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -77,7 +78,7 @@ def model(request):
 
 
 def empty_cache(language, capacity=LENGTH):
-    return KVCache(language.shape, capacity, torch.float32, torch.device("cpu"))
+    return KVCache(language.shape, capacity, language.norm.weight.dtype, torch.device("cpu"))
 
 
 def test_all_at_once(model):
@@ -92,6 +93,15 @@ def test_in_parts_over_the_cache(model, cuts):
     edges = [0, *cuts, LENGTH]
     states = [language(embeddings[a:b], cache, a) for a, b in itertools.pairwise(edges)]
     assert distance(torch.cat(states), expected) < 1e-5
+
+
+def test_token_by_token_in_bf16(model):
+    """A single token takes a way of its own there."""
+    language, embeddings, expected = model
+    language, embeddings = deepcopy(language).bfloat16(), embeddings.bfloat16()
+    cache = empty_cache(language)
+    states = [language(embeddings[here : here + 1], cache, here) for here in range(LENGTH)]
+    assert distance(torch.cat(states).float(), expected) < 0.05
 
 
 def test_what_the_cache_held_behind_is_not_seen(model):
