@@ -75,11 +75,12 @@ def side_by_side(states: Tensor, *layers: nn.Module) -> list[Tensor]:
     return together(states, layers) if together else [layer(states) for layer in layers]
 
 
-def multiply(left: Tensor, right: Tensor) -> Tensor:
-    """(B, P, K) @ (B, K, Q) -> (B, P, Q)."""
-    if len(left) == 1 and _suits(left, right) and (product := _onednn()):
-        return product(left[0], right[0].T, None, "none", [], "")[None]
-    return torch.bmm(left, right)
+def multiply(left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor:
+    """(B, P, K) @ (B, K, Q) -> (B, P, Q), and `more` of that size is added; the result may stand in its place."""
+    product = _onednn() if len(left) == 1 and _suits(left, right) else None
+    if more is None:
+        return product(left[0], right[0].T, None, "none", [], "")[None] if product else torch.bmm(left, right)
+    return product(left[0], more[0], right[0].T, None, "add")[None] if product else more.baddbmm_(left, right)
 
 
 def _suits(states: Tensor, weights: Tensor) -> bool:
@@ -94,13 +95,18 @@ def _suits(states: Tensor, weights: Tensor) -> bool:
 
 @cache
 def _onednn() -> Callable[..., Any] | None:
-    """A product of inputs (..., K), weights (N, K) and a bias (N,); None where there is none, or it gains nothing."""
+    """A product of inputs (..., K), weights (N, K) and a bias (N,), or with what is to be added, (..., N), before weights.
+
+    None where there is none, or it gains nothing.
+    """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or not torch.backends.mkldnn.is_available():
         return None
     states, weight, bias = (torch.linspace(-1, 1, 6 * width).view(6, width) for width in (4, 4, 1))
     try:
         product = torch.ops.mkldnn._linear_pointwise  # torch's own compiler calls it, nothing public does
         found = product(states, weight, bias[:, 0], "none", [], "")
+        added = product(states, bias.T.expand(6, 6), weight, None, "add")
     except (AttributeError, RuntimeError):
         return None
-    return product if torch.allclose(found, functional.linear(states, weight, bias[:, 0]), atol=1e-5) else None
+    expected = functional.linear(states, weight, bias[:, 0])
+    return product if all(torch.allclose(each, expected, atol=1e-5) for each in (found, added)) else None

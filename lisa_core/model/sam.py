@@ -228,25 +228,38 @@ _BLOCK = 1 << 20
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The same on a CPU, where the bias of all pairs does not fit the caches: as many scores at a time as do."""
     outer, patches, side = query.shape[:2], query.shape[2], rows.shape[3]
+    query = query * query.shape[3] ** -0.5
+    whole = patches**2 <= _BLOCK
+    if whole:  # several small squares at a time, their relative positions as more columns of queries and keys
+        query, key = torch.cat([query, rows, columns], dim=3), _with_places(key, side)
     query, key, value, rows, columns = (
         part.flatten(0, 1).contiguous()  # once, or products in bf16 copy it for every block
-        for part in (query * query.shape[3] ** -0.5, key.transpose(2, 3), value, rows, columns)
+        for part in (query, key.transpose(2, 3), value, rows, columns)
     )
-    heads = max(1, _BLOCK // patches**2)
-    queries = min(patches, max(1, _BLOCK // patches))
+    if whole:
+        parts = (part.split(_BLOCK // patches**2) for part in (query, key, value))
+        mixed = [multiply(_shares(multiply(asked, keys)), values) for asked, keys, values in zip(*parts, strict=True)]
+        return torch.cat(mixed).unflatten(0, outer)
     mixed = []
-    for first in range(0, len(query), heads):
-        some = slice(first, first + heads)
-        keys, values = key[some], value[some]
-        parts = (part[some].split(queries, dim=1) for part in (query, rows, columns))
+    for head in range(len(query)):
+        keys, values = key[head, None], value[head, None]
+        parts = (part[head, None].split(max(1, _BLOCK // patches), dim=1) for part in (query, rows, columns))
         for asked, down, across in zip(*parts, strict=True):
-            scores = multiply(asked, keys).unflatten(2, (side, side))
-            scores += down[..., :, None]
-            scores += across[..., None, :]
-            mixed.append(multiply(scores.flatten(2).softmax(-1), values))
-    blocks = -(-patches // queries)
-    joined = [torch.cat(mixed[start : start + blocks], dim=1) for start in range(0, len(mixed), blocks)]
-    return torch.cat(joined).unflatten(0, outer)
+            bias = (down[..., :, None] + across[..., None, :]).flatten(2)
+            mixed.append(multiply(_shares(multiply(asked, keys, bias)), values))
+    return torch.cat(mixed, dim=1).view(*outer, patches, -1)
+
+
+def _with_places(key: Tensor, side: int) -> Tensor:
+    """Keys (..., side * side, width) -> (..., side * side, width + 2 * side), 1 at the row and the column of each."""
+    ones = torch.eye(side, dtype=key.dtype, device=key.device)
+    places = torch.cat([ones.repeat_interleave(side, dim=0), ones.repeat(side, 1)], dim=1)
+    return torch.cat([key, places.expand(*key.shape[:2], -1, -1)], dim=3)
+
+
+def _shares(scores: Tensor) -> Tensor:
+    """Their softmax, in their place where nothing learns: new memory costs as much as the sums."""
+    return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
 
 
 _MLP_ROWS = 512
