@@ -95,9 +95,9 @@ def _suits(states: Tensor, weights: Tensor) -> bool:
 
 @cache
 def _onednn() -> Callable[..., Any] | None:
-    """A product of inputs (..., K), weights (N, K) and a bias (N,), or with what is to be added, (..., N), before weights.
+    """A product of inputs (..., K) and weights (N, K); None where there is none, or it gains nothing.
 
-    None where there is none, or it gains nothing.
+    A bias (N,) stands behind the weights, other sums (..., N) before them.
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or not torch.backends.mkldnn.is_available():
         return None
