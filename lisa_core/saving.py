@@ -38,6 +38,7 @@ _QUANTISATION = {
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_use_double_quant": True,
 }
+_FOR_OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
 
 
 def save_quantised(
@@ -185,6 +186,14 @@ def _copy_the_rest(checkpoint: Checkpoint, out: Path) -> None:
     config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
     config |= {QUANTISED_KEY: _QUANTISATION, LAYOUT_KEY: checkpoint.layout}
     (out / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
-    for name in hub.TOKENIZER_FILES:
-        shutil.copyfile(checkpoint.folder / name, out / name)
+    copy_tokenizer(checkpoint.folder, out)
     shutil.copyfile(checkpoint.vision_tower / "config.json", out / OWN_TOWER / "config.json")
+
+
+def copy_tokenizer(folder: Path, out: Path) -> None:
+    """Copies a checkpoint's tokenizer, and what other programs read beside it where it is there."""
+    for name in hub.TOKENIZER_FILES:
+        shutil.copyfile(folder / name, out / name)
+    for name in _FOR_OTHERS:
+        if (folder / name).is_file():
+            shutil.copyfile(folder / name, out / name)

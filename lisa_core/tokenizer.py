@@ -6,33 +6,40 @@ LISA was trained with the *legacy slow* Llama tokenizer of transformers 4.31. It
   sides of them; `<s>` and `</s>` do not;
 - each run of words between special tokens is tokenized on its own and so gets its own leading `▁`;
 - the prompt is cut where the image stands, and the cut strips nothing.
+
+Where `tokenizer_config.json` says `"legacy": false`, as models derived from others may, words right after a special
+token get no `▁` of their own.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
 from lisa_core.errors import CheckpointError, PromptError
+from lisa_core.hub import TOKENIZER_FILES
 from lisa_core.template import BOS, EOS, IM_END, IM_START, SEG, Image, Piece, Special
 
 IMAGE_ID = -200
 """Stands in a prompt's ids where the frame's visual tokens go; no token has it."""
 
+_WORD_BEGINS = "▁"
 _STRIPS_NOTHING = (BOS, EOS)
 _NO_SPACE_BEFORE = tuple(".,;:!?)]}'\"%")
 _NO_SPACE_AFTER = tuple("([{\"'")
 
 
 class Tokenizer:
-    """`tokenizer.model` (sentencepiece) and the checkpoint's `added_tokens.json`.
+    """`tokenizer.model` (sentencepiece), the checkpoint's `added_tokens.json`, and what it says of `legacy`.
 
     Attributes:
         special_ids: token id by name, e.g. `special_ids["[SEG]"]`.
     """
 
-    def __init__(self, model: Path, added_tokens: Mapping[str, int]) -> None:
+    def __init__(self, model: Path, added_tokens: Mapping[str, int], legacy: bool = True) -> None:
+        self._legacy = legacy
         self._words = sentencepiece.SentencePieceProcessor()
         try:
             self._words.Load(str(model))
@@ -43,25 +50,27 @@ class Tokenizer:
         self.special_ids: dict[str, int] = {
             BOS: self._words.bos_id(),
             EOS: self._words.eos_id(),
-            **added_tokens,
+            **{name: token_id for name, token_id in added_tokens.items() if not self._is_word(name, token_id)},
         }
         self._names = {token_id: name for name, token_id in self.special_ids.items()}
         self._check(model)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Reads `tokenizer.model` and `added_tokens.json` of a checkpoint's folder."""
-        model, added = folder / "tokenizer.model", folder / "added_tokens.json"
+        """Reads `tokenizer.model`, `added_tokens.json` and, if it is there, `tokenizer_config.json` of a checkpoint."""
+        model, added, settings = (folder / name for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
         for path in (model, added):
             if not path.is_file():
                 raise CheckpointError(f"{folder} has no {path.name}; copy the whole checkpoint folder.")
-        try:
-            tokens = json.loads(added.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise CheckpointError(f"{added} is not readable JSON ({error}).") from error
+        tokens = _read_json(added)
         if not isinstance(tokens, dict) or not all(type(token_id) is int for token_id in tokens.values()):
             raise CheckpointError(f"{added} must map token names to ids.")
-        return cls(model, tokens)
+        said = _read_json(settings) if settings.is_file() else {}
+        return cls(model, tokens, legacy=not isinstance(said, dict) or said.get("legacy") is not False)
+
+    def _is_word(self, name: str, token_id: int) -> bool:
+        """Whether this is what sentencepiece calls it, too: newer programs list `<unk>` as added."""
+        return 0 <= token_id < self._words.vocab_size() and self._words.IdToPiece(token_id) == name
 
     def _check(self, model: Path) -> None:
         missing = [token for token in (SEG, IM_START, IM_END) if token not in self.special_ids]
@@ -97,15 +106,22 @@ class Tokenizer:
                         words = words.lstrip()
                     if position + 1 < len(pieces) and _strips(pieces[position + 1]):
                         words = words.rstrip()
-                    ids += self._encode_words(words)
+                    goes_on = not self._legacy and position > 0 and isinstance(pieces[position - 1], Special)
+                    ids += self._encode_words(words, goes_on)
         return ids
 
-    def _encode_words(self, words: str) -> list[int]:
+    def _encode_words(self, words: str, goes_on: bool) -> list[int]:
+        """Ids of a run of words; what `goes_on` after a token begins with no `▁` but its own."""
         try:
-            ids: list[int] = self._words.EncodeAsIds(words)
+            if not goes_on or words.startswith(" "):
+                ids: list[int] = self._words.EncodeAsIds(words)
+                return ids
+            pieces: list[str] = self._words.EncodeAsPieces(words)
         except (UnicodeEncodeError, RuntimeError) as error:
             raise PromptError("The words are not valid Unicode text.") from error
-        return ids
+        if pieces and pieces[0].startswith(_WORD_BEGINS):
+            pieces = [rest for rest in [pieces[0].removeprefix(_WORD_BEGINS)] if rest] + pieces[1:]
+        return [self._words.PieceToId(piece) for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of an answer: special tokens by name, `[SEG]` spaced as a person would, `</s>` left out.
@@ -125,6 +141,13 @@ class Tokenizer:
             if token_id not in (self.special_ids[EOS], self.special_ids[BOS]):
                 text = _join(text, self._names[token_id])
         return text
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not readable JSON ({error}); fetch the checkpoint's files again.") from error
 
 
 def _strips(neighbour: Piece) -> bool:

@@ -20,6 +20,7 @@ class WordTokenizer(Tokenizer):
     """
 
     def __init__(self, vocabulary: int) -> None:
+        self._legacy = True
         added = (SEG, IM_START, IM_END)
         words = vocabulary - len(added)
         self._words = _HashedWords(words)  # type: ignore[assignment]

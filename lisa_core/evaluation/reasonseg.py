@@ -15,6 +15,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -160,6 +161,14 @@ class Split:
     entries: tuple[Entry, ...]
     faults: tuple[str, ...]
     explanations: Mapping[tuple[str, str], str]
+
+    def explanation(self, picture: str, query: str) -> str:
+        """The answer in words to a query or, as the authors take it, to another wording of the picture's; or ""."""
+        return self.explanations.get((picture, query)) or self._by_picture.get(picture, "")
+
+    @cached_property
+    def _by_picture(self) -> dict[str, str]:
+        return {picture: answer for (picture, _), answer in self.explanations.items()}
 
 
 def open_split(root: Path, split: str = "") -> Split:

@@ -4,8 +4,9 @@ The wordings of questions and answers are those of LISA's published training cod
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ def check_length(split: Split, entry: Entry, checkpoint: Checkpoint) -> None:
     template, context = BY_NAME[checkpoint.template], checkpoint.shape.language.context
     annotation = read_annotation(entry.annotation)
     for text, answer in itertools.zip_longest(annotation.texts, annotation.answers):
-        turn = text, answer or split.explanations.get((entry.name, text), "")
+        turn = text, answer or split.explanation(entry.name, text)
         words = len(lesson([turn], template, checkpoint.tokenizer).ids) + _RECIPE
         if words + checkpoint.shape.clip.tokens > context:
             raise DatasetError(
@@ -110,7 +111,7 @@ class Annotated:
             entry = split.entries[int(random.integers(len(split.entries)))]
             annotation = read_annotation(entry.annotation)
             one = self._look(entry)
-            turns = _turns(annotation, entry.name, split.explanations, random)
+            turns = _turns(annotation, partial(split.explanation, entry.name), random)
             lessons.append([lesson([turn], self._template, self._tokenizer) for turn in turns])
             shown = [polygons for _, answer in turns for polygons in annotation.targets_of(answer)]
             masks.append(_drawn(shown, one.size.source).to(self._device))
@@ -152,10 +153,8 @@ def _drawn(shown: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
     return torch.from_numpy(np.array(truths)) if truths else torch.zeros(0, *size, dtype=torch.bool)
 
 
-def _turns(
-    annotation: Annotation, picture: str, explanations: Mapping[tuple[str, str], str], random: np.random.Generator
-) -> list[tuple[str, str]]:
-    """Questions and answers about a picture, each in wordings drawn anew."""
+def _turns(annotation: Annotation, explain: Callable[[str], str], random: np.random.Generator) -> list[tuple[str, str]]:
+    """Questions and answers about a picture, each in wordings drawn anew; `explain` gives a query's answer in words."""
     count = min(_WORDINGS, len(annotation.texts))
     turns = []
     for index in random.choice(len(annotation.texts), count, replace=False):
@@ -168,7 +167,7 @@ def _turns(
         else:
             question = str(random.choice(SHORT_QUESTIONS)).format(text.lower())
         answer = str(random.choice(ANSWERS))
-        explanation = explanations.get((picture, text))
+        explanation = explain(text)
         if explanation and random.integers(2):
             question, answer = f"{text} {random.choice(EXPLAIN)}", f"{answer} {explanation}"
         turns.append((question, answer))

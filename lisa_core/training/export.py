@@ -1,7 +1,6 @@
 """What was learnt becomes a checkpoint in the official v1 layout, in safetensors, with its vision tower inside."""
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,9 +9,8 @@ import torch
 from torch import Tensor
 
 from lisa_core.checkpoint import OWN_TOWER
-from lisa_core.hub import TOKENIZER_FILES
 from lisa_core.model.lisa import released_name
-from lisa_core.saving import check_new, whole_folder, write_weights
+from lisa_core.saving import check_new, copy_tokenizer, whole_folder, write_weights
 
 
 def export(
@@ -45,8 +43,7 @@ def export(
         write_weights(_halves(weights), partial, count, on_progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         (partial / OWN_TOWER / "config.json").write_text(json.dumps(tower_config, indent=2), encoding="utf-8")
-        for name in TOKENIZER_FILES:
-            shutil.copyfile(tokenizer / name, partial / name)
+        copy_tokenizer(tokenizer, partial)
 
 
 def _halves(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:

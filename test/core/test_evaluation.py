@@ -215,7 +215,10 @@ def test_explanations(split):
     path = folder.parent / "explanatory" / "val.json"
     path.parent.mkdir()
     path.write_text(json.dumps([{"image": "cup.jpg", "query": "a cup", "outputs": "It is round."}]))
-    assert open_split(folder).explanations == {("cup.jpg", "a cup"): "It is round."}
+    opened = open_split(folder)
+    assert opened.explanations == {("cup.jpg", "a cup"): "It is round."}
+    assert opened.explanation("cup.jpg", "a cup") == opened.explanation("cup.jpg", "what holds tea") == "It is round."
+    assert opened.explanation("mug.jpg", "a cup") == ""
     item = {"image": "cup.jpg", "query": "a cup", "outputs": "It is red."}
     path.write_text(json.dumps([item, item]))
     assert len(read_explanations(path)) == 1

@@ -254,8 +254,7 @@ def test_the_same_step_has_the_same_batch_with_the_answers_learnt(small_checkpoi
 def test_an_explanation_is_learnt_where_there_is_one():
     annotation = reasonseg.Annotation(("what gives light",), True, ())
     random = np.random.default_rng(0)
-    explanations = {("0.png", "what gives light"): "The lamp is on."}
-    turns = [annotated._turns(annotation, "0.png", explanations, random)[0] for _ in range(20)]
+    turns = [annotated._turns(annotation, lambda _: "The lamp is on.", random)[0] for _ in range(20)]
     explained = [(question, answer) for question, answer in turns if answer.endswith("The lamp is on.")]
     assert 0 < len(explained) < 20
     assert all("expla" in question and "[SEG]" in answer for question, answer in explained)
@@ -266,7 +265,7 @@ def test_an_explanation_is_learnt_where_there_is_one():
 @pytest.mark.parametrize(("is_sentence", "asked"), [(False, "red tea pot"), (True, "Red Tea pot")])
 def test_names_are_asked_in_lower_case_and_sentences_as_they_are(is_sentence, asked):
     annotation = reasonseg.Annotation(("Red Tea pot",), is_sentence, ())
-    ((question, _),) = annotated._turns(annotation, "0.png", {}, np.random.default_rng(0))
+    ((question, _),) = annotated._turns(annotation, lambda _: "", np.random.default_rng(0))
     assert asked in question
 
 

@@ -1,6 +1,7 @@
 """Words to ids and back, by the rules of the tokenizer that the checkpoints were trained with."""
 
 import json
+import shutil
 
 import pytest
 from goldens import CASES, V0, V1
@@ -126,6 +127,35 @@ def test_a_whole_prompt_has_the_special_tokens_of_its_template_only(question, ea
     assert specials(asked) == specials(plain)
 
 
+@pytest.mark.parametrize(
+    ("pieces", "legacy", "newer"),
+    [
+        (
+            ["Sure,", Special(SEG), ".", Special(EOS), "USER: And ", Special(EOS), " what"],
+            [407, 653, 700, 337, 2, 621, 545, 673, 305, 334, 633, 2, 633, 295, 296],
+            [407, 653, 700, 649, 2, 549, 545, 673, 305, 334, 633, 2, 633, 295, 296],
+        ),
+        (
+            [Special(IM_START), " red cup", Special(IM_END), "red cup"],
+            [701, 633, 606, 318, 650, 702, 633, 606, 318, 650],
+            [701, 606, 318, 650, 702, 606, 318, 650],
+        ),
+        ([Special(SEG), " , a", Special(SEG)], [700, 633, 653, 259, 700], [700, 653, 259, 700]),
+        ([Special(SEG), "é🤖"], [700, 633, 695, 243, 162, 167, 153], [700, 695, 243, 162, 167, 153]),
+        ([Special(IM_END), "\nWhat is"], [702, 521, 307], [702, 0, 307]),
+    ],
+)
+def test_words_after_special_tokens_by_either_rule(tmp_path, pieces, legacy, newer):
+    """The ids are those of transformers 4.31's slow tokenizer."""
+    for name in ("tokenizer.model", "added_tokens.json", "tokenizer_config.json"):
+        shutil.copy(V1 / name, tmp_path)
+    assert Tokenizer.from_folder(tmp_path).encode(pieces) == [1, *legacy]
+    (tmp_path / "tokenizer_config.json").write_text('{"legacy": false}')
+    assert Tokenizer.from_folder(tmp_path).encode(pieces) == [1, *newer]
+    (tmp_path / "tokenizer_config.json").unlink()
+    assert Tokenizer.from_folder(tmp_path).encode(pieces) == [1, *legacy]
+
+
 class TestDecoding:
     def test_a_row_of_the_model_that_stands_for_no_token_says_nothing(self):
         red = words("red")
@@ -190,6 +220,14 @@ class TestBadFiles:
     def test_truncated_model(self, tmp_path):
         half = (V1 / "tokenizer.model").read_bytes()[:5000]
         self.refused(self.folder(tmp_path, model=half), r"tokenizer\.model is not a readable sentencepiece model")
+
+    def test_sentencepieces_own_tokens_may_be_listed(self, tmp_path):
+        listed = Tokenizer.from_folder(self.folder(tmp_path, {"<unk>": 0, BOS: 1, EOS: 2}))
+        assert listed.special_ids == TOKENIZER.special_ids
+
+    def test_settings_that_are_no_json(self, tmp_path):
+        (self.folder(tmp_path) / "tokenizer_config.json").write_text("{")
+        self.refused(tmp_path, r"tokenizer_config\.json is not readable JSON")
 
     @pytest.mark.parametrize("added", ["", "{", '{"[SEG]": 7', "\x00"])
     def test_no_json(self, tmp_path, added):
