@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -26,12 +26,10 @@ from torch import Tensor
 from lisa_core import hub, quantization
 from lisa_core.errors import NO_TENSORS, CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
-from lisa_core.options import TemplateName
+from lisa_core.options import Layout, TemplateName
 from lisa_core.shapes import read_shape
 from lisa_core.template import BY_NAME, IM_PATCH
 from lisa_core.tokenizer import Tokenizer
-
-Layout = Literal["v1", "v0"]
 
 _DEFAULT_TEMPLATE: Mapping[Layout, TemplateName] = {"v1": "llava_v1", "v0": "vicuna_v1_1"}
 QUANTISED_KEY = "quantization_config"
@@ -139,7 +137,7 @@ class Checkpoint:
                 f" {shape.language.vocabulary} tokens: the files are of different checkpoints."
             )
         quantised = QUANTISED_KEY in config
-        parameters = _check(stored, shape, folder, quantised)
+        parameters = _check(stored, shape, folder, layout if quantised else None)
         return cls(
             folder,
             tower,
@@ -272,14 +270,14 @@ def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
 
 
 def _check(
-    stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path, quantised: bool
+    stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path, quantised: Layout | None
 ) -> dict[str, StoredTensor]:
     """Parameter -> stored tensor, once every parameter has one of its shape and none is left over."""
     with torch.device("meta"):
         model = Lisa(shape)
     expected = {name: (tuple(tensor.shape), True) for name, tensor in model.state_dict().items()}
     if quantised:
-        for layer in quantization.quantised_layers(model):
+        for layer in quantization.quantised_layers(model, quantised):
             name = f"{layer}.weight"
             expected[name] = quantization.packed_size(model.get_parameter(name).shape), False
         stored = _with_statistics(stored)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from lisa_core import loading, preprocess, quantization, replay, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
-from lisa_core.checkpoint import Checkpoint, Layout
+from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import (
     Cancelled,
     DeviceError,
@@ -38,7 +38,7 @@ from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelle
 from lisa_core.masking import Masker
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
-from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, ResolvedPrecision, TemplateName
+from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, Layout, ResolvedPrecision, TemplateName
 from lisa_core.replay import Replayed
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch

@@ -11,7 +11,7 @@ from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, first_line, is_out_of_memory
 from lisa_core.model import products
-from lisa_core.model.lisa import Lisa, LisaShape
+from lisa_core.model.lisa import Lisa
 from lisa_core.options import PRECISIONS, ResolvedPrecision
 
 Progress = Callable[[float, str], None]
@@ -105,7 +105,7 @@ def load(
     if precision in ("nf4", "int8"):
         with fitting(precision, device):
             quantization.check_works(precision, device, dtype)
-        quantization.make_quantised(model, precision, dtype)
+        quantization.make_quantised(model, checkpoint.layout, precision, dtype)
     done, total = 0, len(checkpoint.stored)
     with fitting(precision, device):
         for parameter, tensor, statistics in checkpoint.tensors():
@@ -163,11 +163,11 @@ def _is_quantised(model: nn.Module, parameter: str) -> bool:
     return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, products.Linear)
 
 
-def estimate_memory(shape: LisaShape, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:
-    """Bytes that the weights will take on the device, by part, computed from the shape alone."""
+def estimate_memory(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:
+    """Bytes that the weights will take on the device, by part, computed from the shape and the layout alone."""
     with torch.device("meta"):
-        model = Lisa(shape)
-    quantised = {f"{layer}.weight" for layer in quantization.quantised_layers(model)}
+        model = Lisa(opened.shape)
+    quantised = {f"{layer}.weight" for layer in quantization.quantised_layers(model, opened.layout)}
     whole = compute_dtype(precision, device).itemsize
     small = {"nf4": _NF4_BYTES[device.type], "int8": 1.0}.get(precision, float(whole))
     parts: dict[str, float] = {}
@@ -185,7 +185,7 @@ def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.
     """
     if limit <= 0:
         return
-    weights = sum(estimate_memory(opened.shape, precision, device).values())
+    weights = sum(estimate_memory(opened, precision, device).values())
     language, sam = opened.shape.language, opened.shape.sam
     values = 2 * language.layers * language.kv_heads * language.head_width * language.context
     values += opened.shape.clip.tokens * language.width + sam.embedding * sam.grid**2

@@ -6,6 +6,8 @@ Precision = Literal["auto", "nf4", "int8", "bf16", "fp16", "fp32"]
 ResolvedPrecision = Literal["nf4", "int8", "bf16", "fp16", "fp32"]
 LearnerPrecision = Literal["auto", "nf4", "bf16", "fp32"]
 """In which a fine-tuning keeps the weights that stay as they are."""
+Layout = Literal["v1", "v0"]
+"""How the authors laid out a checkpoint's files; their code for each differs in more."""
 TemplateName = Literal["llava_v1", "llava_llama_2", "vicuna_v1_1"]
 
 CHECKPOINT = "bundled"

@@ -1,7 +1,7 @@
 """Which layers become 4 or 8 bit, and how a weight becomes one, layer by layer while a checkpoint streams in.
 
 As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QLoRA) or LLM.int8 (Dettmers et al.
-2022) for every linear layer but SAM's and CLIP's, both by bitsandbytes.
+2022), both by bitsandbytes, for every linear layer but SAM's and CLIP's; the reference's code for v0 leaves two more.
 """
 
 import logging
@@ -19,6 +19,7 @@ from torch.nn import functional
 from lisa_core.errors import CheckpointError, is_out_of_memory
 from lisa_core.model import nf4
 from lisa_core.model.nf4 import Nf4
+from lisa_core.options import Layout
 
 Quantised = Literal["nf4", "int8"]
 
@@ -27,7 +28,10 @@ STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant
 
 _OUTER_BLOCK = 256
 """Scales that share one of their own, where they are quantised again."""
-_KEPT = ("sam.", "clip.")
+_KEPT: Mapping[Layout, tuple[str, ...]] = {
+    "v1": ("sam.", "clip."),
+    "v0": ("sam.", "clip.", "language.lm_head", "text_hidden_fcs."),
+}
 _INT8_OUTLIERS = 6.0
 """Activations beyond this are multiplied in 16 bit (LLM.int8)."""
 _WORKS = 0.2
@@ -39,10 +43,11 @@ logging.getLogger("bitsandbytes.backends.cpu.ops").addFilter(lambda record: "ker
 logging.getLogger("bitsandbytes.autograd._functions").addFilter(lambda record: "will be cast" not in record.msg)
 
 
-def quantised_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers that 4 and 8 bit replace."""
+def quantised_layers(model: nn.Module, layout: Layout) -> list[str]:
+    """Names of the linear layers that 4 and 8 bit replace in a model that was released so."""
+    kept = _KEPT[layout]
     return [
-        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.startswith(_KEPT)
+        name for name, module in model.named_modules() if isinstance(module, nn.Linear) and not name.startswith(kept)
     ]
 
 
@@ -51,10 +56,10 @@ def packed_size(weight: torch.Size) -> tuple[int, int]:
     return (math.ceil(weight.numel() / 2), 1)
 
 
-def make_quantised(model: nn.Module, precision: Quantised, compute: torch.dtype) -> None:
+def make_quantised(model: nn.Module, layout: Layout, precision: Quantised, compute: torch.dtype) -> None:
     """Replaces those layers by empty ones of bitsandbytes; `quantised_weight` makes their weights."""
     bnb = _bitsandbytes()
-    for name in quantised_layers(model):
+    for name in quantised_layers(model, layout):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
         size: dict[str, Any] = {
@@ -164,7 +169,7 @@ def check_works(precision: Quantised, device: torch.device, compute: torch.dtype
     width = 128
     weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     layer = nn.Sequential(nn.Linear(width, width, bias=False, device="meta"))
-    make_quantised(layer, precision, compute)
+    make_quantised(layer, "v1", precision, compute)
     try:
         layer[0].weight = quantised_weight(weight, precision, device)
         product = layer(torch.ones(1, width, dtype=compute, device=device)).float().cpu()[0]

@@ -139,7 +139,9 @@ def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[s
     """Every parameter, and what is stored for it by released names, on the host."""
     quantization.check_works("nf4", device, torch.float16)
     with torch.device("meta"):
-        small = {f"{layer}.weight" for layer in quantization.quantised_layers(Lisa(checkpoint.shape))}
+        small = {
+            f"{layer}.weight" for layer in quantization.quantised_layers(Lisa(checkpoint.shape), checkpoint.layout)
+        }
     for parameter, tensor, _ in checkpoint.tensors():
         name = released_name(parameter)
         if parameter not in small:

@@ -72,10 +72,11 @@ def reasonseg(
     Stopped, or killed: the same command goes on where it was. What is finished
     is in FILE.journal until all images are evaluated.
 
-    [b]The published benchmark[/b]
+    [b]The published benchmark[/b]; v1 learnt from val, too: only a v0 shows there
+    what it does with pictures that it has not learnt
 
     $ lisa evaluate reasonseg ReasonSeg --split val --json val.json
-        --checkpoint xinlai/LISA-13B-llama2-v1 --sheet worst.png
+        --checkpoint xinlai/LISA-13B-llama2-v0 --sheet worst.png
 
     [b]Exit codes[/b]: 0 all evaluated; 1 a file failed, and the rest was
     evaluated; 2 wrong usage; 130 stopped.

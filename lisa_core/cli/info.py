@@ -71,7 +71,7 @@ def _facts(opened: "Checkpoint") -> dict[str, Any]:
         "parameters": _parameters(opened),
         "memory": {
             device: {
-                precision: estimate_memory(opened.shape, precision, torch.device(device))
+                precision: estimate_memory(opened, precision, torch.device(device))
                 for precision in get_args(ResolvedPrecision)
             }
             for device in DEVICES

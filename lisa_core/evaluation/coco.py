@@ -17,19 +17,23 @@ _SCALE = 5
 
 
 def mask_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The (H, W) mask of polygons or run lengths.
+    """The (H, W) mask of polygons, of run lengths, or of a list with several of either.
 
     Raises:
         ValueError, TypeError, LookupError: it is no segmentation, or one of another size.
     """
-    height, width = size
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != size:
-            raise ValueError(f"it is {segmentation['size'][1]}x{segmentation['size'][0]}, its picture {width}x{height}")
-        return rle.decode(segmentation)
     if not segmentation:
         raise ValueError("it has no polygon")
-    return np.logical_or.reduce([_filled(polygon, height, width) for polygon in segmentation])
+    parts = [segmentation] if isinstance(segmentation, dict) else segmentation
+    return np.logical_or.reduce([_part(part, *size) for part in parts])
+
+
+def _part(part: Any, height: int, width: int) -> NDArray[np.bool_]:
+    if not isinstance(part, dict):
+        return _filled(part, height, width)
+    if tuple(part["size"]) != (height, width):
+        raise ValueError(f"it is {part['size'][1]}x{part['size'][0]}, its picture {width}x{height}")
+    return rle.decode(part)
 
 
 def _filled(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:

@@ -14,7 +14,8 @@ from lisa_core.model.lisa import Lisa
 @contextmanager
 def in_4_bit(model: Lisa) -> Iterator[None]:
     """While it lasts, the layers that NF4 quantises have the weights that it makes of theirs; forward and backward."""
-    weights = [model.get_parameter(f"{name}.weight").data for name in quantization.quantised_layers(model)]
+    names = quantization.quantised_layers(model, "v1")
+    weights = [model.get_parameter(f"{name}.weight").data for name in names]
     exact = [weight.clone() for weight in weights]
     for weight in weights:
         weight.copy_(quantization.rounded(weight))

@@ -46,10 +46,11 @@ def test_parameters_are_those_of_the_model(v1):
     assert facts(V1)["parameters"] == counted
 
 
+@pytest.mark.parametrize("checkpoint", [V1, V0], ids=["v1", "v0"])
 @pytest.mark.parametrize("precision", ["fp32", "nf4"])
-def test_memory_is_what_the_engine_takes(load, precision):
-    held = load(V1, precision).memory()
-    told = facts(V1)["memory"]["cpu"][precision]
+def test_memory_is_what_the_engine_takes(load, checkpoint, precision):
+    held = load(checkpoint, precision).memory()
+    told = facts(checkpoint)["memory"]["cpu"][precision]
     for part in PARTS:
         assert told[part] == pytest.approx(held[part], rel=0.05)
 

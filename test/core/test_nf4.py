@@ -237,7 +237,7 @@ def test_a_few_rows_without_a_kernel_of_theirs(doubles, monkeypatch):
 def layers(device, *counts):
     """Linear layers of 128 inputs in 4 bit, their scales restored as on a GPU."""
     model = nn.ModuleList(nn.Linear(128, count, bias=count % 32 == 0, device="meta") for count in counts)
-    quantization.make_quantised(model, "nf4", torch.float16)
+    quantization.make_quantised(model, "v1", "nf4", torch.float16)
     for index, layer in enumerate(model):
         layer.weight = quantization.quantised_weight(weight(counts[index], 128, index)[1].cpu(), "nf4", device)
         quantization.expand_statistics(layer.weight)

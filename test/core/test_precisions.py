@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from goldens import CASES, TOWER, V1, case, distance, embeddings, masks
+from goldens import CASES, TOWER, V0, V1, case, distance, embeddings, masks
 
 from lisa_core import CheckpointError, LisaEngine, loading, quantization
 from lisa_core.checkpoint import Checkpoint
@@ -77,6 +77,15 @@ class TestFourBit:
             assert weight.quant_state.quant_type == "nf4"
             assert weight.quant_state.nested  # double quantisation
 
+    @pytest.mark.parametrize("precision", ["nf4", "int8"])
+    def test_of_v0_what_its_code_leaves_stays_too(self, load, precision):
+        """There transformers chooses, and spares the last layer; what maps to prompts stands outside of its model."""
+        model = load(V0, precision)._model
+        linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
+        whole = {name for name in linear if type(model.get_submodule(name)) is products.Linear}
+        beside = {name for name in whole if not name.startswith(("sam.", "clip."))}
+        assert beside == {"language.lm_head", "text_hidden_fcs.0", "text_hidden_fcs.2"}
+
     def test_scales_that_stand_ready_are_those_of_double_quantisation(self):
         import bitsandbytes
 
@@ -102,7 +111,7 @@ class TestFourBit:
         states = torch.randn(5, width, generator=torch.Generator().manual_seed(1)).to(dtype)
         bias = torch.arange(48).to(dtype)
         layers = torch.nn.Sequential(torch.nn.Linear(width, 48, device="meta"))
-        quantization.make_quantised(layers, "nf4", dtype)
+        quantization.make_quantised(layers, "v1", "nf4", dtype)
         layers[0].weight = quantization.quantised_weight(weight, "nf4", torch.device("cpu"))
         layers[0].bias = torch.nn.Parameter(bias, requires_grad=False)
         kept = quantization.rounded(weight)

@@ -140,6 +140,10 @@ def test_run_lengths_are_read_plain_and_packed():
     expected = np.arange(WIDTH) == np.zeros((HEIGHT, 1))
     for counts in (plain, packed | {"counts": packed["counts"].decode()}):
         assert np.array_equal(mask_of(counts, (HEIGHT, WIDTH)), expected)
+    second = {"size": [HEIGHT, WIDTH], "counts": [48, 48, 48 * 62]}
+    assert np.array_equal(
+        mask_of([plain, second], (HEIGHT, WIDTH)), np.arange(WIDTH) <= np.ones((HEIGHT, 1))
+    )  # RefCLEF
 
 
 def test_a_pickle_is_not_read_and_the_way_to_json_works(folder, tmp_path):
