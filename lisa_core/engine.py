@@ -27,6 +27,7 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import (
     Cancelled,
     DeviceError,
+    ImageError,
     LisaError,
     OutOfMemoryError,
     PromptError,
@@ -193,9 +194,11 @@ class LisaEngine:
             cancel: set it from any thread to stop within one token.
 
         Raises:
+            ImageError: `frame` is none.
             PromptError, OutOfMemoryError, DeviceError, Cancelled
         """
         self._ready()
+        _check_frames([frame])
         prompt = self._prompt(instruction, history)
         _check_most(max_new_tokens)
         question = _Question(frame, prompt, on_token, on_stage or _no_one_listens, cancel or threading.Event())
@@ -235,13 +238,14 @@ class LisaEngine:
             those of all that are answered at once, until it ended.
 
         Raises:
-            PromptError, OutOfMemoryError, DeviceError: of any of them, for all.
+            PromptError, ImageError, OutOfMemoryError, DeviceError: of any of them, for all.
         """
         self._ready()
         count = len(instructions)
         frames = [frame] * count if isinstance(frame, Frame) else list(frame)
         if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
+        _check_frames(frames)
         histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
         _check_most(max_new_tokens)
         prompts = list(map(self._prompt, instructions, histories))
@@ -282,7 +286,7 @@ class LisaEngine:
             else:
                 for token, state in self._generator.decode(step, limits.new_tokens, cancel):
                     reply.add(token, state)
-                reply.end()
+            reply.end()
             watch.lap("decode")
             segments: tuple[Segment, ...] = ()
             if states := reply.states[: max(limits.segments, 0)]:
@@ -429,6 +433,12 @@ _End = Callable[[int, Answer | Cancelled], None]
 
 def _no_one_listens(_stage: str) -> None:
     """Stands in for a caller's `on_stage`."""
+
+
+def _check_frames(frames: Sequence[object]) -> None:
+    for frame in frames:
+        if not isinstance(frame, Frame):
+            raise ImageError(f"A question takes a frame, not {type(frame).__name__}: frame = engine.encode(rgb).")
 
 
 def _check_most(max_new_tokens: int) -> None:

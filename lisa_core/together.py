@@ -83,6 +83,7 @@ class Together:
         if self._limits.mask_only:
             for one, text in self._read(asked).items():
                 one.reply.take(text.hidden)
+                one.reply.end()
             self._finish(asked)
         else:
             self._decode(self._read(asked))

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from rclpy.node import Node
 
 import lisa_core
@@ -236,10 +237,13 @@ class Answerer:
 
     def _subject(self, question: Question) -> tuple[Picture, Sequence[Turn]]:
         """The picture that is asked about, and what was said before."""
-        if question.image is not None:
-            rgb = conversions.to_rgb(question.image)
-            return Picture(header=question.image.header, camera="", rgb=rgb), ()
         conversation = self._conversation(question)
+        if question.image is not None:
+            picture = Picture(header=question.image.header, camera="", rgb=conversions.to_rgb(question.image))
+            if conversation is not None and np.array_equal(conversation.picture.rgb, picture.rgb):
+                picture.encoded = conversation.picture.encoded
+                return picture, conversation.turns
+            return picture, ()
         if conversation is not None and not question.new_frame:
             if question.camera not in ("", conversation.picture.camera):
                 raise Refused(

@@ -95,6 +95,11 @@ def camera_status(camera: Camera) -> DiagnosticStatus:
     return _status(f"camera {camera.name}", DiagnosticStatus.OK, f"{health.rate:.1f} Hz", values)
 
 
+def idle_camera_status(name: str, topic: str, state: str) -> DiagnosticStatus:
+    """The status `camera <name>` while the node is not active and listens to none."""
+    return _status(f"camera {name}", DiagnosticStatus.WARN, f"not heard while {state}", [("topic", topic)])
+
+
 def model_status(state: str, reason: str, model: Model) -> DiagnosticStatus:
     """The status `model`; `reason` says why the last transition failed."""
     values = [("state", state), *model.facts.items()]

@@ -136,7 +136,7 @@ class InferenceThread:
                 raise Refused(Code.INACTIVE, "the node is shutting its model down")
             waiting = sum(not other.question.standing for other in self._waiting)
             if waiting >= queue_size and not ticket.question.standing:
-                raise Refused(Code.BUSY, f"busy: {self.ahead} questions are ahead of this one")
+                raise Refused(Code.BUSY, f"busy: {self.ahead} questions are ahead; ask later, or raise queue_size")
             self._waiting.append(ticket)
             self._changed.notify_all()
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
@@ -30,7 +31,7 @@ from lisa_ros import arguments, transforms
 from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Camera, CameraError
 from lisa_ros.declaration import DeclaredParameters
-from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, model_status
+from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, idle_camera_status, model_status
 from lisa_ros.inference import InferenceThread, Ticket
 from lisa_ros.lifecycle import SelfStartingNode, TransitionFailed
 from lisa_ros.model import Load, Model, load_engine
@@ -49,6 +50,9 @@ Parameters and their defaults:
 
 CLOSING_TIME = 10.0
 """Seconds that cleanup gives the engine to come back from what it is doing."""
+
+BEAT = 0.05
+"""Seconds between two looks whether the standing instruction is due."""
 
 LAST_WORDS, SENDING = 2.0, 0.1
 """Seconds in which answers still leave a node that has to end, and in which those do that are on their way."""
@@ -77,6 +81,7 @@ class LisaNode(SelfStartingNode):
         self._requests = Requests(self, self)
         self._diagnostics = Diagnostics(self, self._statuses)
         self.create_subscription(String, "~/instruction", self._on_instruction, 1)
+        self.create_timer(BEAT, self._standing.beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _give_up(self, reason: str) -> None:
         """End the process with an error, when those who asked have been told; a launch file starts it anew."""
@@ -167,7 +172,9 @@ class LisaNode(SelfStartingNode):
         if self.state == "configuring" or self.starting:
             raise Refused(Code.LOADING, f"the model is being loaded ({self._model.progress or 'starting'})")
         if self.state != "active":
-            why = f": {self.reason}" if self.reason else ""
+            step = {"unconfigured": "configure", "inactive": "activate"}.get(self.state)
+            remedy = f"; ros2 lifecycle set {self.get_fully_qualified_name()} {step}" if step else ""
+            why = f": {self.reason}" if self.reason else remedy
             raise Refused(Code.INACTIVE, f"the node is {self.state}{why}")
         return question_of(request, self._settings())
 
@@ -211,10 +218,13 @@ class LisaNode(SelfStartingNode):
 
     def _statuses(self) -> Iterable[DiagnosticStatus]:
         yield model_status(self.state, self.reason, self._model)
-        for camera in self._cameras.values():
-            camera.ask_for_latched()
-            camera.warn_if_silent()
-            yield camera_status(camera)
+        for name, view in self._settings().views.items():
+            if camera := self._cameras.get(name):
+                camera.ask_for_latched()
+                camera.warn_if_silent()
+                yield camera_status(camera)
+            else:
+                yield idle_camera_status(name, self.resolve_topic_name(view.image), self.state)
         yield self._statistics.status(self._inference.ahead if self._inference is not None else 0)
 
 

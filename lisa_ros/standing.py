@@ -32,9 +32,11 @@ class StandingInstruction:
         self._lock = threading.Lock()
         self._asking = False
         self._ticket: Ticket | None = None  # the last one
+        self._tried: Arrival | None = None  # the newest when it was last asked
         self._asked_about: Arrival | None = None
         self._due = 0.0  # steady clock
         self._rate = 0.0
+        self._early = False  # the newest frame came before it was due
 
     def follow_parameters(self) -> None:
         """They have changed: an answer that nobody wants any more is given up, and what is wanted now is due."""
@@ -55,9 +57,10 @@ class StandingInstruction:
             return
         with self._lock:
             now = time.monotonic()
-            if self._asking or now < self._due:
+            self._early = now < self._due
+            if self._asking or self._early:
                 return
-            self._asking = True
+            self._asking, self._tried = True, self._newest(camera)
             period = 1.0 / parameters.standing_rate if parameters.standing_rate else 0.0
             # A late one does not shift the beat; after a beat without a question it starts anew.
             self._due = (self._due if now < self._due + period else now) + period
@@ -70,6 +73,15 @@ class StandingInstruction:
             standing=True,
         )
         self._ask(question)
+
+    def beat(self) -> None:
+        """Ask, if it is time by now for a frame that came too early, and the frame is still young enough."""
+        parameters = self._parameters()
+        newest = self._newest(parameters.standing_view)
+        if not self._early or newest is None or newest is self._tried or newest is self._asked_about:
+            return
+        if time.monotonic() < newest.received + parameters.max_frame_age:
+            self.frame_arrived(parameters.standing_view)
 
     def _ask(self, question: Question) -> None:
         def on_progress(stage: str, _: str) -> None:

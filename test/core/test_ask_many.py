@@ -48,7 +48,13 @@ def passes(monkeypatch):
 def test_the_goldens_over_their_frames(v1, mask_only):
     frames = [v1.encode(asked.rgb) for asked in ASKED]
     words, histories = [asked.instruction for asked in ASKED], [asked.history for asked in ASKED]
-    answers = v1.ask_many(frames, words, histories, mask_only=mask_only)
+    told = [""] * len(words)
+
+    def on_token(index, text):
+        told[index] += text
+
+    answers = v1.ask_many(frames, words, histories, mask_only=mask_only, on_token=on_token)
+    assert told == [answer.text for answer in answers]
     for answer, asked in zip(answers, ASKED, strict=True):
         same(answer, alone(v1, asked, mask_only=mask_only))
 

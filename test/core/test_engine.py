@@ -14,6 +14,7 @@ from lisa_core import (
     Cancelled,
     CheckpointError,
     DeviceError,
+    ImageError,
     LisaEngine,
     LisaError,
     OutOfMemoryError,
@@ -132,10 +133,20 @@ class TestMasks:
         assert all(type(side) is int for side in segment.box)
 
 
+@pytest.mark.parametrize("given", [None, SHORT.rgb], ids=["nothing", "a picture"])
+def test_what_is_no_frame(small, frame, given):
+    with pytest.raises(ImageError, match=r"takes a frame, not (NoneType|ndarray): frame = engine\.encode\(rgb\)"):
+        small.ask(given, "segment the handle")
+    with pytest.raises(ImageError, match="takes a frame"):
+        small.ask_many([frame, given], ["the handle", "the cup"])
+
+
 class TestMaskOnly:
     def test_decodes_nothing(self, small, frame, monkeypatch):
         monkeypatch.setattr(Generator, "decode", None)
-        answer = small.ask(frame, "segment the handle", mask_only=True)
+        told = []
+        answer = small.ask(frame, "segment the handle", mask_only=True, on_token=told.append)
+        assert told == ["[SEG]."]
         assert answer.text == "[SEG]."
         assert answer.token_ids == [SEG, 337, 2]
         assert len(answer.segments) == 1

@@ -11,6 +11,7 @@ from std_msgs.msg import Header
 
 from lisa_ros.cameras import Picture
 from lisa_ros.conversations import Conversation, Conversations
+from lisa_ros.conversions import image_message
 from lisa_ros.questions import Code
 
 TTL = 60.0
@@ -128,6 +129,15 @@ def test_a_new_image_starts_it_again(robot: Robot) -> None:
     response = robot.ask("blue", conversation="again")
     assert (response.answer.text, roi(response)) == ("Turn 2: blue is [SEG].", box_of("blue", 50))
     assert response.answer.camera == ""
+
+
+def test_the_same_image_goes_on_with_it(robot: Robot) -> None:
+    """Whoever has no camera may send it with each question."""
+    robot.ask("red", conversation="sent", image=scene(51))
+    again = image_message(scene(51), "rgb8", Header(frame_id="sent again"))
+    response = robot.ask("blue", conversation="sent", image=again)
+    assert (response.answer.text, roi(response)) == ("Turn 2: blue is [SEG].", box_of("blue", 51))
+    assert response.answer.header == again.header
 
 
 def test_another_camera_takes_a_new_frame(robot: Robot) -> None:

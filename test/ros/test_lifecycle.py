@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import pytest
 import rclpy
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from fake_engine import FakeEngine
 from harness import PATIENCE, Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
@@ -97,8 +97,16 @@ def test_up_and_down_by_hand_and_with_another_checkpoint(start: Start) -> None:
     assert not robot.change_state(ACTIVATE)
     assert robot.change_state(CONFIGURE)
     assert robot.state() == "inactive"
+    told = robot.listen("/diagnostics", DiagnosticArray)
+    unheard = eventually(
+        lambda: [each for each in told[-1].status if each.name == "lisa: camera camera"] if told else []
+    )
+    assert (unheard[0].level, unheard[0].message) == (DiagnosticStatus.WARN, "not heard while inactive")
     response = robot.ask("red", image=scene(1))
-    assert (Code(response.code), response.message) == (Code.INACTIVE, "the node is inactive")
+    assert (Code(response.code), response.message) == (
+        Code.INACTIVE,
+        "the node is inactive; ros2 lifecycle set /lisa activate",
+    )
     assert robot.change_state(ACTIVATE)
     assert not robot.change_state(CONFIGURE)
     assert not robot.change_state(200), "a transition that does not exist"

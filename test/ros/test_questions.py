@@ -118,7 +118,7 @@ def test_a_full_queue_refuses_at_once_and_says_how_many_are_ahead(robot: Robot) 
     asked = time.monotonic()
     response = robot.ask("blue")
     assert code(response) == Code.BUSY
-    assert response.message == "busy: 4 questions are ahead of this one"
+    assert response.message == "busy: 4 questions are ahead; ask later, or raise queue_size"
     assert response.answer.text == ""
     assert time.monotonic() - asked < 5.0
     for goal in goals:

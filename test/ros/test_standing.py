@@ -118,6 +118,47 @@ def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monke
     assert asked == [10.0, 11.4, 12.1, 15.5, 16.6]
 
 
+def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, asked, fails = [0.0], [], False
+
+    def answer(ticket: Ticket) -> None:
+        asked.append(now[0])
+        if not fails:
+            ticket.enter("encoding")
+        ticket.complete(Outcome(Code.INTERNAL if fails else Code.OK))
+
+    def arrive() -> None:
+        view.newest = SimpleNamespace(received=now[0])
+        standing.frame_arrived("camera")
+
+    def pass_by(until: float) -> None:
+        while now[0] < until:
+            now[0] += 0.25
+            standing.beat()
+
+    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    parameters = validated({"standing_instruction": "red", "standing_rate": 0.5, "max_frame_age": 2.0})
+    view: Any = SimpleNamespace(newest=None)
+    standing = StandingInstruction(lambda: parameters, {"camera": view}, answer, lambda _: None, lambda *_: None)
+    now[0] = 10.0
+    arrive()
+    now[0] = 10.5
+    arrive()
+    pass_by(20.0)
+    assert asked == [10.0, 12.0], "once, and no frame twice"
+    now[0] = 20.0
+    arrive()
+    parameters = validated({"standing_instruction": "red", "standing_rate": 0.5, "max_frame_age": 1.0})
+    now[0] = 20.5
+    arrive()
+    pass_by(30.0)
+    assert asked == [10.0, 12.0, 20.0], "then it is too old"
+    fails = True
+    arrive()
+    pass_by(40.0)
+    assert asked == [10.0, 12.0, 20.0, 30.0], "what fails is not asked again of the same frame"
+
+
 def test_what_fails_is_not_asked_more_often_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now, asked = [0.0], []
 
