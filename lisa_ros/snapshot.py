@@ -36,8 +36,12 @@ def snapshot(topic: str, patience: float = PATIENCE) -> NDArray[np.uint8]:
     try:
         node = Node(f"lisa_snapshot_{os.getpid()}", context=context)
         executor = SingleThreadedExecutor(context=context)
-        executor.add_node(node)
-        return _next(node, executor, topic, time.monotonic() + patience)
+        try:
+            executor.add_node(node)
+            return _next(node, executor, topic, time.monotonic() + patience)
+        finally:  # or camera and subscription go on until Python happens to collect them
+            executor.shutdown()
+            node.destroy_node()
     finally:
         context.try_shutdown()
 

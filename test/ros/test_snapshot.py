@@ -1,15 +1,21 @@
 """One picture from a topic, as `/camera TOPIC` of `lisa chat` takes it."""
 
+import gc
 import json
 
+import numpy as np
 import pytest
-from harness import camera
+from harness import Robot, camera, eventually
+from rclpy.qos import qos_profile_sensor_data
 from scenes import found
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
 from typer.testing import CliRunner
 
 from lisa_core.answer import Answer
 from lisa_core.cli import app
 from lisa_core.errors import ImageError
+from lisa_ros.conversions import image_message
 from lisa_ros.snapshot import snapshot
 
 
@@ -43,6 +49,21 @@ def test_the_next_picture_is_taken(topic):
     rgb = snapshot(topic, 60)
     assert rgb.shape == (240, 320, 3)
     assert found(rgb, "red").sum() > 1000
+
+
+def test_the_camera_is_left_at_once():
+    robot = Robot()
+    camera = robot.node.create_publisher(Image, "/left/image", qos_profile_sensor_data)
+    robot.node.create_timer(
+        0.05, lambda: camera.publish(image_message(np.zeros((4, 4, 3), np.uint8), "rgb8", Header()))
+    )
+    gc.disable()  # which would end the subscription, too, at any time
+    try:
+        assert snapshot("/left/image", 60).shape == (4, 4, 3)
+        eventually(lambda: camera.get_subscription_count() == 0, "no subscriber")
+    finally:
+        gc.enable()
+        robot.close()
 
 
 def test_a_topic_without_pictures_is_told_with_those_that_have_some(topic):
