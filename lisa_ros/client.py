@@ -112,8 +112,8 @@ async def ask(
         camera=camera,
         conversation=conversation,
         new_frame=new_frame,
-        max_age=max_age,
-        timeout=timeout,
+        max_age=float(max_age),  # on Humble, messages refuse whole numbers here
+        timeout=float(timeout),
         include_masks=True,
         mask_only=mask_only,
     )

@@ -10,6 +10,8 @@ import pytest
 # Ahead of the first rclpy.init(), and inherited by the processes that tests start.
 os.environ.setdefault("AMENT_PREFIX_PATH", sys.prefix)
 os.environ.setdefault("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")
+# Ahead of the first message's import: fields are checked as on Humble, where a whole number is no float.
+os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 
 def pytest_sessionstart() -> None:

@@ -66,6 +66,26 @@ def test_the_reply_comes_in_a_callback(executor: SingleThreadedExecutor) -> None
     server.destroy_node()
 
 
+def test_seconds_may_be_whole_numbers(executor: SingleThreadedExecutor) -> None:
+    server, asker = Node("lisa", context=executor.context), Node("asker", context=executor.context)
+    asked: list[ReasonSegment.Request] = []
+
+    def on_request(request: ReasonSegment.Request, response: ReasonSegment.Response) -> ReasonSegment.Response:
+        asked.append(request)
+        response.success = True
+        return response
+
+    server.create_service(ReasonSegment, "~/reason_segment", on_request)
+    for node in (server, asker):
+        executor.add_node(node)
+    task = executor.create_task(ask, asker, "red", max_age=2, timeout=30)
+    executor.spin_until_future_complete(task, timeout_sec=PATIENCE)
+    assert task.result().answer is not None
+    assert [(request.max_age, request.timeout) for request in asked] == [(2.0, 30.0)]
+    for node in (server, asker):
+        node.destroy_node()
+
+
 def test_that_nobody_serves_is_said_in_a_callback(
     executor: SingleThreadedExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,7 +224,9 @@ class TestToDepth:
 
 
 def camera_info(**fields):
-    return CameraInfo(**{"height": 480, "width": 640, "k": [500.0, 0, 320, 0, 510, 240, 0, 0, 1], **fields})
+    return CameraInfo(
+        **{"height": 480, "width": 640, "k": [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0], **fields}
+    )
 
 
 class TestIntrinsics:
@@ -233,13 +235,15 @@ class TestIntrinsics:
 
     def test_of_rectified_images(self):
         """P, which a driver may fill with other numbers than K's (sensor_msgs/CameraInfo)."""
-        info = camera_info(p=[450.0, 0, 310, 0, 0, 460, 230, 0, 0, 0, 1, 0])
+        info = camera_info(p=[450.0, 0.0, 310.0, 0.0, 0.0, 460.0, 230.0, 0.0, 0.0, 0.0, 1.0, 0.0])
         assert conversions.intrinsics(info, (480, 640)) == Intrinsics(450, 460, 310, 230)
 
     def test_of_a_camera_that_does_not_tell_its_size(self):
         assert conversions.intrinsics(camera_info(height=0, width=0), (480, 640)) == Intrinsics(500, 510, 320, 240)
 
-    @pytest.mark.parametrize("k", [[0.0] * 9, [float("nan")] * 9, [-500.0, 0, 320, 0, 510, 240, 0, 0, 1]])
+    @pytest.mark.parametrize(
+        "k", [[0.0] * 9, [float("nan")] * 9, [-500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]]
+    )
     def test_of_none(self, k):
         assert conversions.intrinsics(camera_info(k=k), (480, 640)) is None
 
