@@ -3,6 +3,7 @@
 import io
 import os
 import secrets
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from lisa_core.errors import ImageError
 
 MAX_PIXELS = 128 * 1024 * 1024
 """Larger images are refused: their masks alone would fill a robot's memory."""
+_OPENING = threading.Lock()
+"""Held while Pillow's limit, which holds for the whole process, is away: only for as long as a header is read."""
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of grey pictures with more than 8 bit; it knows 16-bit colours by their high bytes only."""
 
@@ -39,7 +42,7 @@ def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     if why := not_a_file(path):
         raise ImageError(f"{why}; give a picture's file.")
     try:
-        with Image.open(path) as opened:
+        with _open(path) as opened:
             _check_size(opened, most_pixels)
             return _upright(_to_rgb(opened), _orientation(opened))
     except ImageError as error:
@@ -53,7 +56,7 @@ def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
 def write_whole(contents: Mapping[Path, bytes]) -> None:
     """Writes files whole, and all of them or none; the last one named appears last.
 
-    A link stays one, and what it leads to is written; a device such as /dev/null is written to.
+    A link stays one, and what it leads to is written; a device or pipe is written to.
 
     Raises:
         OSError: with the path of the file that could not be written, and nothing left of any.
@@ -62,10 +65,11 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     path = Path()
     try:
         for path, content in contents.items():
-            target = path.resolve()
-            if target.exists() and not target.is_file() and not target.is_dir():
-                target.write_bytes(content)
+            # asked of the path itself: /dev/stdout in a pipe resolves to a name that is nowhere
+            if path.exists() and not path.is_file() and not path.is_dir():
+                path.write_bytes(content)
                 continue
+            target = path.resolve()
             temporary = target.with_name(f".{secrets.token_hex(8)}.part")
             staged[temporary] = target
             with temporary.open("wb") as file:
@@ -86,6 +90,16 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=3)
     return file.getvalue()
+
+
+def _open(path: Path) -> Image.Image:
+    """The picture of whatever size, not decoded yet; see `_check_size`."""
+    with _OPENING:
+        theirs, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(path)
+        finally:
+            Image.MAX_IMAGE_PIXELS = theirs
 
 
 def _check_size(image: Image.Image, most_pixels: int) -> None:

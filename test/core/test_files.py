@@ -120,6 +120,27 @@ def test_what_is_no_picture_is_named(tmp_path):
         read_rgb(tmp_path / "words.png")
 
 
+@pytest.mark.parametrize("name", ["large.png", "large.gif", "large.bmp"])
+def test_pillows_limit_is_not_ours_and_stays_for_others(tmp_path, monkeypatch, name):
+    large = np.full((50, 50, 3), 7, np.uint8)
+    path = saved(tmp_path, large, name)
+    for theirs in (2000, 1000):  # of which it would warn, and which it would refuse
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", theirs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(read_rgb(path), large)
+        assert theirs == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match="is no picture"):
+        read_rgb(Path(__file__))
+    assert theirs == Image.MAX_IMAGE_PIXELS
+
+
+def test_too_large_a_picture_is_told_in_our_words(tmp_path):
+    path = saved(tmp_path, Image.new("1", (14_000, 14_000)))
+    with pytest.raises(ImageError, match=r"has 14000x14000 px, more than \d+ in all; scale it down"):
+        read_rgb(path)
+
+
 @pytest.mark.parametrize("name", ["odd_333x217.png", "wide_1280x720.jpg"])
 def test_a_truncated_picture_is_named(tmp_path, name):
     content = (GOLDENS / "images" / name).read_bytes()
@@ -156,6 +177,20 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
 def test_a_device_stays_one():
     write_whole({Path(os.devnull): b"1"})
     assert Path(os.devnull).is_char_device()
+
+
+@pytest.mark.parametrize("through_a_link", [False, True], ids=["its name", "a link"])
+def test_a_pipe_gets_what_is_written(tmp_path, through_a_link):
+    """As /dev/stdout is one; it leads to a name that is nowhere in the file system."""
+    reading, writing = os.pipe()
+    path = Path(f"/dev/fd/{writing}")
+    if through_a_link:
+        (tmp_path / "link").symlink_to(path)
+        path = tmp_path / "link"
+    write_whole({path: b"1"})
+    os.close(writing)
+    with os.fdopen(reading, "rb") as came:
+        assert came.read() == b"1"
 
 
 def test_files_can_be_read_by_whom_the_umask_lets(tmp_path):
