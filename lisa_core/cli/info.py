@@ -92,6 +92,8 @@ def _parameters(opened: "Checkpoint") -> dict[str, int]:
 
 def _tables(facts: dict[str, Any]) -> Group:
     about = Table.grid(padding=(0, 2, 0, 0))
+    about.add_column()
+    about.add_column(overflow="fold")
     ids = ", ".join(f"{name} {number}" for name, number in facts["token_ids"].items())
     total = filesize.decimal(sum(facts["files"].values()))
     rows = {

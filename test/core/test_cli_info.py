@@ -76,6 +76,14 @@ def test_tables_for_people():
         assert words in shown
 
 
+def test_of_a_long_path_nothing_is_cut(tmp_path):
+    folder = tmp_path / ("x" * 200) / ("y" * 200)
+    folder.parent.mkdir()
+    shown = cli.run("info", copy_of(V1, folder), "--vision-tower", TOWER).out
+    assert "x" * 200 in shown.replace(" ", "")
+    assert "y" * 200 in shown.replace(" ", "")
+
+
 def test_a_folder_that_is_no_checkpoint(tmp_path):
     result = cli.run("info", tmp_path)
     assert result.code == 1
