@@ -66,6 +66,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
 
 
+def installing(extra: str) -> str:
+    """The remedy where a package of an extra is missing, as README has it."""
+    return f"pip install '.[{extra}]' in the clone of this package"
+
+
 def first_line(error: BaseException) -> str:
     """What it says, without what libraries add about themselves; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lisa_core.errors import LisaError
+from lisa_core.errors import LisaError, installing
 
 _OURS, _BASELINE, _INK = "#0f766e", "#cbd5e1", "#334155"
 
@@ -16,7 +16,7 @@ def check_available() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise LisaError(
-            f"A chart needs matplotlib, which does not import here ({error}); pip install 'lisa-core[charts]'."
+            f"A chart needs matplotlib, which does not import here ({error}); {installing('charts')}."
         ) from error
 
 

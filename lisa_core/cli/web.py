@@ -11,6 +11,7 @@ import typer
 from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.terminal import plain
+from lisa_core.errors import installing
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
 
 
@@ -51,7 +52,7 @@ def web(
         try:
             from lisa_core.web.app import Page
         except ImportError as error:
-            terminal.fail(f"lisa web needs Gradio, which does not import here ({error}); pip install 'lisa-core[web]'.")
+            terminal.fail(f"lisa web needs Gradio, which does not import here ({error}); {installing('web')}.")
         from lisa_core.web.session import Inference, Sessions
 
         engine = loaded(context.obj, model)

@@ -7,7 +7,7 @@ import sys
 from functools import cache
 from typing import Any
 
-from lisa_core.errors import LisaError
+from lisa_core.errors import LisaError, installing
 
 _BACKENDS = ("egl", "osmesa")
 
@@ -27,7 +27,7 @@ def context(width: int, height: int) -> Any:
             return _open(backend, width, height)
         except ModuleNotFoundError as error:
             if error.name == "mujoco":
-                raise LisaError("Rendering needs MuJoCo: pip install 'lisa-core[tabletop]'.") from error
+                raise LisaError(f"Rendering needs MuJoCo: {installing('tabletop')}.") from error
             reasons.append(f"{backend}: {error}")
         except Exception as error:  # a driver that is missing shows in as many ways as there are drivers
             reasons.append(f"{backend}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
-from lisa_core.errors import NO_TENSORS, CheckpointError
+from lisa_core.errors import NO_TENSORS, CheckpointError, installing
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.model.products import Linear
 from lisa_core.training import trouble
@@ -47,7 +47,7 @@ def check_available() -> None:
         import peft  # noqa: F401
     except ImportError as error:
         raise CheckpointError(
-            f"Fine-tuning needs peft, which does not import here ({error}); pip install 'lisa-core[train]'."
+            f"Fine-tuning needs peft, which does not import here ({error}); {installing('train')}."
         ) from error
 
 

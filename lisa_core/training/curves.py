@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lisa_core import files
-from lisa_core.errors import LisaError
+from lisa_core.errors import LisaError, installing
 
 NAME = "losses.png"
 
@@ -27,7 +27,7 @@ def check_available() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise LisaError(
-            f"The curves need matplotlib, which does not import here ({error}); pip install 'lisa-core[train]'."
+            f"The curves need matplotlib, which does not import here ({error}); {installing('train')}."
         ) from error
 
 

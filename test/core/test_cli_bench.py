@@ -166,7 +166,7 @@ def test_a_chart_without_matplotlib_is_refused_before_anything_is_measured(monke
     monkeypatch.setitem(__import__("sys").modules, "matplotlib", None)
     result = run("bench", "--shape", "13b", "--chart", tmp_path / "chart.png")
     assert result.code == 1
-    assert "pip install 'lisa-core[charts]'" in result.errors
+    assert "pip install '.[charts]'" in result.errors
 
 
 @pytest.mark.parametrize("name", shapes.NAMES)

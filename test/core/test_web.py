@@ -394,7 +394,7 @@ def test_without_gradio_there_is_a_sentence(monkeypatch):
     monkeypatch.delitem(sys.modules, "lisa_core.web.app", raising=False)
     result = cli.run("web", "--checkpoint", "some")
     assert result.code == 1
-    assert "pip install 'lisa-core[web]'" in result.errors
+    assert "pip install '.[web]'" in result.errors
 
 
 def test_a_model_may_be_downloaded(monkeypatch):
