@@ -94,6 +94,8 @@ class Page:
             stop_btn=True,
             elem_id="question",
         )
+        # the number of what was heard last, kept by the browser: it is sent with each request for an answer
+        self._heard = gr.Number(visible="hidden", precision=0)
         self._reset = gr.Button("New conversation", size="sm")
 
     def _put_masks(self) -> None:
@@ -109,8 +111,8 @@ class Page:
         in_turn: dict[str, Any] = {"concurrency_limit": 1, "show_progress_on": self._chat, "trigger_mode": "multiple"}
         at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple"}
         answering = self._question.submit(
-            self.hear, self._question, [self._chat, self._question], api_name="hear", **at_once
-        ).then(self.answer, None, [self._chat, self._question, *masks], api_name="answer", **in_turn)
+            self.hear, self._question, [self._chat, self._question, self._heard], api_name="hear", **at_once
+        ).then(self.answer, self._heard, [self._chat, self._question, *masks], api_name="answer", **in_turn)
         # what is still on its way to the browser must not come after what takes its place
         again: dict[str, Any] = {**at_once, "cancels": answering}
         self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **again)
@@ -133,17 +135,17 @@ class Page:
     def hear(self, question: str, request: gr.Request) -> list[Any]:
         """A question: it stands in the conversation at once, and waits for its answer."""
         session = self._session(request)
-        session.hear(question)
-        return [[*_messages(session.turns), *_exchange(question, "")[:1]], ""]
+        number = session.hear(question)
+        return [[*_messages(session.turns), *_exchange(question, "")[:1]], "", number]
 
-    def answer(self, request: gr.Request) -> Iterator[list[Any]]:
-        """The answer to what was heard: the conversation grows word by word, then the masks come."""
+    def answer(self, number: int, request: gr.Request) -> Iterator[list[Any]]:
+        """The answer to what was heard under a number: the conversation grows word by word, then the masks come."""
         session = self._session(request)
         turns = session.turns
         said = _messages(turns)
         unchanged = [gr.skip()] * 5
         try:
-            question, words = session.answer()
+            question, words = session.answer(number)
             for text in words:
                 yield [[*said, *_exchange(question, text)], *unchanged]
         except Cancelled:

@@ -1,10 +1,11 @@
 """What a visitor says about a picture, and the one thread that answers all visitors."""
 
 import io
+import itertools
 import queue
 import threading
 import zipfile
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -125,7 +126,8 @@ class Session:
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
         self._frame: Frame | None = None
-        self._waiting: deque[tuple[str, threading.Event]] = deque()
+        self._waiting: dict[int, tuple[str, threading.Event]] = {}
+        self._numbers = itertools.count(1)
         self._cancel = threading.Event()
         self.image: NDArray[np.uint8] | None = None
         self.turns: list[Turn] = []
@@ -143,24 +145,27 @@ class Session:
 
     def stop(self) -> None:
         """Stops the answer on its way, and those to questions that wait."""
-        for _, cancel in (*self._waiting, ("", self._cancel)):
+        for _, cancel in (*self._waiting.values(), ("", self._cancel)):
             cancel.set()
 
-    def hear(self, question: str) -> None:
-        """Takes a question; `answer` answers it, once it is this visitor's turn."""
-        self._waiting.append((question, threading.Event()))
+    def hear(self, question: str) -> int:
+        """Takes a question; its number, by which `answer` answers it, once it is this visitor's turn."""
+        number = next(self._numbers)
+        self._waiting[number] = question, threading.Event()
+        return number
 
-    def answer(self) -> tuple[str, Iterator[str]]:
-        """What was heard first and is not answered yet, and the answer's words so far as they grow.
+    def answer(self, number: int) -> tuple[str, Iterator[str]]:
+        """The question that was heard under a number, and the answer's words so far as they grow.
 
         Once they end, `turns` has the turn. They raise `LisaError`s: no picture yet, or the engine's.
 
         Raises:
-            Cancelled: nothing waits any longer.
+            Cancelled: it waits no longer.
         """
-        if not self._waiting:
+        heard = self._waiting.pop(number, None)
+        if heard is None:
             raise Cancelled("The question was withdrawn.")
-        question, self._cancel = self._waiting.popleft()
+        question, self._cancel = heard
         return question, self._words(question, self._cancel)
 
     def _words(self, question: str, cancel: threading.Event) -> Iterator[str]:

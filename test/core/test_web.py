@@ -45,8 +45,7 @@ def talk(inference):
 
 def ask(session, question):
     """The answer's words so far, as they come."""
-    session.hear(question)
-    return session.answer()[1]
+    return session.answer(session.hear(question))[1]
 
 
 # A visitor's conversation
@@ -117,25 +116,32 @@ def test_an_answer_on_its_way_can_be_stopped(talk, leave):
 
 
 def test_a_question_that_waits_can_be_stopped(talk):
-    talk.hear("where")
+    stopped = talk.hear("for ever")
     talk.stop()
-    talk.hear("again")
-    assert talk.answer()[0] == "where"
-    assert list(talk.answer()[1])[-1] == "turn 0"
-
-
-def test_a_question_that_was_stopped_before_its_turn_is_not_asked(talk):
-    talk.hear("for ever")
-    talk.stop()
+    wanted = talk.hear("again")
     with pytest.raises(Cancelled):
-        list(talk.answer()[1])
+        list(talk.answer(stopped)[1])
+    assert list(talk.answer(wanted)[1])[-1] == "turn 0"
+
+
+def test_what_was_heard_twice_before_an_answer_is_answered_in_order(talk):
+    numbers = [talk.hear(question) for question in ("where", "again")]
+    for number in numbers:
+        list(talk.answer(number)[1])
+    assert [turn.question for turn in talk.turns] == ["where", "again"]
+
+
+def test_a_question_whose_answer_nobody_came_for_delays_no_other(talk):
+    talk.hear("lost")
+    assert list(ask(talk, "where"))[-1] == "turn 0"
+    assert [turn.question for turn in talk.turns] == ["where"]
 
 
 def test_what_waits_about_a_picture_is_not_asked_about_another(talk):
-    talk.hear("where")
+    number = talk.hear("where")
     talk.open(picture(ODD))
     with pytest.raises(Cancelled):
-        talk.answer()
+        talk.answer(number)
     assert list(ask(talk, "again"))[-1] == "turn 0"
 
 
@@ -232,8 +238,12 @@ def look(visitor, name):
 
 def put(visitor, question):
     """Asks a question; what the page shows at the end."""
-    visitor.predict(question, api_name="/hear")
-    return visitor.predict(api_name="/answer")
+    return visitor.predict(hear(visitor, question), api_name="/answer")
+
+
+def hear(visitor, question):
+    """Puts a question; the number that it is answered by."""
+    return visitor.predict(question, api_name="/hear")[2]
 
 
 def said(chat):
@@ -260,8 +270,7 @@ def test_an_upload_a_question_and_a_follow_up(visitor, small):
 
 def test_words_come_as_they_are_said(visitor):
     look(visitor, TABLE)
-    visitor.predict(FIRST, api_name="/hear")
-    job = visitor.submit(api_name="/answer")
+    job = visitor.submit(hear(visitor, FIRST), api_name="/answer")
     job.result(60)
     answers = [said(update[0])[1] for update in job.outputs() if len(said(update[0])) == 2]
     assert len(answers) > 2
@@ -292,10 +301,17 @@ def test_two_visitors_at_once(address, small):
     expected = [drawn(small, name, FIRST) for name in names]
     for one, name in zip(visitors, names, strict=True):
         look(one, name)
-        one.predict(FIRST, api_name="/hear")
-    jobs = [one.submit(api_name="/answer") for one in visitors]
+    jobs = [one.submit(hear(one, FIRST), api_name="/answer") for one in visitors]
     for job, picture_with_masks in zip(jobs, expected, strict=True):
         assert alike(np.array(Image.open(job.result(60)[2])), picture_with_masks)
+
+
+def test_a_request_for_an_answer_that_was_lost_delays_no_other(visitor):
+    look(visitor, TABLE)
+    hear(visitor, "Is this lost?")
+    chat, *_ = put(visitor, SECOND)
+    assert said(chat)[0] == SECOND
+    assert len(said(chat)) == 2
 
 
 def test_a_file_that_is_no_picture_leaves_nothing_to_talk_about(visitor, tmp_path):

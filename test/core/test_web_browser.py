@@ -171,6 +171,30 @@ def test_a_second_visitor_waits_for_the_first(visit):
         expect(bubbles(first, "bot")).to_have_count(0)
 
 
+def test_questions_in_quick_succession_are_answered_in_order(visit):
+    with serving(FakeEngine()) as address:
+        page = visit(address)
+        upload(page, ODD)
+        for question in ("first", "second", "third"):
+            ask(page, question)
+        expect(bubbles(page, "bot")).to_have_text(["turn 0", "turn 1", "turn 2"])
+        expect(bubbles(page, "user")).to_have_text(["first", "second", "third"])
+
+
+def test_after_a_request_that_was_lost_answers_fit_their_questions(visit):
+    with serving(FakeEngine()) as address:
+        page = visit(address)
+        upload(page, ODD)
+        full = {"status": 503, "json": {"detail": "Queue is full."}}
+        page.route("**/queue/join*", lambda route: route.fulfill(**full), times=1)
+        ask(page, "lost")
+        expect(page.get_by_text("Error").first).to_be_visible()
+        for number, question in enumerate(("where", "again")):
+            ask(page, question)
+            expect(bubbles(page, "bot").nth(number)).to_have_text(f"turn {number}")
+        expect(bubbles(page, "user")).to_have_text(["where", "again"])
+
+
 def test_an_example_can_be_taken(visit):
     with serving(FakeEngine()) as address:
         page = visit(address)
