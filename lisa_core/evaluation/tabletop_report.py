@@ -124,5 +124,5 @@ def _panels(scene: Tabletop, result: Result, number: int, questions: int) -> tup
     masks = [verdict.mask] if np.any(verdict.mask) else []
     targets = {f"{place}. [SEG]": mask for place, mask in enumerate(targets_of(view, turns[number]), 1)}
     words = verdict.expected.replace("[SEG]", "SEG")
-    truth, answer = compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
-    return truth, overlay.Panel(words, answer.picture, answer.text)
+    answer, truth = compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
+    return answer, overlay.Panel(words, truth.picture, truth.text)
