@@ -163,7 +163,7 @@ def evaluate(
     frame = engine.encode(view.rgb)
     asked = scene.dialogues(view, count)
     said: list[list[Answer]] = [[] for _ in asked]
-    for number in range(max(len(dialogue.turns) for dialogue in asked)):
+    for number in range(max((len(dialogue.turns) for dialogue in asked), default=0)):
         going = [index for index, dialogue in enumerate(asked) if number < len(dialogue.turns)]
         answers = engine.ask_many(
             frame,

@@ -14,6 +14,7 @@ from tabletops import view_of
 
 from lisa_core.answer import Answer, Segment, tight_box
 from lisa_core.errors import OutOfMemoryError
+from lisa_core.evaluation import tabletop_report
 from lisa_core.evaluation.metrics import Overlap
 from lisa_core.evaluation.tabletop import Result, Tabletop, evaluate, judge, open_scenes, targets_of, unpacked
 from lisa_core.evaluation.tabletop_report import scores
@@ -134,6 +135,12 @@ def test_what_the_model_said_is_the_history(folder):
     assert all("[SEG]" in history[0][1] for history in followed)
 
 
+def test_a_scene_about_which_nothing_can_be_asked_has_no_questions(folder, monkeypatch):
+    monkeypatch.setattr(Tabletop, "dialogues", lambda *_: [])
+    (scene,) = open_scenes(folder, 1)
+    assert evaluate(Always(), scene, 8) == Result(scene.name, ())
+
+
 @pytest.mark.parametrize(
     ("wrong", "masks", "intersection_share"),
     [((0, 1), 2, 1.0), ((1, 0), 2, 1.0), ((0, 0), 2, 0.5), ((0,), 1, 0.5), ((0, 1, 2), 3, 1.0), ((), 0, 0.0)],
@@ -161,6 +168,16 @@ def test_words_need_to_be_said_and_refusals_to_have_no_mask():
         judge(VIEW, "nothing", 0, absent, each) for each in (answer("No."), answer("[SEG]", VIEW.mask(0)))
     )
     assert scores([Result("a", (refused, shown))])["nothing"].refusals == 0.5
+
+
+def test_the_sheet_has_the_answer_on_the_left_and_the_truth_on_the_right(folder):
+    (scene,) = open_scenes(folder, 1)
+    result = evaluate(Always(), scene, 40)
+    number = next(number for number, verdict in enumerate(result.verdicts) if verdict.targets)
+    left, right = tabletop_report._panels(scene, result, number, 40)
+    assert np.array_equal(left.picture, VIEW.rgb)  # nothing was found
+    assert not np.array_equal(right.picture, VIEW.rgb)
+    assert result.verdicts[number].question in left.question
 
 
 def test_results_survive_the_journal(folder):
