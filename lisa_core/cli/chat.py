@@ -9,7 +9,6 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from lisa_core.cli import options, terminal
+from lisa_core.cli import options, ros_bridge, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.terminal import SEG, answer_text, plain, readable, segment_table
 from lisa_core.errors import Cancelled, ImageError, LisaError
@@ -330,10 +329,7 @@ def _read(image: Path) -> "NDArray[np.uint8]":
 
 def _snapshot(topic: str) -> "NDArray[np.uint8]":
     """The next picture on a ROS topic; raises LisaError if there is no ROS, or no picture."""
-    try:
-        ros = import_module("lisa_ros.snapshot")  # by name, for lisa_core itself needs no ROS
-    except ImportError as error:
-        raise LisaError(f"/camera needs ROS and lisa_ros, which do not import here ({error}); source them.") from error
+    ros = ros_bridge.module("snapshot", "/camera")
     try:
         rgb: NDArray[np.uint8] = ros.snapshot(topic)
     except ValueError as error:  # of rclpy: no name of a topic

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from lisa_core.cli import terminal
+from lisa_core.cli import ros_bridge, terminal
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.tabletop import kind_named
 from lisa_core.cli.terminal import plain
@@ -202,14 +201,11 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
     if frames.is_dir() and not (frames / "metadata.yaml").exists():
         yield _of_folder(frames)
         return
+    purpose = f"{frames} is no folder of pictures, and a bag"
     try:
-        # by name, for lisa_core itself needs no ROS
-        bags, bag_frames = import_module("lisa_ros.bags"), import_module("lisa_ros.bag_frames")
-    except ImportError as error:
-        terminal.fail(
-            f"{frames} as a bag needs ROS and lisa_ros, which do not import here ({error}); source ROS, or"
-            " give a folder of pictures."
-        )
+        bags, bag_frames = ros_bridge.module("bags", purpose), ros_bridge.module("bag_frames", purpose)
+    except LisaError as error:
+        terminal.fail(str(error))
     try:
         with bags.BagReader(frames) as bag:
             recorded = bag_frames.Frames(bag, camera, "", "", 0)

@@ -144,6 +144,13 @@ def test_commands_that_cannot_be_done_are_told(chat):
     assert "There is no /nonsense; /help lists what there is." in result.errors
 
 
+def test_a_camera_without_ros_is_told(chat, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lisa_ros.snapshot", None)
+    result = chat("/camera /image")
+    assert result.code == 1
+    assert "/camera needs ROS and lisa_ros, which do not import here" in result.errors
+
+
 def test_help_lists_the_commands(chat):
     shown = chat("/help").out
     for command in ("/image PATH", "/reset", "/save", "/help", "/quit"):

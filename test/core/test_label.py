@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 
 import cli
 import numpy as np
@@ -299,6 +300,14 @@ def answered(frame, question, mask, score=0.9, **more):
     rle_mask = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
     segments = [{"box": [0, 0, 1, 1], "area": 1, "score": score, "mask": rle_mask}]
     return {"frame": frame, "stamp": {"sec": 1, "nanosec": 0}, "question": question, "segments": segments, **more}
+
+
+def test_a_bag_without_ros_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lisa_ros.bags", None)
+    (tmp_path / "cups.json").write_text('{"answers": []}')
+    result = cli.run("label", "answers", tmp_path / "cups.json", tmp_path / "drive1", "--out", tmp_path / "out")
+    assert result.code == 1
+    assert f"{tmp_path / 'drive1'} is no folder of pictures, and a bag needs ROS and lisa_ros" in result.errors
 
 
 def test_accepted_answers_become_a_data_set(pictures, tmp_path):

@@ -73,6 +73,11 @@ def test_lisa_core_imports_what_pip_installs_and_no_ros() -> None:
     assert pip_names(imports("lisa_core") - {"lisa_core"}) <= declared | with_torch
 
 
+def test_lisa_core_reaches_for_lisa_ros_in_one_place_only() -> None:
+    files = (ROOT / "lisa_core").rglob("*.py")
+    assert [file.name for file in files if "lisa_ros." in file.read_text()] == ["ros_bridge.py"]
+
+
 @pytest.mark.parametrize("folder", ["lisa_ros", "launch"])
 def test_lisa_ros_imports_what_is_declared(folder: str) -> None:
     declared = names(PROJECT["dependencies"]) | names(PROJECT["optional-dependencies"]["ros"])
