@@ -53,9 +53,20 @@ class FrameOfBag:
 class Frames:
     """The frames of a bag that are asked about, in the order of their recording, with what is known of their depth."""
 
-    def __init__(self, bag: BagReader, camera: str, depth: str, camera_info: str, every: float) -> None:
+    def __init__(
+        self,
+        bag: BagReader,
+        camera: str,
+        depth: str,
+        camera_info: str,
+        every: float,
+        depth_max_dt: float = CameraParameters.depth_max_dt,
+    ) -> None:
         """Chooses the frames; raises TopicError if a topic is not there, BagError if there is no frame."""
         self._bag = bag
+        self._depth_max_dt = depth_max_dt
+        self.unplaced: dict[str, dict[int, str]] = {}
+        """By topic that lacks what `placements` needs: why, by number of the frame."""
         self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
         self._to_rgb = (
             conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
@@ -89,21 +100,34 @@ class Frames:
         return Header(stamp=time, frame_id=recorded.frame_id)
 
     def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
-        """Where each segment is, None where that is unknown; raises ImageError or BagError if its depth is no good."""
-        nowhere: list[Placement | None] = [None] * len(answer.segments)
-        if not self._depths or not self._infos:
-            return nowhere
-        nearest = _nearest(self._depths, frame)
-        stamps, times = _apart(nearest, frame)
-        if stamps > CameraParameters.depth_max_dt * 1e9 or times > SILENCE * 1e9:
-            return nowhere
-        info = self._read(self.camera_info, _nearest(self._infos, frame))
-        depth = conversions.to_depth(self._read(self.depth, nearest))
-        found = []
-        for segment in answer.segments:
-            lens = conversions.intrinsics(info, segment.mask.shape)
-            found.append(locate(segment.mask, depth, lens) if lens else None)
-        return found
+        """Where each segment is, None where that is unknown; raises ImageError or BagError if its depth is no good.
+
+        A frame of which depth or intrinsics are not there is kept in `unplaced`.
+        """
+        if not self.depth or not answer.segments:
+            return [None] * len(answer.segments)
+        lacking, why = self.depth, self._depth_lacks(frame)
+        if not why:
+            depth = conversions.to_depth(self._read(self.depth, _nearest(self._depths, frame)))
+            size = answer.segments[0].mask.shape
+            info = self._read(self.camera_info, _nearest(self._infos, frame)) if self._infos else None
+            if info and (lens := conversions.intrinsics(info, size)):
+                return [locate(segment.mask, depth, lens) for segment in answer.segments]
+            lacking, why = self.camera_info, _info_lacks(info, size)
+        self.unplaced.setdefault(lacking, {})[frame.number] = f"{lacking} {why}"
+        return [None] * len(answer.segments)
+
+    def _depth_lacks(self, frame: FrameOfBag) -> str:
+        """Why no depth is of the frame's moment; empty if one is."""
+        if not self._depths:
+            return "has no message"
+        stamps, times = _apart(_nearest(self._depths, frame), frame)
+        if stamps <= self._depth_max_dt * 1e9 and times <= SILENCE * 1e9:
+            return ""
+        return (
+            f"is at the nearest {stamps / 1e9:.3f} s from the image by its stamp, and was recorded "
+            f"{times / 1e9:.3f} s apart; --depth-max-dt is {self._depth_max_dt:g} s"
+        )
 
     def _read(self, topic: str, recorded: _Recorded) -> Any:
         return self._bag.decode(self._bag.at(topic, recorded.time, recorded.place))
@@ -127,6 +151,12 @@ def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
         with contextlib.suppress(BagError):  # one that is cut off does not tell
             return bag.decode(message).encoding not in conversions.DEPTH_ENCODINGS
     return False
+
+
+def _info_lacks(info: Any, size: tuple[int, int]) -> str:
+    if info is None:
+        return "has no message"
+    return f"is of {info.width}x{info.height} px, or uncalibrated, and images are of {size[1]}x{size[0]} px"
 
 
 def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:

@@ -1,6 +1,7 @@
 """Answers in files: JSON with masks as COCO RLE, a journal that survives a kill, what changed since earlier ones."""
 
 import json
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +18,9 @@ from lisa_core.geometry import Placement, Vector
 
 _UNREADABLE = "backslashreplace"
 """How what is no UTF-8, as names of files may be, is written: JSON reads it back as it was."""
+
+SHIFT, RELATIVE_SHIFT = 0.005, 0.02
+"""m, and m for each metre from the camera: what a position may move and be the expected one."""
 
 
 class RecordError(Exception):
@@ -242,7 +246,10 @@ class Difference:
 
 
 def compare(expected: Sequence[Record], got: Sequence[Record], min_iou: float) -> Iterator[Difference]:
-    """What changed, in the order of the frames: answers that came or went, other words, masks of less than that IoU."""
+    """What changed, in the order of the frames.
+
+    That is answers that came or went, other words, masks of less than that IoU, positions that came, went or moved.
+    """
     before, now = ({record.key: record for record in records} for records in (expected, got))
     for key in sorted(before.keys() | now.keys()):
         old, new = before.get(key), now.get(key)
@@ -267,6 +274,19 @@ def _changes(old: Record | None, new: Record | None, min_iou: float) -> Iterator
         iou = _iou(was.pixels, has.pixels)
         if iou < min_iou:
             yield f"mask {index}", f"IoU >= {min_iou:g}", f"{iou:.3f}"
+        if _moved(was.position, has.position):
+            yield f"position {index}", _metres(was.position), _metres(has.position)
+
+
+def _moved(old: Vector | None, new: Vector | None) -> bool:
+    """Whether it came, went, or is further away than noise of depth explains."""
+    if old is None or new is None:
+        return old is not new
+    return math.dist(old, new) > SHIFT + RELATIVE_SHIFT * math.hypot(*old)
+
+
+def _metres(position: Vector | None) -> str:
+    return "none" if position is None else ", ".join(f"{value:.3f}" for value in position) + " m"
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:

@@ -27,7 +27,18 @@ from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
 from lisa_ros.bags import BagError, BagReader, TopicError, typestore, write_bag
 from lisa_ros.model import Load, load_engine
-from lisa_ros.records import Difference, Journal, Record, RecordError, compare, read_records, write_records
+from lisa_ros.parameters import CameraParameters
+from lisa_ros.records import (
+    RELATIVE_SHIFT,
+    SHIFT,
+    Difference,
+    Journal,
+    Record,
+    RecordError,
+    compare,
+    read_records,
+    write_records,
+)
 
 OUTPUTS = {"/lisa/answer": "lisa_ros/msg/Answer", "/lisa/mask": IMAGE, "/lisa/overlay": IMAGE}
 """Topics of the bag that is written, with their types: those of a node of the default name."""
@@ -81,6 +92,12 @@ def replay(
         str, typer.Option(metavar="TOPIC", help="Topic of depth aligned to them, for positions and sizes.")
     ] = "",
     camera_info: Annotated[str, typer.Option(metavar="TOPIC", help="Topic of the CameraInfo that depth needs.")] = "",
+    depth_max_dt: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, max=10, help="How far apart the stamps of depth and colour image may be."
+        ),
+    ] = CameraParameters.depth_max_dt,
     every: Annotated[
         float, typer.Option(metavar="SECONDS", min=0, help="Seconds of the recording between frames; 0: every frame.")
     ] = 1.0,
@@ -90,7 +107,8 @@ def replay(
             metavar="OLD.json",
             exists=True,
             dir_okay=False,
-            help="OUT.json of an earlier run: fail if answers differ from it.",
+            help="OUT.json of an earlier run: fail if answers differ from it. Positions may move by "
+            f"{SHIFT * 1000:g} mm + {RELATIVE_SHIFT:.0%} of their distance.",
         ),
     ] = None,
     min_iou: Annotated[
@@ -144,8 +162,9 @@ def replay(
     """
     if not out.name:
         raise typer.BadParameter("--out has no name of its own: give the name of a bag to write")
-    if not math.isfinite(every):
-        raise typer.BadParameter("--every is no number of seconds")
+    for name, seconds in (("--every", every), ("--depth-max-dt", depth_max_dt)):
+        if not math.isfinite(seconds):
+            raise typer.BadParameter(f"{name} is no number of seconds")
     if bool(depth) != bool(camera_info):
         raise typer.BadParameter("positions need both --depth and --camera-info")
     model = {
@@ -159,8 +178,8 @@ def replay(
     try:
         expected = None if expect is None else read_records(expect)
         with BagReader(bag) as reader:
-            frames = Frames(reader, camera, depth, camera_info, every)
-            run = _describe(reader, frames, every, model, asking)
+            frames = Frames(reader, camera, depth, camera_info, every, depth_max_dt)
+            run = _describe(reader, frames, every, depth_max_dt, model, asking)
             _check_free(out, overwrite, reader)
             with closing(Journal(_journal(out), run | _state_of(model))) as journal:
                 failed = _answer_all(frames, asking, journal, partial(context.obj, **model))
@@ -181,6 +200,7 @@ def replay(
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
     differences = [] if expected is None else list(compare(expected, records, min_iou))
+    _report_unplaced(frames)
     _report(out, records, differences, compared=expected is not None)
     raise typer.Exit(1 if failed or differences else 0)
 
@@ -195,7 +215,12 @@ class Asking:
 
 
 def _describe(
-    bag: BagReader, frames: Frames, every: float, model: Mapping[str, str | None], asking: Asking
+    bag: BagReader,
+    frames: Frames,
+    every: float,
+    depth_max_dt: float,
+    model: Mapping[str, str | None],
+    asking: Asking,
 ) -> dict[str, Any]:
     """What the answers depend on; it stands in OUT.json, and a journal of another run is known by it."""
     return {
@@ -205,6 +230,7 @@ def _describe(
         "camera": frames.camera,
         "depth": frames.depth,
         "camera_info": frames.camera_info,
+        "depth_max_dt": depth_max_dt,
         "every": every,
         "ask": list(asking.questions),
         **model,
@@ -345,6 +371,13 @@ def _line(record: Record) -> str:
         return f"{where}[red]{escape(record.error)}[/red]"
     masks = len(record.segments)
     return f"{where}[bold]{escape(record.text)}[/bold]  {masks} mask{'' if masks == 1 else 's'}"
+
+
+def _report_unplaced(frames: Frames) -> None:
+    """Why this run found no positions in some frames, once for each reason."""
+    for reasons in frames.unplaced.values():
+        number, reason = next(iter(reasons.items()))
+        console.print(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {escape(reason)}")
 
 
 def _report(out: Path, records: Sequence[Record], differences: Sequence[Difference], compared: bool) -> None:

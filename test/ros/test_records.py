@@ -10,7 +10,7 @@ import pytest
 
 from lisa_core import Answer, Segment
 from lisa_core.answer import tight_box
-from lisa_core.geometry import Placement
+from lisa_core.geometry import Placement, Vector
 from lisa_ros.records import Difference, Journal, Record, RecordError, compare, read_records, write_records
 
 RUN: Mapping[str, Any] = {"bag": "drive", "every": 1.0}
@@ -131,6 +131,35 @@ def changes(old: Record | None, new: Record | None, min_iou: float = 0.95) -> li
 def test_the_same_is_no_difference() -> None:
     old = record((1, 1, 10, 10), (0, 0, 0, 0))
     assert changes(old, old) == []
+
+
+def placed(*positions: Vector | None) -> Record:
+    """An answer whose masks are at these positions."""
+    placements = [Placement(position, (0.1, 0.1, 0.1)) if position else None for position in positions]
+    return Record.of(0, 0, "where?", answer(*[(0, 0, 10, 10)] * len(positions)), placements)
+
+
+@pytest.mark.parametrize(
+    ("far", "allowed"),
+    [(0.5, 0.015), (2.0, 0.045)],
+)
+def test_a_position_may_move_a_little_more_where_it_is_far(far: float, allowed: float) -> None:
+    old = placed((0.0, 0.0, far))
+    assert changes(old, placed((0.0, 0.0, far + allowed - 1e-4))) == []
+    [(what, expected, got)] = changes(old, placed((allowed + 1e-3, 0.0, far)))
+    assert (what, expected, got) == (
+        "position 0",
+        f"0.000, 0.000, {far:.3f} m",
+        f"{allowed + 1e-3:.3f}, 0.000, {far:.3f} m",
+    )
+
+
+def test_positions_come_and_go() -> None:
+    old, new = placed(None, (0.1, 0.2, 1.0), None), placed((0.0, 0.0, 1.0), None, None)
+    assert changes(old, new) == [
+        ("position 0", "none", "0.000, 0.000, 1.000 m"),
+        ("position 1", "0.100, 0.200, 1.000 m", "none"),
+    ]
 
 
 def test_a_mask_may_differ_a_little() -> None:

@@ -20,7 +20,7 @@ from test_bags import as_sqlite3
 
 from lisa_core import CheckpointError
 from lisa_ros import conversions
-from lisa_ros.bags import BagReader, Message, typestore
+from lisa_ros.bags import BagReader, Message, typestore, write_bag
 from lisa_ros.records import Record, read_records
 from lisa_ros.replay import main
 
@@ -411,8 +411,46 @@ def test_depth_without_stamps_is_that_of_the_same_time(replay: Replay) -> None:
 def test_depth_from_another_moment_is_not_used(replay: Replay) -> None:
     kept = [message for message in messages() if message.topic != DEPTH or message.stamp < 1_750_000_001_000_000_000]
     bag = save(replay.folder / "bag", kept)
-    replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=bag)
+    printed = replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=bag)
     assert [r.segments[0].position is not None for r in replay.answers("out")] == [True] * 4 + [False] * 10
+    reason = f"{DEPTH} is at the nearest 0.293 s from the image by its stamp"
+    assert f"no positions in 10 of 14 frames, such as 4: {reason}" in printed
+    assert "--depth-max-dt is 0.05 s" in printed
+    replay.ask("wide", "--depth", DEPTH, "--camera-info", INFO, "--depth-max-dt", 0.7, bag=bag)
+    assert [r.segments[0].position is not None for r in replay.answers("wide")] == [True] * 6 + [False] * 8
+
+
+def test_intrinsics_of_another_size_are_told(replay: Replay) -> None:
+    edited = [changed(m, width=640, height=480) if m.topic == INFO else m for m in messages()]
+    bag = save(replay.folder / "bag", edited)
+    printed = replay.ask("out", "--ask", BOTH, "--depth", DEPTH, "--camera-info", INFO, bag=bag)
+    assert {segment.position for record in replay.answers("out") for segment in record.segments} == {None}
+    reason = f"{INFO} is of 640x480 px, or uncalibrated, and images are of 320x240 px"
+    assert printed.count("no positions") == 1
+    assert f"no positions in 14 of 14 frames, such as 0: {reason}" in printed
+
+
+@pytest.mark.parametrize("topic", [DEPTH, INFO])
+def test_a_topic_without_messages_gives_no_positions_and_is_told(replay: Replay, topic: str) -> None:
+    bag = replay.folder / "bag"
+    with BagReader(BAG) as recorded, write_bag(bag, typestore()) as writer:
+        for name, known in recorded.topics.items():
+            writer.add_topic(name, known.type)
+        for message in messages():
+            if message.topic != topic:
+                writer.write(message.topic, message.time, message.data)
+    printed = replay.ask("out", "--camera", IMAGE, "--depth", DEPTH, "--camera-info", INFO, bag=bag)
+    assert f"no positions in 14 of 14 frames, such as 0: {topic} has no message" in printed
+
+
+def test_positions_that_vanished_are_not_as_expected(replay: Replay) -> None:
+    topics = ("--depth", DEPTH, "--camera-info", INFO)
+    replay.ask("old", *topics)
+    assert "all answers are as expected" in replay.ask("same", *topics, "--expect", replay.folder / "old.json")
+    kept = [message for message in messages() if message.topic != DEPTH or message.stamp < 1_750_000_001_000_000_000]
+    bag = save(replay.folder / "bag", kept)
+    printed = replay.ask("new", *topics, "--expect", replay.folder / "old.json", bag=bag, code=1)
+    assert len(re.findall(r"│ position 0 │ -?\d\.\d+, -?\d\.\d+, \d\.\d+ m │ none │", printed)) == 10
 
 
 def test_frames_without_a_stamp(replay: Replay) -> None:
@@ -462,6 +500,8 @@ def test_a_bag_that_is_cut_off(replay: Replay) -> None:
         ["--camera-info", INFO],
         ["--every", "-1"],
         ["--every", "inf"],
+        ["--depth-max-dt", "nan"],
+        ["--depth-max-dt", "11"],
         ["--out", "."],
         ["--min-iou", "2"],
         ["--precision", "fp4"],
