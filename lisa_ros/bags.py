@@ -32,13 +32,13 @@ class Topic(NamedTuple):
     Attributes:
         type: as ROS names it, e.g. `sensor_msgs/msg/Image`.
         messages: how many there are.
-        qos: what the first recorded publisher offered; None where the recording does not say.
+        qos: what its recorded publishers offered; empty where the recording does not say.
     """
 
     name: str
     type: str
     messages: int
-    qos: Qos | None
+    qos: tuple[Qos, ...]
 
 
 _STAMPED = 12
@@ -126,13 +126,12 @@ class BagReader:
                 raise BagError(f"{self.path} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it")
             self._reader.open()
         for connection in self._reader.connections:
-            earlier = self.topics.get(connection.topic, Topic(connection.topic, connection.msgtype, 0, None))
-            profiles = getattr(connection.ext, "offered_qos_profiles", ())
+            earlier = self.topics.get(connection.topic, Topic(connection.topic, connection.msgtype, 0, ()))
             self.topics[connection.topic] = Topic(
                 earlier.name,
                 earlier.type,
                 earlier.messages + connection.msgcount,
-                earlier.qos or (profiles[0] if profiles else None),
+                (*earlier.qos, *getattr(connection.ext, "offered_qos_profiles", ())),
             )
         return self
 

@@ -22,7 +22,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
 from rich.markup import escape
-from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.interfaces import Qos, QosDurability, QosReliability
 from rosgraph_msgs.msg import Clock
 
 from lisa_ros.arguments import refuse
@@ -31,6 +31,10 @@ from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
 CLOCK = "/clock"
 FAREWELL = 2.0
 """Seconds that the last messages have to reach reliable subscribers."""
+STATIC = "tf2_msgs/msg/TFMessage"
+"""The type of static transforms, where it is latched."""
+MOST_KEPT = 1000
+"""Messages of a latched topic that are kept for late subscribers."""
 WAIT_INTERVAL = 0.05
 """Seconds between two looks for subscribers."""
 
@@ -219,17 +223,25 @@ def offered(topic: Topic) -> QoSProfile:
 
     Deadline, lifespan and liveliness are left out: they are promises about the original publisher's timing.
     """
-    profile = QoSProfile(depth=10)
-    if topic.qos is None:
-        if topic.name == "/tf_static":
-            profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
-        return profile
-    profile.depth = topic.qos.depth or profile.depth
-    if topic.qos.reliability is QosReliability.BEST_EFFORT:
+    profile = QoSProfile(depth=topic.qos[0].depth or 10 if topic.qos else 10)
+    if topic.qos and all(offer.reliability is QosReliability.BEST_EFFORT for offer in topic.qos):
         profile.reliability = ReliabilityPolicy.BEST_EFFORT
-    if topic.qos.durability is QosDurability.TRANSIENT_LOCAL:
+    latched = [offer for offer in topic.qos if offer.durability is QosDurability.TRANSIENT_LOCAL]
+    if latched or (not topic.qos and topic.name == "/tf_static"):
         profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        profile.depth = _kept(topic, latched)
     return profile
+
+
+def _kept(topic: Topic, latched: Sequence[Qos]) -> int:
+    """What late subscribers get: what all the publishers kept together, and every static transform.
+
+    Publishers that began after the recording are not in what it says of them, and each sent its transforms once.
+    """
+    kept = sum(offer.depth or topic.messages for offer in latched)  # 0: it kept all
+    if topic.type == STATIC:
+        kept = max(kept, topic.messages)
+    return min(max(kept, 1), MOST_KEPT)
 
 
 def _say(sentence: str) -> None:

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from threading import Thread
@@ -20,27 +21,27 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, Qo
 from rosbags.typesys import get_types_from_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import String
 from tabletop import BAG, DEPTH, IMAGE, INFO, messages
 from test_bags import as_sqlite3
 
 from lisa_ros.bags import BagReader, Topic, typestore, write_bag
 from lisa_ros.play import offered
 
-KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image}
+KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image, "/said": String}
 
 
 class Listener:
     """A node that keeps everything that it hears, as it went over the wire."""
 
-    def __init__(self, topics: Sequence[str]) -> None:
+    def __init__(self, topics: Sequence[str], durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> None:
         self.heard: dict[str, list[bytes]] = {topic: [] for topic in topics}
         self._context = Context()
         rclpy.init(context=self._context)
         self.node = Node("listener", context=self._context)
         for topic in topics:
-            self.node.create_subscription(
-                KINDS[topic], topic, self.heard[topic].append, QoSProfile(depth=500), raw=True
-            )
+            profile = QoSProfile(depth=500, durability=durability)
+            self.node.create_subscription(KINDS[topic], topic, self.heard[topic].append, profile, raw=True)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = Thread(target=self._executor.spin)
@@ -195,8 +196,46 @@ def test_the_quality_of_service_is_that_of_the_recording(tmp_path: Path) -> None
         "/latched": (ReliabilityPolicy.RELIABLE, DurabilityPolicy.TRANSIENT_LOCAL, 1),
         "/unsaid": (ReliabilityPolicy.RELIABLE, DurabilityPolicy.VOLATILE, 10),
     }
-    static = offered(Topic("/tf_static", "tf2_msgs/msg/TFMessage", 1, None))
+    static = offered(Topic("/tf_static", "tf2_msgs/msg/TFMessage", 1, ()))
     assert static.durability is DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def test_what_is_latched_is_kept_for_all_its_publishers() -> None:
+    reliable, latched, volatile = QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, QosDurability.VOLATILE
+    one, two, none = qos(reliable, latched, 1), qos(reliable, latched, 2), qos(QosReliability.BEST_EFFORT, volatile, 5)
+    transforms, grids = "tf2_msgs/msg/TFMessage", "nav_msgs/msg/OccupancyGrid"
+    topics = {
+        Topic("/map", grids, 50, (one,)): 1,
+        Topic("/map", grids, 50, (one, two, two)): 5,
+        Topic("/tf_static", transforms, 3, (one,)): 3,
+        Topic("/tf_static", transforms, 3, (one, two, two)): 5,
+        Topic("/robot/tf_static", transforms, 10**6, (one,)): 1000,
+        Topic("/tf_static", transforms, 7, ()): 7,
+        Topic("/tf_static", transforms, 0, ()): 1,
+        Topic("/map", grids, 50, (qos(reliable, latched, 0),)): 50,
+        Topic("/map", grids, 50, (none, one)): 1,
+    }
+    assert {topic: offered(topic).depth for topic in topics} == topics
+    assert {offered(topic).durability for topic in topics} == {DurabilityPolicy.TRANSIENT_LOCAL}
+    assert {offered(topic).reliability for topic in topics} == {ReliabilityPolicy.RELIABLE}
+
+
+def test_who_comes_late_gets_what_every_latched_publisher_said_last(tmp_path: Path) -> None:
+    store = typestore()
+    latched = qos(QosReliability.RELIABLE, QosDurability.TRANSIENT_LOCAL, 1)
+    with write_bag(tmp_path / "bag", store) as bag:
+        bag.add_topic("/said", "std_msgs/msg/String", [latched] * 3)
+        for time, word in enumerate(("one", "two", "three", "much later"), start=1):
+            said = store.types["std_msgs/msg/String"](word)
+            moment = 10**12 if word == "much later" else time
+            bag.write("/said", moment, bytes(store.serialize_cdr(said, "std_msgs/msg/String")))
+    process = start("--wait", "--clock", 0, bag=tmp_path / "bag")
+    with closing(Listener(["/said"])) as early:
+        eventually(lambda: len(early.heard["/said"]) == 3, "all that is said at first")
+        with closing(Listener(["/said"], DurabilityPolicy.TRANSIENT_LOCAL)) as late:
+            eventually(lambda: late.heard["/said"] == early.heard["/said"], "the same, late")
+    process.send_signal(signal.SIGINT)
+    finish(process)
 
 
 def test_wrong_usage(tmp_path: Path) -> None:
