@@ -2,6 +2,7 @@
 
 import heapq
 import importlib
+import math
 import signal
 import sys
 import threading
@@ -31,6 +32,8 @@ from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
 CLOCK = "/clock"
 FAREWELL = 2.0
 """Seconds that the last messages have to reach reliable subscribers."""
+SHORTEST_ROUND = 1 / 40
+"""Seconds between two starts of a loop: a bag of one message lasts none."""
 STATIC = "tf2_msgs/msg/TFMessage"
 """The type of static transforms, where it is latched."""
 MOST_KEPT = 1000
@@ -102,6 +105,9 @@ def play(
 
     [b]Exit codes[/b]: 0 played, or stopped by Ctrl-C; 1 the bag is damaged; 2 wrong usage.
     """
+    for name, number in (("--rate", rate), ("--clock", clock), ("--start-offset", start_offset)):
+        if not math.isfinite(number):
+            raise typer.BadParameter(f"{name} is no finite number")
     try:
         with BagReader(bag) as reader:
             wanted = [reader.require(name) for name in topics] if topics else list(reader.topics.values())
@@ -134,6 +140,10 @@ class Pace:
         due = self._began + (moment - self.start) / 1e9 / self._rate
         return stopped.wait(max(0.0, due - time.monotonic()))
 
+    def fill(self, seconds: float, stopped: threading.Event) -> None:
+        """Sleeps until it began at least that long ago, on the wall."""
+        stopped.wait(max(0.0, self._began + seconds - time.monotonic()))
+
     def ticks(self, end: int) -> Iterator[Message]:
         """The messages of `/clock` from start to end."""
         if not self.clock:
@@ -163,7 +173,7 @@ def _publish(
         if not stopped.is_set():
             _say(f"playing {bag.path}: {', '.join(sorted(publishers))}{', Ctrl-C ends it' if loop else ''}")
         while not _play_once(bag, publishers, pace, stopped) and loop:
-            pass
+            pace.fill(SHORTEST_ROUND, stopped)
         if not stopped.is_set():
             for publisher in publishers.values():
                 publisher.wait_for_all_acked(Duration(seconds=FAREWELL))
@@ -195,14 +205,14 @@ def _play_once(bag: BagReader, publishers: Mapping[str, Publisher], pace: Pace, 
 
 
 def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[str, Publisher]:
-    """A publisher by topic; a topic whose type is not installed is left out, with a warning."""
+    """A publisher by topic; a topic whose type is no installed message is left out, with a warning."""
     publishers = {}
     for topic in topics:
         if with_clock and topic.name == CLOCK:
             continue
-        kind = _type(topic.type)
+        kind = message_type(topic.type)
         if kind is None:
-            _say(f"left out: {topic.name}, its type {topic.type} is not installed")
+            _say(f"left out: {topic.name}, its type {topic.type} cannot be played: it is no message that is installed")
             continue
         publishers[topic.name] = node.create_publisher(kind, topic.name, offered(topic))
     if with_clock:
@@ -210,8 +220,13 @@ def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[s
     return publishers
 
 
-def _type(name: str) -> Any:
-    package, _, kind = name.split("/")
+def message_type(name: str) -> Any:
+    """The class of a type as ROS names it; None for what is no message, or not installed."""
+    match name.split("/"):
+        case [package, "msg", kind] if package:
+            pass
+        case _:  # those of actions and services, and none at all
+            return None
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind, None)
     except ModuleNotFoundError:

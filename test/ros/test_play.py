@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from itertools import pairwise
@@ -22,11 +23,11 @@ from rosbags.typesys import get_types_from_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
-from tabletop import BAG, DEPTH, IMAGE, INFO, messages
+from tabletop import BAG, DEPTH, IMAGE, INFO, messages, save
 from test_bags import as_sqlite3
 
 from lisa_ros.bags import BagReader, Topic, typestore, write_bag
-from lisa_ros.play import offered
+from lisa_ros.play import message_type, offered
 
 KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image, "/said": String}
 
@@ -170,8 +171,30 @@ def test_a_type_that_is_not_installed_is_left_out(listener: Listener, tmp_path: 
             bag.write("/thing", image.time, bytes(store.serialize_cdr(thing, "foreign_msgs/msg/Thing")))
             bag.write(image.topic, image.time, image.data)
     printed = play("--wait", "--rate", 4, bag=tmp_path / "bag")
-    assert "left out: /thing, its type foreign_msgs/msg/Thing is not installed" in printed
+    assert (
+        "left out: /thing, its type foreign_msgs/msg/Thing cannot be played: it is no message that is installed"
+        in printed
+    )
     eventually(lambda: listener.heard[IMAGE] == recorded(IMAGE), "all images")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["std_msgs/String", "lisa_ros/action/ReasonSegment_FeedbackMessage", "std_srvs/srv/Empty_Event", "/msg/X", ""],
+)
+def test_a_type_that_is_no_messages_cannot_be_played(kind: str) -> None:
+    assert message_type(kind) is None
+    assert message_type("std_msgs/msg/String") is String
+
+
+def test_a_loop_over_one_message_does_not_spin(listener: Listener, tmp_path: Path) -> None:
+    bag = save(tmp_path / "bag", [message for message in messages() if message.topic == INFO][:1])
+    began = time.monotonic()
+    process = start("--wait", "--loop", "--clock", 0, bag=bag)
+    eventually(lambda: len(listener.heard[INFO]) > 5, "some rounds")
+    process.send_signal(signal.SIGINT)
+    finish(process)
+    assert len(listener.heard[INFO]) <= 1 + 40 * (time.monotonic() - began)
 
 
 def qos(reliability: QosReliability, durability: QosDurability, depth: int) -> Qos:
@@ -243,6 +266,9 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert "has no topic /front" in play("--topics", "/front", code=2)
     assert "beyond the end" in play("--start-offset", 60, code=2)
     play("--rate", 0, code=2)
+    for option in ("--rate", "--clock", "--start-offset"):
+        assert "finite number" in play(option, "inf", code=2)
+    play("--start-offset", "nan", code=2)
     assert "parse remap rule" in play("--ros-args", "-r", "/camera/image", code=2)
 
 
