@@ -1,6 +1,8 @@
 """Bags without a ROS graph: MCAP and sqlite3, read and written through `rosbags`, our own message types included."""
 
+import glob
 import itertools
+import re
 import shutil
 import struct
 import tempfile
@@ -120,6 +122,7 @@ class BagReader:
                 f"{self.path} has no metadata.yaml: no bag, or a recording that was never closed; "
                 "for the latter, `ros2 bag reindex` writes one"
             )
+        _check_openable(self.path)
         with self._damage_named():
             self._reader = AnyReader([self.path], default_typestore=typestore())
             if not self._reader.is2:
@@ -193,10 +196,34 @@ class BagReader:
         except BagError:
             raise
         except Exception as error:
+            if why := _beyond_rosbags(self.path, error):
+                raise BagError(
+                    f"{self.path} cannot be read by rosbags ({why}): `ros2 bag convert` makes a bag in MCAP from it"
+                ) from error
             raise BagError(
                 f"{self.path} is cut off or damaged ({error}). If its recording was interrupted, "
                 "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there"
             ) from error
+
+
+def _is_sqlite3(bag: Path) -> bool:
+    return bag.suffix == ".db3" or any(bag.glob("*.db3"))
+
+
+def _check_openable(bag: Path) -> None:
+    """Raises BagError for sqlite3 under a path that rosbags takes for another: it stands in a URI as it is."""
+    found = re.search(r"[#?]|%[0-9A-Fa-f]{2}", str(bag))
+    if found and _is_sqlite3(bag):
+        raise BagError(
+            f"{bag} cannot be read by rosbags, for there is a {found[0]} in its path: rename the file or folder"
+        )
+
+
+def _beyond_rosbags(bag: Path, error: Exception) -> str:
+    """What rosbags does not know in a bag that is in order; empty if the bag is damaged."""
+    if isinstance(error, KeyError) and error.args in (("",), ("unknown",)) and _is_sqlite3(bag):
+        return "one of its topics has no message definition"  # its encoding is looked up
+    return str(error) if "not supported" in str(error) else ""
 
 
 class BagWriter:
@@ -224,6 +251,7 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
 
     What was there before is replaced then. `store` knows the types of all topics.
     """
+    path = path.resolve()  # a link stays one
     # rosbags names the file in a bag after the bag's folder, so it has to have its name from the start.
     path.parent.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
@@ -236,4 +264,11 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
             shutil.rmtree(path)
         (workshop / path.name).rename(path)
     finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def discard_unfinished(path: Path) -> None:
+    """Removes what was left by a `write_bag` of that path that was killed; no other may be at work on it."""
+    path = path.resolve()
+    for workshop in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):  # so long is mkdtemp's part
         shutil.rmtree(workshop, ignore_errors=True)

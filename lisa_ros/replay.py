@@ -19,13 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_msgs.msg import Header
 
-from lisa_core.cli.terminal import readable
+from lisa_core.cli.terminal import ended_in_order, readable
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, Precision, TemplateName
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
-from lisa_ros.bags import BagError, BagReader, TopicError, typestore, write_bag
+from lisa_ros.bags import BagError, BagReader, TopicError, discard_unfinished, typestore, write_bag
 from lisa_ros.model import Load, load_engine
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import (
@@ -53,8 +53,9 @@ console = Console(stderr=True, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
-    """Runs the command and exits: 0 all answered, 1 something failed or differs, 2 wrong usage."""
-    app(args=None if argv is None else list(argv), prog_name="replay", obj=load)
+    """Runs the command and exits: 0 all answered, 1 something failed or differs, 2 wrong usage, 143 terminated."""
+    with ended_in_order():
+        app(args=None if argv is None else list(argv), prog_name="replay", obj=load)
     sys.exit(0)
 
 
@@ -158,7 +159,7 @@ def replay(
         --depth /camera/depth --camera-info /camera/camera_info
 
     [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong
-    usage, or OUT is there already; 130 stopped.
+    usage, or OUT is there already; 130 stopped, 143 terminated.
     """
     if not out.name:
         raise typer.BadParameter("--out has no name of its own: give the name of a bag to write")
@@ -188,6 +189,8 @@ def replay(
                     for frame in frames
                     for question in asking.questions
                 ]
+                if journal.resumed:
+                    discard_unfinished(out)
                 _write_bag(out, frames, records)
                 write_records(out.with_name(out.name + ".json"), run, records)
                 journal.delete()
@@ -196,7 +199,7 @@ def replay(
     except (BagError, LisaError) as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error.strerror}: {error.filename or out}. The same command goes on once that is remedied", 1)
+        _fail(f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied", 1)
     except KeyboardInterrupt:
         _fail("stopped; the same command goes on from here", 130)
     differences = [] if expected is None else list(compare(expected, records, min_iou))

@@ -1,7 +1,10 @@
 """Bags are read as they were recorded, in both formats, and are whole or not there at all."""
 
 import json
+import re
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, save, t
 
 from lisa_core.geometry import locate
 from lisa_ros import conversions
-from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
+from lisa_ros.bags import BagError, BagReader, Message, TopicError, discard_unfinished, typestore, write_bag
 
 
 def as_sqlite3(path: Path, source: Path = BAG) -> Path:
@@ -116,6 +119,57 @@ def test_a_new_bag_takes_the_place_of_an_old_one(tmp_path: Path) -> None:
 def test_no_bag(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="there is no bag at"), BagReader(tmp_path / "nothing"):
         pass
+
+
+@pytest.mark.parametrize("encoding", ["", "unknown"])
+def test_a_topic_whose_definition_was_not_recorded_is_no_damage(tmp_path: Path, encoding: str) -> None:
+    path = as_sqlite3(tmp_path / "bag")
+    with closing(sqlite3.connect(path / "bag.db3")) as file, file:
+        file.execute(
+            "UPDATE message_definitions SET encoding = ?, encoded_message_definition = '' WHERE topic_type LIKE ?",
+            (encoding, "%Info"),
+        )
+    with pytest.raises(BagError, match=r"by rosbags .*has no message definition.*: `ros2 bag convert`") as error:
+        messages(path)
+    assert "damaged" not in str(error.value)
+
+
+def test_a_bag_of_a_later_version_is_no_damage(tmp_path: Path) -> None:
+    shutil.copytree(BAG, tmp_path / "bag")
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.write_text(re.sub(r"version: \d+", "version: 99", metadata.read_text(), count=1))
+    with pytest.raises(BagError, match=r"by rosbags .*version 99 not supported"):
+        messages(tmp_path / "bag")
+
+
+@pytest.mark.parametrize("name", ["drive#2", "which?", "%41"])
+def test_sqlite3_in_a_path_that_is_a_uri_in_part(tmp_path: Path, name: str) -> None:
+    part = "%41" if name == "%41" else name[-2] if name.endswith("2") else name[-1]
+    save(tmp_path / "mcap" / name, messages()[:5])
+    assert messages(tmp_path / "mcap" / name) == messages()[:5]
+    as_sqlite3(tmp_path / "bag")
+    (tmp_path / "bag").rename(tmp_path / name)
+    for path in (tmp_path / name, tmp_path / name / "bag.db3"):
+        with pytest.raises(BagError, match=re.escape(f"by rosbags, for there is a {part} in its path: rename")):
+            messages(path)
+    as_sqlite3(tmp_path / "100%")
+    assert messages(tmp_path / "100%") == messages()
+
+
+def test_a_link_to_a_bag_stays_one(tmp_path: Path) -> None:
+    save(tmp_path / "disk" / "bag", messages()[:3])
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "bag")
+    save(tmp_path / "link", messages()[:5])
+    assert (tmp_path / "link").is_symlink()
+    assert messages(tmp_path / "disk" / "bag") == messages()[:5]
+
+
+def test_only_what_is_left_of_the_same_bag_is_discarded(tmp_path: Path) -> None:
+    for name in (".bag.12345678.partial", ".bag.2.12345678.partial", ".bag[1].12345678.partial"):
+        (tmp_path / name).mkdir()
+    discard_unfinished(tmp_path / "bag")
+    discard_unfinished(tmp_path / "bag[1]")
+    assert [path.name for path in tmp_path.iterdir()] == [".bag.2.12345678.partial"]
 
 
 def test_a_recording_that_was_never_closed(tmp_path: Path) -> None:

@@ -200,14 +200,16 @@ class Killed(TabletopEngine):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().ask(*arguments, **options)
 
-def kill(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
+moment, _, number = sys.argv[1].partition(" ")
 
-if sys.argv[1] == "asking":
+def kill(*_):
+    os.kill(os.getpid(), int(number or signal.SIGKILL))
+
+if moment == "asking":
     load = Killed
 else:
     load = TabletopEngine
-    setattr(replay, sys.argv[1], kill)
+    setattr(replay, moment, kill)
 replay.main(sys.argv[2:], load=load)
 """
 
@@ -240,6 +242,24 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(replay: Replay, moment
     assert (replay.folder / "killed.json").read_bytes() == (replay.folder / "whole.json").read_bytes()
     assert messages(killed) == messages(replay.folder / "whole")
     assert sorted(path.name for path in replay.folder.iterdir()) == ["killed", "killed.json", "whole", "whole.json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_is_left_of_a_bag_that_was_not_finished(replay: Replay, number: signal.Signals) -> None:
+    ended = in_a_process(f"_messages {number:d}", "--ask", BALL, "--every", 0, "--out", replay.folder / "out")
+    assert ended.returncode == (143 if number is signal.SIGTERM else -number), ended.stderr
+    assert len(list(replay.folder.glob(".out.*.partial"))) == (number is signal.SIGKILL)
+    assert "going on after 14 of 14 answers" in replay.ask("out")
+    assert sorted(path.name for path in replay.folder.iterdir()) == ["out", "out.json"]
+
+
+def test_answers_behind_a_link_are_replaced(replay: Replay) -> None:
+    replay.ask("out")
+    (replay.folder / "out").rename(replay.folder / "disk")
+    (replay.folder / "out").symlink_to(replay.folder / "disk")
+    replay.ask("out", "--every", 1, "--overwrite")
+    assert (replay.folder / "out").is_symlink()
+    assert len(messages(replay.folder / "disk")) == 12
 
 
 def test_a_killed_run_goes_on_only_as_it_was(replay: Replay) -> None:
