@@ -4,6 +4,8 @@ A rendered tabletop is published live (needs MuJoCo), or a bag plays over and ov
 every frame, and RViz shows it where it is installed. Takes all arguments of `lisa.launch.py` too.
 """
 
+import os
+
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, LogInfo, OpaqueFunction
 from launch.launch_description_sources import PythonLaunchDescriptionSource
@@ -50,7 +52,7 @@ def generate_launch_description() -> LaunchDescription:
 
 def _world(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     """The camera, and the node by the same clock."""
-    bag = context.launch_configurations["bag"]
+    bag = os.path.expanduser(context.launch_configurations["bag"])  # noqa: PTH111 - Path's raises for `~nobody`
     lisa = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "lisa.launch.py"])),
         launch_arguments={"use_sim_time": str(bool(bag)).lower()}.items(),

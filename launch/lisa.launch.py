@@ -3,6 +3,7 @@
 An argument that is left empty is not passed on: the node's own default holds, or what the parameter file says.
 """
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -75,5 +76,6 @@ def _parameters(given: Mapping[str, str]) -> list[Any]:
     parameters: dict[str, Any] = {name: ParameterValue(value, value_type=str) for name, value in values.items()}
     if "use_sim_time" in given:
         parameters["use_sim_time"] = given["use_sim_time"] == "true"
-    file = [given["params_file"]] if "params_file" in given else []
+    # A shell leaves the ~ of `params_file:=~/x` as it is; Path's expanduser raises for `~nobody`.
+    file = [os.path.expanduser(given["params_file"])] if "params_file" in given else []  # noqa: PTH111
     return [*file, parameters] if parameters else file

@@ -5,12 +5,14 @@ What needs `launch` runs where ROS is installed; the rest holds the files agains
 
 import ast
 import os
+import runpy
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import pytest
 import yaml
@@ -43,6 +45,29 @@ def test_arguments_are_parameters_of_the_node() -> None:
     assert set(names["PARAMETERS"]) <= node_rules().keys()
     assert {f"camera.{name}" for name in names["TOPICS"]} <= camera_rules("camera", ["camera"]).keys()
     assert set(constants("demo.launch.py")["TOPICS"]) == set(names["TOPICS"])
+
+
+def started(monkeypatch: pytest.MonkeyPatch, file: str, function: str, **given: str) -> Mapping[str, Any]:
+    """What the last node of a launch file's function is started with; there need be no `launch`."""
+    node = Mock()
+    for name in ("launch", "launch.actions", "launch.launch_description_sources", "launch.substitutions"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    for name in ("launch_ros", "launch_ros.parameter_descriptions", "launch_ros.substitutions"):
+        monkeypatch.setitem(sys.modules, name, MagicMock())
+    monkeypatch.setitem(sys.modules, "launch_ros.actions", Mock(Node=node))
+    run = runpy.run_path(str(SHARE / "launch" / file))[function]
+    run(Mock(launch_configurations=given))
+    return node.call_args.kwargs
+
+
+def test_home_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ada")
+    player = started(monkeypatch, "demo.launch.py", "_world", bag="~/drive1")
+    assert player["arguments"] == ["/home/ada/drive1", "--loop"]
+    live = started(monkeypatch, "demo.launch.py", "_world", bag="")
+    assert live["executable"] == "tabletop"
+    node = started(monkeypatch, "lisa.launch.py", "_start", params_file="~/mine.yaml")
+    assert node["parameters"] == ["/home/ada/mine.yaml"]
 
 
 def test_the_demos_bag_is_installed() -> None:
