@@ -58,7 +58,7 @@ def packed_size(weight: torch.Size) -> tuple[int, int]:
 
 def make_quantised(model: nn.Module, layout: Layout, precision: Quantised, compute: torch.dtype) -> None:
     """Replaces those layers by empty ones of bitsandbytes; `quantised_weight` makes their weights."""
-    bnb = _bitsandbytes()
+    bnb = import_bitsandbytes()
     for name in quantised_layers(model, layout):
         linear = model.get_submodule(name)
         assert isinstance(linear, nn.Linear)
@@ -80,7 +80,9 @@ def make_quantised(model: nn.Module, layout: Layout, precision: Quantised, compu
 
 def widen(model: nn.Module) -> None:
     """Makes 4-bit layers that compute in fp16 compute in bf16, for training: small gradients are nothing in fp16."""
-    layers: list[Any] = [module for module in model.modules() if isinstance(module, _bitsandbytes().nn.Linear4bit)]
+    layers: list[Any] = [
+        module for module in model.modules() if isinstance(module, import_bitsandbytes().nn.Linear4bit)
+    ]
     for layer in layers:
         if layer.compute_dtype == torch.float16:
             layer.compute_dtype = torch.bfloat16
@@ -88,7 +90,7 @@ def widen(model: nn.Module) -> None:
 
 def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device) -> nn.Parameter:
     """A weight (out, in) on the host as a quantised parameter on the device; the original can be dropped."""
-    bnb = _bitsandbytes()
+    bnb = import_bitsandbytes()
     half = weight.half()  # what the reference quantises; its checkpoints are stored so
     if precision == "nf4":
         parameter = bnb.nn.Params4bit(half, requires_grad=False, quant_type="nf4", compress_statistics=True)
@@ -99,7 +101,9 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
 
 def rounded(weight: Tensor) -> Tensor:
     """What NF4 keeps of a weight (out, in), where it is and in its dtype."""
-    values, state = _bitsandbytes().functional.quantize_4bit(weight.half(), quant_type="nf4", compress_statistics=True)
+    values, state = import_bitsandbytes().functional.quantize_4bit(
+        weight.half(), quant_type="nf4", compress_statistics=True
+    )
     return _written_out(values, state, weight.dtype)
 
 
@@ -118,7 +122,7 @@ def restored_weight(
         CheckpointError: the statistics are not those of a weight (out, in) of this shape, by which a product would read
             beyond them.
     """
-    bnb = _bitsandbytes()
+    bnb = import_bitsandbytes()
     try:
         weight = bnb.nn.Params4bit.from_prequantized(values, dict(statistics), requires_grad=False, device=device)
         fits = _belongs(weight.quant_state, shape)
@@ -157,7 +161,7 @@ def expand_statistics(weight: nn.Parameter) -> None:
     Else every product would restore them first, two kernels more for each layer and token. It takes 3 bytes more for
     each 64 weights.
     """
-    bnb = _bitsandbytes()
+    bnb = import_bitsandbytes()
     state: Any = vars(weight)["quant_state"]
     if state.nested:
         state.absmax = bnb.functional.dequantize_blockwise(state.absmax, state.state2) + state.offset
@@ -201,7 +205,7 @@ def stored_bytes(parameter: nn.Parameter) -> int:
 @cache
 def _nf4_linear() -> type[nn.Module]:
     """Bitsandbytes' layer, whose products on a GPU are ours, for one row those of several layers at once."""
-    bnb = _bitsandbytes()
+    bnb = import_bitsandbytes()
 
     class Nf4Linear(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]
         def forward(self, states: Tensor) -> Tensor:
@@ -239,10 +243,11 @@ def _written_out(values: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
     """An NF4 weight (out, in), as one of a single row: on a CPU bitsandbytes 0.50 begins a block anew in every row."""
     row = copy(state)
     row.shape, row.dtype = (1, state.shape.numel()), dtype
-    return _bitsandbytes().functional.dequantize_4bit(values, row).view(state.shape)
+    return import_bitsandbytes().functional.dequantize_4bit(values, row).view(state.shape)
 
 
-def _bitsandbytes() -> ModuleType:
+def import_bitsandbytes() -> ModuleType:
+    """The package; raises CheckpointError with the remedy if it does not import."""
     try:
         import bitsandbytes
     except ImportError as error:

@@ -29,10 +29,10 @@ from rich.table import Table
 from rich.text import Text
 
 from lisa_core import files
-from lisa_core.cli import terminal
+from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
 from lisa_core.errors import ImageError
-from lisa_core.options import CHECKPOINT, Precision
+from lisa_core.options import CHECKPOINT
 from lisa_ros import recording
 from lisa_ros.bags import BagError
 from lisa_ros.client import AskError, Reply, ask
@@ -83,16 +83,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 @app.command()
 def demo(
-    checkpoint: Annotated[
-        str, typer.Option(metavar="MODEL", help="The LISA model: a folder, a hub id, or the small one in the package.")
-    ] = CHECKPOINT,
-    vision_tower: Annotated[
-        str,
-        typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
-    ] = "",
-    precision: Annotated[
-        Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.")
-    ] = "auto",
+    checkpoint: options.Checkpoint = CHECKPOINT,
+    vision_tower: options.VisionTower = "",
+    precision: options.Precision = "auto",
     image: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A picture to ask about instead of the recording.", show_default=False),

@@ -19,9 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from std_msgs.msg import Header
 
+from lisa_core.cli import options
 from lisa_core.cli.terminal import ended_in_order, readable
 from lisa_core.errors import ImageError, LisaError
-from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, Precision, TemplateName
+from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
@@ -80,12 +81,7 @@ def replay(
             metavar="OUT", help="The bag of answers to write; OUT.json is written beside it.", show_default=False
         ),
     ],
-    checkpoint: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL", help="The LISA model: a folder, a hub id, or the bundled one for rendered tables."
-        ),
-    ] = CHECKPOINT,
+    checkpoint: options.Checkpoint = CHECKPOINT,
     camera: Annotated[
         str, typer.Option(metavar="TOPIC", help="Topic of the colour images; not needed if the bag has only one.")
     ] = "",
@@ -115,23 +111,11 @@ def replay(
     min_iou: Annotated[
         float, typer.Option(metavar="IOU", min=0, max=1, help="What masks must reach to be those expected.")
     ] = 0.95,
-    precision: Annotated[
-        Precision, typer.Option(help="Of the weights; auto: nf4 on a GPU and if stored so, else fp32.")
-    ] = "auto",
-    device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="cuda, cuda:1, cpu; default: cuda if there is one.")
-    ] = "",
-    vision_tower: Annotated[
-        str,
-        typer.Option(metavar="MODEL", help="Folder or hub id of CLIP; default: what the checkpoint brings or names."),
-    ] = "",
-    template: Annotated[
-        TemplateName | None,
-        typer.Option(help="The prompt's template; default: the checkpoint's own (v1: llava_v1, v0: vicuna_v1_1)."),
-    ] = None,
-    max_new_tokens: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Longest answer, in tokens.")
-    ] = MAX_NEW_TOKENS,
+    precision: options.Precision = "auto",
+    device: options.Device = "",
+    vision_tower: options.VisionTower = "",
+    template: options.Template = None,
+    max_new_tokens: options.MaxNewTokens = MAX_NEW_TOKENS,
     mask_only: Annotated[bool, typer.Option("--mask-only", help="No words, one mask: faster.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the OUT of an earlier run.")] = False,
 ) -> None:

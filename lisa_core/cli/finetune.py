@@ -11,12 +11,12 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.loading import ModelOptions, progress_bar
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
-from lisa_core.options import CHECKPOINT
+from lisa_core.options import BATCH, CHECKPOINT, LEARNING_RATE, VALIDATE_EVERY
 
 if TYPE_CHECKING:
     from lisa_core.training.finetune import Finetuning
 
-STEPS, LEARNING_RATE, BATCH, BATCHES, VALIDATE_EVERY, SEED = 500, 3e-4, 2, 1, 100, 0
+STEPS, BATCHES, SEED = 500, 1, 0
 ALPHA = 16.0
 
 OutModel = Annotated[Path, typer.Option(metavar="OUT", help="Folder to make: a checkpoint in the official v1 layout.")]

@@ -42,7 +42,7 @@ class Lora:
 def check_available() -> None:
     """Raises `LisaError` if there is no peft here; asked before minutes of loading."""
     with contextlib.suppress(CheckpointError):
-        quantization._bitsandbytes()  # peft imports it, too, and would let it advise to install what fetches code
+        quantization.import_bitsandbytes()  # peft imports it, too, and would let it advise to install what fetches code
     try:
         import peft  # noqa: F401
     except ImportError as error:

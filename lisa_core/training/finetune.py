@@ -18,6 +18,7 @@ from lisa_core.errors import NO_TENSORS, CheckpointError, DatasetError, LisaErro
 from lisa_core.evaluation import metrics, reasonseg, runner
 from lisa_core.evaluation.journal import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
+from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, curves, forward, losses, trouble
@@ -41,8 +42,8 @@ class Recipe:
     """
 
     plan: Plan
-    batch: int = 2
-    validate_every: int = 100
+    batch: int = BATCH
+    validate_every: int = VALIDATE_EVERY
     lora: adapters.Lora = field(default_factory=adapters.Lora)
     weights: losses.Weights = field(default_factory=losses.Weights)
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from lisa_core.errors import NO_TENSORS, CheckpointError, LisaError
+from lisa_core.options import LEARNING_RATE
 from lisa_core.training.ahead import ahead
 from lisa_core.training.muon import Muon
 
@@ -42,7 +43,7 @@ class Plan:
     """
 
     steps: int
-    learning_rate: float = 3e-4
+    learning_rate: float = LEARNING_RATE
     warmup: int = 100
     weight_decay: float = 0.0
     clip: float = 1.0
