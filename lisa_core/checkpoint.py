@@ -297,14 +297,19 @@ def _check(
             + (f" Unknown: {_some(extra)}." if extra else "")
         )
     for parameter, tensor in found.items():
-        needed, floating = expected[parameter]
-        if tensor.dtype.is_floating_point != floating or bool(tensor.statistics) == floating:
-            raise CheckpointError(f"Tensor {tensor.name} in {tensor.file.name} holds {tensor.dtype}, not weights.")
-        if tensor.shape != needed:
-            raise CheckpointError(
-                f"Tensor {tensor.name} in {tensor.file.name} has shape {tensor.shape}, but this model needs {needed}."
-            )
+        _check_tensor(tensor, *expected[parameter])
     return found
+
+
+def _check_tensor(tensor: StoredTensor, needed: tuple[int, ...], floating: bool) -> None:
+    """Raises CheckpointError if it is not of the needed shape, or is in 4 bit but should be `floating`, or not."""
+    where = f"Tensor {tensor.name} in {tensor.file.name}"
+    if floating and tensor.statistics:
+        raise CheckpointError(f"{where} is in 4 bit, as an older lisa quantize left it; quantise the original again.")
+    if tensor.dtype.is_floating_point != floating or bool(tensor.statistics) == floating:
+        raise CheckpointError(f"{where} holds {tensor.dtype}, not weights.")
+    if tensor.shape != needed:
+        raise CheckpointError(f"{where} has shape {tensor.shape}, but this model needs {needed}.")
 
 
 def _with_statistics(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:

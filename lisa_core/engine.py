@@ -242,10 +242,10 @@ class LisaEngine:
         """
         self._ready()
         count = len(instructions)
-        frames = [frame] * count if isinstance(frame, Frame) else list(frame)
+        frames = list(frame) if isinstance(frame, Sequence) else [frame] * count
+        _check_frames(frames)
         if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
-        _check_frames(frames)
         histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
         _check_most(max_new_tokens)
         prompts = list(map(self._prompt, instructions, histories))

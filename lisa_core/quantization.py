@@ -28,7 +28,7 @@ STATISTICS = ("absmax", "quant_map", "nested_absmax", "nested_quant_map", "quant
 
 _OUTER_BLOCK = 256
 """Scales that share one of their own, where they are quantised again."""
-_KEPT: Mapping[Layout, tuple[str, ...]] = {
+_KEPT: dict[Layout, tuple[str, ...]] = {
     "v1": ("sam.", "clip."),
     "v0": ("sam.", "clip.", "language.lm_head", "text_hidden_fcs."),
 }

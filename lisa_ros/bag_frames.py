@@ -124,10 +124,9 @@ class Frames:
         stamps, times = _apart(_nearest(self._depths, frame), frame)
         if stamps <= self._depth_max_dt * 1e9 and times <= SILENCE * 1e9:
             return ""
-        return (
-            f"is at the nearest {stamps / 1e9:.3f} s from the image by its stamp, and was recorded "
-            f"{times / 1e9:.3f} s apart; --depth-max-dt is {self._depth_max_dt:g} s"
-        )
+        if stamps > self._depth_max_dt * 1e9:
+            return f"is {stamps / 1e9:.3f} s from the image by its stamp; --depth-max-dt is {self._depth_max_dt:g} s"
+        return f"was recorded {times / 1e9:.3f} s from the image, more than {SILENCE:g} s"
 
     def _read(self, topic: str, recorded: _Recorded) -> Any:
         return self._bag.decode(self._bag.at(topic, recorded.time, recorded.place))
@@ -156,6 +155,8 @@ def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
 def _info_lacks(info: Any, size: tuple[int, int]) -> str:
     if info is None:
         return "has no message"
+    if (info.height, info.width) == tuple(size):
+        return "is uncalibrated, or cut or binned to another size than the images"
     return f"is of {info.width}x{info.height} px, or uncalibrated, and images are of {size[1]}x{size[0]} px"
 
 

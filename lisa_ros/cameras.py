@@ -162,6 +162,12 @@ class _Streams:
     receipts: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
 
+def image_topic(node: Node, parameters: CameraParameters) -> str:
+    """The topic of a camera's images, remapped."""
+    topic: str = node.resolve_topic_name(parameters.image)
+    return topic + "/compressed" if parameters.transport == "compressed" else topic
+
+
 class Camera:
     """Subscribes to one camera's topics and keeps the newest of each.
 
@@ -187,7 +193,7 @@ class Camera:
         self._compressed = parameters.transport == "compressed"
         self._message_type = CompressedImage if self._compressed else Image
         # Remapped once, by rclpy, but for a compressed image: that is remapped by the name of the image, too.
-        image = node.resolve_topic_name(parameters.image) + "/compressed" if self._compressed else parameters.image
+        image = image_topic(node, parameters) if self._compressed else parameters.image
         self._names = {"image": image, "depth": parameters.depth, "camera_info": parameters.camera_info}
         self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
         self._subscriptions: dict[str, Any] = {}

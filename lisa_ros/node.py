@@ -29,7 +29,7 @@ from std_msgs.msg import String
 
 from lisa_ros import arguments, transforms
 from lisa_ros.answering import Answerer
-from lisa_ros.cameras import Camera, CameraError
+from lisa_ros.cameras import Camera, CameraError, image_topic
 from lisa_ros.declaration import DeclaredParameters
 from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, idle_camera_status, model_status
 from lisa_ros.inference import InferenceThread, Ticket
@@ -224,7 +224,7 @@ class LisaNode(SelfStartingNode):
                 camera.warn_if_silent()
                 yield camera_status(camera)
             else:
-                yield idle_camera_status(name, self.resolve_topic_name(view.image), self.state)
+                yield idle_camera_status(name, image_topic(self, view), self.state)
         yield self._statistics.status(self._inference.ahead if self._inference is not None else 0)
 
 

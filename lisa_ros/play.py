@@ -23,7 +23,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 from rich.console import Console
 from rich.markup import escape
-from rosbags.interfaces import Qos, QosDurability, QosReliability
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosReliability
 from rosgraph_msgs.msg import Clock
 
 from lisa_ros.arguments import refuse
@@ -36,6 +36,8 @@ SHORTEST_ROUND = 1 / 40
 """Seconds between two starts of a loop: a bag of one message lasts none."""
 STATIC = "tf2_msgs/msg/TFMessage"
 """The type of static transforms, where it is latched."""
+USUAL_DEPTH = 10
+"""Messages that a publisher keeps which is recorded without a depth, as most do."""
 MOST_KEPT = 1000
 """Messages of a latched topic that are kept for late subscribers."""
 WAIT_INTERVAL = 0.05
@@ -212,7 +214,7 @@ def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[s
             continue
         kind = message_type(topic.type)
         if kind is None:
-            _say(f"left out: {topic.name}, its type {topic.type} cannot be played: it is no message that is installed")
+            _say(f"left out: {topic.name}, for {topic.type} is no message type that is installed")
             continue
         publishers[topic.name] = node.create_publisher(kind, topic.name, offered(topic))
     if with_clock:
@@ -238,7 +240,7 @@ def offered(topic: Topic) -> QoSProfile:
 
     Deadline, lifespan and liveliness are left out: they are promises about the original publisher's timing.
     """
-    profile = QoSProfile(depth=topic.qos[0].depth or 10 if topic.qos else 10)
+    profile = QoSProfile(depth=_depth(topic, topic.qos[0]) if topic.qos else USUAL_DEPTH)
     if topic.qos and all(offer.reliability is QosReliability.BEST_EFFORT for offer in topic.qos):
         profile.reliability = ReliabilityPolicy.BEST_EFFORT
     latched = [offer for offer in topic.qos if offer.durability is QosDurability.TRANSIENT_LOCAL]
@@ -253,9 +255,15 @@ def _kept(topic: Topic, latched: Sequence[Qos]) -> int:
 
     Publishers that began after the recording are not in what it says of them, and each sent its transforms once.
     """
-    kept = sum(offer.depth or topic.messages for offer in latched)  # 0: it kept all
+    kept = sum(_depth(topic, offer) for offer in latched)
     if topic.type == STATIC:
         kept = max(kept, topic.messages)
+    return min(max(kept, 1), MOST_KEPT)
+
+
+def _depth(topic: Topic, offer: Qos) -> int:
+    """How many messages a recorded publisher kept; some middlewares do not tell recorders, who write 0 then."""
+    kept = topic.messages if offer.history is QosHistory.KEEP_ALL else offer.depth or USUAL_DEPTH
     return min(max(kept, 1), MOST_KEPT)
 
 

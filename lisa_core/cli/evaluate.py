@@ -72,8 +72,7 @@ def reasonseg(
     Stopped, or killed: the same command goes on where it was. What is finished
     is in FILE.journal until all images are evaluated.
 
-    [b]The published benchmark[/b]; v1 learnt from val, too: only a v0 shows there
-    what it does with pictures that it has not learnt
+    [b]The published benchmark[/b]; v1 was trained on val as well, so take a v0
 
     $ lisa evaluate reasonseg ReasonSeg --split val --json val.json
         --checkpoint xinlai/LISA-13B-llama2-v0 --sheet worst.png

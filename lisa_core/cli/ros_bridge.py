@@ -20,5 +20,5 @@ def module(name: str, purpose: str) -> Any:
         return import_module(f"lisa_ros.{name}")
     except ImportError as error:
         raise LisaError(
-            f"{purpose} needs ROS and lisa_ros, which do not import here ({error}); source the setup files of both."
+            f"{purpose} needs ROS and lisa_ros, which do not import here ({error}); source ROS and this package."
         ) from error

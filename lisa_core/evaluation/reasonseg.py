@@ -163,7 +163,7 @@ class Split:
     explanations: Mapping[tuple[str, str], str]
 
     def explanation(self, picture: str, query: str) -> str:
-        """The answer in words to a query or, as the authors take it, to another wording of the picture's; or ""."""
+        """The answer in words to a query, else to any other about the picture, as the authors take it; else ""."""
         return self.explanations.get((picture, query)) or self._by_picture.get(picture, "")
 
     @cached_property

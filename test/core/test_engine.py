@@ -139,6 +139,8 @@ def test_what_is_no_frame(small, frame, given):
         small.ask(given, "segment the handle")
     with pytest.raises(ImageError, match="takes a frame"):
         small.ask_many([frame, given], ["the handle", "the cup"])
+    with pytest.raises(ImageError, match="takes a frame"):
+        small.ask_many(given, ["the handle"])
 
 
 class TestMaskOnly:

@@ -15,7 +15,7 @@ from disk import no_file_larger
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lisa_core import CheckpointError, LisaEngine
+from lisa_core import CheckpointError, LisaEngine, quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.cli import main
 from lisa_core.hub import is_whole
@@ -146,6 +146,21 @@ def test_told_to_end_the_command_leaves_nothing(tmp_path, told, code):
             process.kill()
         assert "Traceback" not in process.stderr.read()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_v0_of_which_more_is_in_4_bit_is_told(tmp_path, monkeypatch):
+    """As it was written before its authors' choice of layers was followed."""
+    with monkeypatch.context() as patch:
+        patch.setitem(quantization._KEPT, "v0", quantization._KEPT["v1"])
+        out = stored("lisa-tiny-v0", tmp_path / "twin")
+    with pytest.raises(CheckpointError, match=r"is in 4 bit, as an older lisa quantize left it; quantise the original"):
+        Checkpoint.open(out)
+
+
+def test_what_other_programs_read_beside_it_comes_along(tmp_path):
+    out = stored(LAYOUTS[0], tmp_path / "twin")
+    for name in ("tokenizer.model", "added_tokens.json", "tokenizer_config.json", "special_tokens_map.json"):
+        assert (out / name).read_bytes() == (goldens.V1 / name).read_bytes()
 
 
 def test_one_file_needs_no_index(tmp_path):

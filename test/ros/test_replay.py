@@ -433,11 +433,28 @@ def test_depth_from_another_moment_is_not_used(replay: Replay) -> None:
     bag = save(replay.folder / "bag", kept)
     printed = replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=bag)
     assert [r.segments[0].position is not None for r in replay.answers("out")] == [True] * 4 + [False] * 10
-    reason = f"{DEPTH} is at the nearest 0.293 s from the image by its stamp"
+    reason = f"{DEPTH} is 0.293 s from the image by its stamp; --depth-max-dt is 0.05 s"
     assert f"no positions in 10 of 14 frames, such as 4: {reason}" in printed
-    assert "--depth-max-dt is 0.05 s" in printed
     replay.ask("wide", "--depth", DEPTH, "--camera-info", INFO, "--depth-max-dt", 0.7, bag=bag)
     assert [r.segments[0].position is not None for r in replay.answers("wide")] == [True] * 6 + [False] * 8
+
+
+def test_depth_without_stamps_of_another_time_is_told_by_its_time(replay: Replay) -> None:
+    store = typestore()
+    header = store.types["std_msgs/msg/Header"](store.types["builtin_interfaces/msg/Time"](0, 0), "camera")
+    bare = [changed(message, header=header) for message in messages()]
+    kept = [message for message in bare if message.topic != DEPTH]
+    late = [message._replace(time=message.time + 60 * 10**9) for message in bare if message.topic == DEPTH]
+    printed = replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=save(replay.folder / "bag", kept + late))
+    assert f"no positions in 14 of 14 frames, such as 0: {DEPTH} was recorded" in printed
+    assert "more than 5 s" in printed
+
+
+def test_intrinsics_without_numbers_are_told(replay: Replay) -> None:
+    zero = {"p": np.zeros(12), "k": np.zeros(9)}
+    edited = [changed(m, **zero) if m.topic == INFO else m for m in messages()]
+    printed = replay.ask("out", "--depth", DEPTH, "--camera-info", INFO, bag=save(replay.folder / "bag", edited))
+    assert f"no positions in 14 of 14 frames, such as 0: {INFO} is uncalibrated" in printed
 
 
 def test_intrinsics_of_another_size_are_told(replay: Replay) -> None:

@@ -1,6 +1,8 @@
 """The standing instruction: every new frame, at its rate, behind everybody else; and how the node says it does."""
 
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +10,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from harness import Robot, camera, eventually, lisa
 from lisa_ros.msg import Answer
-from scenes import box_of
+from scenes import box_of, scene
 from std_msgs.msg import String
 
 from lisa_ros.diagnostics import Statistics
@@ -90,6 +92,25 @@ def test_it_keeps_to_its_rate(robot: Robot, answers: list[Any]) -> None:
     eventually(lambda: len(answers) >= 12)
     first, last = answers[0].header.stamp.sec, answers[11].header.stamp.sec
     assert last - first >= 45, "at 30 Hz every sixth frame, some of them late"
+
+
+def test_the_last_frame_of_a_camera_that_stops_is_asked_about_too(tmp_path: Path) -> None:
+    process, robot = lisa(tmp_path / "node.log", "-r", "__ns:=/still", camera__qos="reliable"), Robot("/still/lisa")
+    try:
+        robot.until_active()
+        answers = robot.listen("/still/lisa/answer", Answer)
+        robot.set("standing_rate", 1.0)
+        robot.set("max_frame_age", 30.0)
+        eventually(lambda: robot.show(scene(1), "/still/image", stamp=1) or robot.ask("red").success)
+        robot.publish("/still/lisa/instruction", String(data="red"))
+        eventually(lambda: robot.get("standing_instruction") == "red")
+        for index in (2, 3):
+            robot.show(scene(index), "/still/image", stamp=index)
+            time.sleep(0.2)
+        eventually(lambda: [a.header.stamp.sec for a in answers if a.instruction == "red"][-2:] == [2, 3])
+    finally:
+        robot.close()
+        process.stop()
 
 
 def test_what_is_no_longer_asked_is_given_up_and_the_new_asked_at_once(robot: Robot, answers: list[Any]) -> None:
