@@ -1,6 +1,7 @@
 """Conversations: what they keep, for how long, and what a follow-up question is about."""
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,10 +10,14 @@ from harness import Robot, eventually, lisa
 from scenes import box_of, scene
 from std_msgs.msg import Header
 
+from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Picture
 from lisa_ros.conversations import Conversation, Conversations
 from lisa_ros.conversions import image_message
-from lisa_ros.questions import Code
+from lisa_ros.diagnostics import Statistics
+from lisa_ros.inference import Ticket
+from lisa_ros.parameters import validated
+from lisa_ros.questions import Code, Question
 
 TTL = 60.0
 
@@ -138,6 +143,26 @@ def test_the_same_image_goes_on_with_it(robot: Robot) -> None:
     response = robot.ask("blue", conversation="sent", image=again)
     assert (response.answer.text, roi(response)) == ("Turn 2: blue is [SEG].", box_of("blue", 51))
     assert response.answer.header == again.header
+
+
+def test_the_same_image_is_encoded_once() -> None:
+    engine: Any = SimpleNamespace(encode=lambda rgb: object())
+    outputs: Any = SimpleNamespace(locate=lambda picture: None)
+    node: Any = SimpleNamespace(get_logger=lambda: None)
+    model: Any = SimpleNamespace(engine=engine)
+    answerer = Answerer(node, model, {}, lambda: validated({}), outputs, Statistics(), lambda _: None)
+
+    def asked(index: int) -> Any:
+        image = image_message(scene(index), "rgb8", Header())
+        question = Question("red", camera="", conversation="sent", image=image, max_age=1.0, timeout=1.0)
+        return answerer._prepared(Ticket(question, lambda _: None))
+
+    first = asked(52)
+    answerer.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1, time_to_live=TTL)
+    again, other = asked(52), asked(53)
+    assert (again.frame, again.turns) == (first.frame, (("red", "[SEG]."),))
+    assert other.frame is not first.frame
+    assert other.turns == ()
 
 
 def test_another_camera_takes_a_new_frame(robot: Robot) -> None:
