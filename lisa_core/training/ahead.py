@@ -2,8 +2,9 @@
 
 import shutil
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -20,6 +21,8 @@ _EACH = 2
 """Batches that each of several workers has ready."""
 _ALONE = 3
 """Batches that a single one has."""
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What tells a process to end."""
 
 
 def ahead(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
@@ -64,14 +67,14 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
         multiprocessing_context="fork",  # what makes them need not be pickled
         worker_init_fn=_leave_it_to_the_first,
     )
-    batches = _forked(loader)
-    try:
+    with ExitStack() as ended:
+        with _forking():
+            batches: Any = iter(loader)
+            ended.callback(batches._shutdown_workers)  # at once, not when a traceback that refers to it is forgotten
         for made in batches:
             if isinstance(made, Exception):
                 raise made
             yield made
-    finally:
-        batches._shutdown_workers()  # at once, not when a traceback that refers to them is forgotten
 
 
 def _leave_it_to_the_first(_: int) -> None:
@@ -79,16 +82,19 @@ def _leave_it_to_the_first(_: int) -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)  # which torch's worker takes for Ctrl-C, and goes on
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
-def _forked(loader: DataLoader[Any]) -> Any:
-    """The loader's iterator, with its processes."""
-    threads = cv2.getNumThreads()
-    cv2.setNumThreads(0)  # a fork has none of its threads, and would wait for them
+@contextmanager
+def _forking() -> Iterator[None]:
+    """Forks take no signal before they know what to do with it, and have none of OpenCV's threads to wait for."""
+    threads, blocked = cv2.getNumThreads(), signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    cv2.setNumThreads(0)
     try:
-        return iter(loader)
+        yield
     finally:
         cv2.setNumThreads(threads)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class _Batches(Dataset["Batch | Exception"], Generic[Batch]):

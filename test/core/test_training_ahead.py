@@ -147,6 +147,7 @@ def test_a_worker_that_was_killed_is_told_and_a_fault_in_one_is_not_hidden(tmp_p
 
 GROUP = """
 import signal, sys, time
+from multiprocessing.context import ForkProcess
 from lisa_core.cli import terminal
 from lisa_core.training.ahead import _by_processes
 
@@ -155,6 +156,8 @@ def make(number):
     return number
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as on a terminal, and not as under nohup
+run = ForkProcess.run
+ForkProcess.run = lambda process: (time.sleep(process.name == "ForkProcess-2"), run(process))  # it starts late
 with terminal.ended_in_order():
     for made in _by_processes(make, range(10**6), 2):
         if made == 0:
@@ -162,7 +165,7 @@ with terminal.ended_in_order():
 """
 
 
-@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize(("told", "code"), [(signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGINT, -2)])
 def test_a_group_that_is_told_to_end_is_no_crash_of_its_workers(told: int, code: int) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", GROUP],
