@@ -72,10 +72,11 @@ def reasonseg(
     Stopped, or killed: the same command goes on where it was. What is finished
     is in FILE.journal until all images are evaluated.
 
-    [b]The published benchmark[/b]; v1 was trained on val as well, so take a v0
+    [b]The published benchmark[/b], in bf16 as it was measured; v1 was trained on
+    val as well, so take a v0
 
     $ lisa evaluate reasonseg ReasonSeg --split val --json val.json
-        --checkpoint xinlai/LISA-13B-llama2-v0 --sheet worst.png
+        --checkpoint xinlai/LISA-13B-llama2-v0 --precision bf16 --sheet worst.png
 
     [b]Exit codes[/b]: 0 all evaluated; 1 a file failed, and the rest was
     evaluated; 2 wrong usage; 130 stopped.
@@ -132,7 +133,7 @@ def refcoco(
     pictures. Each sentence is asked, and each picture encoded once.
 
     $ lisa evaluate refcoco refcoco --split testA --json testA.json
-        --checkpoint xinlai/LISA-7B-v1
+        --checkpoint xinlai/LISA-7B-v1 --precision bf16
 
     [b]Exit codes[/b]: as of reasonseg.
     """

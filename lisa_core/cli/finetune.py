@@ -51,7 +51,8 @@ def finetune(
     By the official recipe: LoRA on the language model's attention (QLoRA in
     nf4), embeddings, lm_head, projection and mask decoder in full. The model is
     validated on val of the first DIR, and the best state becomes OUT, which
-    every command and the node take as --checkpoint.
+    every command and the node take as --checkpoint. In nf4 it learns, and is
+    validated, in 4 bit; OUT has the whole weights with what was learnt.
 
     More than one DIR: each is drawn from as often. Old pictures beside the new
     ones keep the model from forgetting what it knew.

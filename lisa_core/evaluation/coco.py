@@ -16,16 +16,19 @@ _SCALE = 5
 """Of the finer grid on which outlines are drawn."""
 
 
-def mask_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """The (H, W) mask of polygons, of run lengths, or of a list with several of either.
+def layers_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
+    """How often polygons, run lengths, or a list with several of either cover each pixel, (H, W), modulo 256.
 
     Raises:
         ValueError, TypeError, LookupError: it is no segmentation, or one of another size.
     """
-    if not segmentation:
-        raise ValueError("it has no polygon")
+    if not isinstance(segmentation, dict | list):
+        raise TypeError("it is neither polygons nor run lengths")
     parts = [segmentation] if isinstance(segmentation, dict) else segmentation
-    return np.logical_or.reduce([_part(part, *size) for part in parts])
+    layers = np.zeros(size, np.uint8)
+    for part in parts:
+        layers += _part(part, *size)
+    return layers
 
 
 def _part(part: Any, height: int, width: int) -> NDArray[np.bool_]:
@@ -39,8 +42,8 @@ def _part(part: Any, height: int, width: int) -> NDArray[np.bool_]:
 def _filled(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
     """A polygon x, y, x, y ... in px: column by column, each crossing of its outline begins or ends a run."""
     points = np.array(polygon, float)
-    if len(points) < 6 or len(points) % 2:
-        raise ValueError("a polygon takes at least three points x, y")
+    if len(points) < 4 or len(points) % 2:
+        raise ValueError("a polygon takes at least two points x, y")
     points = points.reshape(-1, 2)
     if not np.all(np.abs(points) <= LONGEST_OUTLINE) or outline_of(points) > LONGEST_OUTLINE:
         raise ValueError(f"the outline of a polygon is no line of at most {LONGEST_OUTLINE} px")

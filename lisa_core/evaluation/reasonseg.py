@@ -136,7 +136,7 @@ class Entry:
         annotation = read_annotation(self.annotation)
         image = files.read_rgb(self.picture)
         try:
-            truth = rasterize(annotation.polygons, image.shape[:2])  # all of them, lest one lies outside
+            truth = rasterize(annotation.polygons, image.shape[:2])  # all of them, lest all lie outside
             if annotation.first != annotation.polygons:
                 truth = rasterize(annotation.first, image.shape[:2])
         except DatasetError as error:
@@ -227,26 +227,26 @@ def read_annotation(path: Path) -> Annotation:
 def rasterize(polygons: Sequence[Polygon], size: tuple[int, ...]) -> NDArray[np.uint8]:
     """The ground truth, (H, W) uint8, as the authors draw it: largest first, each filled and with its outline.
 
-    Polygons that reach beyond the picture are cut off at its edge. OpenCV 4.11 changed how it fills: against 4.10 and
-    older, with which published numbers were made, a few pixels at the outlines differ.
+    What lies outside the picture is cut off, of two points a line is drawn, and one point is a pixel. OpenCV 4.11
+    changed how it fills: against 4.10 and older, with which published numbers were made, pixels at the outlines differ.
 
     Args:
         polygons: in the order of their file, which decides between those of equal size: the last is drawn first.
         size: (height, width) of the picture.
 
     Raises:
-        DatasetError: a polygon is nowhere in the picture.
+        DatasetError: there are polygons, and none is in the picture.
     """
     areas = []
     for polygon in polygons:
         alone = np.zeros(size, np.uint8)
         _draw(alone, polygon.points, 1)
         areas.append(np.count_nonzero(alone))
-        if not areas[-1]:
-            raise DatasetError(
-                f"polygon {polygon.number} lies outside the picture, which is {size[1]}x{size[0]};"
-                " it may belong to another one, or to one of another size."
-            )
+    if areas and not any(areas):
+        raise DatasetError(
+            f"no polygon lies in the picture, which is {size[1]}x{size[0]};"
+            " they may belong to another one, or to one of another size."
+        )
     truth = np.zeros(size, np.uint8)
     for index in np.argsort(areas, kind="stable")[::-1]:
         _draw(truth, polygons[index].points, polygons[index].value)
@@ -337,17 +337,25 @@ def _annotation(content: Any) -> Annotation:
     if not isinstance(content, dict):
         raise DatasetError("the JSON is no object with `text`, `is_sentence` and `shapes`.")
     texts, is_sentence, shapes = (content.get(key) for key in ("text", "is_sentence", "shapes"))
-    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise DatasetError("`text` must be a list of at least one query, each in words.")
-    if not isinstance(is_sentence, bool):
+    if not isinstance(is_sentence, int) or is_sentence not in (0, 1):  # both are what Python's bools are, too
         raise DatasetError("`is_sentence` must be true or false.")
     if not isinstance(shapes, list):
         raise DatasetError("`shapes` must be a list of polygons.")
     polygons = (_polygon(number, shape) for number, shape in enumerate(shapes, 1))
-    answers = _answers(content.get("answers", []), len(texts))
-    annotation = Annotation(tuple(text.strip() for text in texts), is_sentence, tuple(filter(None, polygons)), answers)
+    queries = _queries(texts, alone="answers" not in content)
+    answers = _answers(content.get("answers", []), len(queries))
+    annotation = Annotation(queries, bool(is_sentence), tuple(filter(None, polygons)), answers)
     _check_groups(annotation)
     return annotation
+
+
+def _queries(texts: Any, alone: bool) -> tuple[str, ...]:
+    """Blank ones after the first are left out where there are no answers to them; the benchmark asks the first."""
+    words = texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else []
+    queries = [text.strip() for text in words]
+    if not any(queries[:1]) or not (alone or all(queries)):
+        raise DatasetError("`text` must be a list of at least one query, each in words.")
+    return tuple(filter(None, queries))
 
 
 def _answers(answers: Any, texts: int) -> tuple[str, ...]:
@@ -381,8 +389,6 @@ def _polygon(number: int, shape: Any) -> Polygon | None:
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.all(np.abs(points) <= LONGEST_OUTLINE):
         raise DatasetError(f"polygon {number} must have `points`, a list of [x, y] in pixels.")
-    if len(points) < 3:
-        raise DatasetError(f"polygon {number} has {len(points)} points; it takes at least 3.")
     if outline_of(points) > LONGEST_OUTLINE:
         raise DatasetError(f"polygon {number} has an outline of more than {LONGEST_OUTLINE} px; draw it with less.")
     value = IGNORED if "ignore" in label.lower() else TARGET

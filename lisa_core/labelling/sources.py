@@ -201,7 +201,7 @@ def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
     for item in annotations:
         try:
-            (unsure if item.get("iscrowd") else target)[coco.mask_of(item.get("segmentation"), size)] = True
+            (unsure if item.get("iscrowd") else target)[coco.layers_of(item.get("segmentation"), size) > 0] = True
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise DatasetError(f"annotation {item.get('id')} cannot be used: {error}.") from error
     return target, unsure & ~target

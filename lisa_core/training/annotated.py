@@ -44,6 +44,9 @@ ANSWERS = (
     "[SEG].",
 )
 
+_KINDS, _SHARES = ((True, False), (True, True), (False, True)), (0.45, 0.45, 0.1)
+"""Whether masks answer a picture that has an explanation, and whether words do; and how often, as published."""
+
 _RECIPE = 64
 """Tokens that the recipe's words around a query take, at most."""
 _WORDINGS = 3
@@ -154,21 +157,28 @@ def _drawn(shown: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
 
 
 def _turns(annotation: Annotation, explain: Callable[[str], str], random: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions and answers about a picture, each in wordings drawn anew; `explain` gives a query's answer in words."""
+    """Questions and answers about a picture, each in wordings drawn anew; `explain` gives a query's answer in words.
+
+    One draw for a picture says whether it is answered with masks, with words, too, or with words alone.
+    """
     count = min(_WORDINGS, len(annotation.texts))
+    masks, words = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))]
     turns = []
     for index in random.choice(len(annotation.texts), count, replace=False):
         text = annotation.texts[index]
         if annotation.answers:
             turns.append((text, annotation.answers[index]))
             continue
+        explanation = explain(text) if words else ""
+        if explanation and not masks:
+            turns.append((text, explanation))
+            continue
         if annotation.is_sentence:
             question = str(random.choice(LONG_QUESTIONS)).format(text)
         else:
             question = str(random.choice(SHORT_QUESTIONS)).format(text.lower())
         answer = str(random.choice(ANSWERS))
-        explanation = explain(text)
-        if explanation and random.integers(2):
+        if explanation:
             question, answer = f"{text} {random.choice(EXPLAIN)}", f"{answer} {explanation}"
         turns.append((question, answer))
     return turns

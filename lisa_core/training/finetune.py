@@ -32,8 +32,7 @@ _SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
 class Recipe:
     """How to fine-tune; the defaults are the official recipe's, but for the length and the size of a step.
 
-    The authors' step has 20 pictures for each GPU, by ten batches of two; a tenth of their explained questions is
-    answered in words alone, here none.
+    The authors' step has 20 pictures for each GPU, by ten batches of two.
 
     Attributes:
         batch: pictures of a batch.
@@ -174,9 +173,7 @@ class Finetuning:
         self._best = giou
 
     def _autocast(self) -> torch.autocast:
-        """The fp32 weights that learn are multiplied in bf16 on a GPU, and wherever the frozen ones are."""
-        mixed = self._device.type == "cuda" or self._precision == "bf16"
-        return torch.autocast(self._device.type, torch.bfloat16, enabled=mixed)
+        return torch.autocast(self._device.type, torch.bfloat16, enabled=_is_mixed(self._precision, self._device))
 
     def _keep_settings(self, train: Sequence[reasonseg.Split]) -> None:
         """What the training depends on; one under way that depends on something else is not gone on with."""
@@ -201,6 +198,11 @@ class Finetuning:
             return
         self.work.mkdir(parents=True, exist_ok=True)
         files.write_whole({path: json.dumps(settings, indent=1).encode()})
+
+
+def _is_mixed(precision: str, device: torch.device) -> bool:
+    """Whether the fp32 weights that learn are multiplied in bf16: as the frozen ones are, and in 4 bit on a GPU."""
+    return precision == "bf16" or (precision == "nf4" and device.type == "cuda")
 
 
 def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:

@@ -180,6 +180,15 @@ def test_polygons_are_cut_off_at_the_edge():
     assert np.count_nonzero(truth) == 16
 
 
+def test_what_is_no_area_is_drawn_as_a_line_or_a_point_and_nothing_outside():
+    outside = polygon([[100, 100], [110, 100], [105, 110]])
+    line, point = polygon([[1, 2], [5, 2]]), polygon([[6, 4]], IGNORED)
+    truth = rasterize([outside, line, point], (6, 8))
+    assert truth.nonzero()[0].tolist() == [2] * 5 + [4]
+    assert (truth[2, 1:6] == TARGET).all()
+    assert truth[4, 6] == IGNORED
+
+
 def test_coordinates_are_truncated(split):
     folder = split(**{"cup.json": annotation(points=[[1.9, 1.9], [4.9, 1.9], [4.9, 4.9], [1.9, 4.9]])})
     assert np.array_equal(read_annotation(folder / "cup.json").polygons[0].points, SQUARE)
@@ -255,7 +264,7 @@ def test_the_truth_is_that_of_the_first_answer(split):
     assert (truths["The mug is [SEG]."] == TARGET).any()
     shapes[0]["points"] = [[100, 100], [110, 100], [105, 110]]  # checked all the same
     content["answers"] = ["There is no mug.", "The banana is [SEG]."]
-    with pytest.raises(DatasetError, match="polygon 1 lies outside"):
+    with pytest.raises(DatasetError, match="no polygon lies in the picture"):
         open_split(split(**{"cup.json": content})).entries[0].read()
 
 
@@ -267,17 +276,20 @@ BAD = {
     "no text": (annotation(text=[]), "`text` must be a list"),
     "text that is no list": (annotation(text="a cup"), "`text` must be a list"),
     "is_sentence": (annotation(is_sentence="no"), "`is_sentence` must be"),
+    "is_sentence, a number": (annotation(is_sentence=2), "`is_sentence` must be"),
     "shapes": (annotation(shapes={}), "`shapes` must be"),
     "answers": (annotation(answers="no"), "`answers` must be"),
     "an answer too many": (annotation(answers=["[SEG]."] * 2), "`answers` has 2, but there are 1 texts"),
     "two masks in a file": (annotation(answers=["[SEG] and [SEG]."]), "2 .SEG., so each target needs the `group_id`"),
     "no label": (annotation(shapes=[{"points": SQUARE}]), "polygon 1 has no label"),
-    "two points": (annotation(points=SQUARE[:2]), "polygon 1 has 2 points; it takes at least 3"),
+    "text that begins with nothing": (annotation(text=[" ", "a cup"]), "`text` must be a list"),
+    "a blank text that is answered": (annotation(text=["a cup", " "], answers=["[SEG]."] * 2), "`text` must be a list"),
+    "no points": (annotation(points=[]), "polygon 1 must have `points`"),
     "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),
     "not a number": (annotation(points=[[float("nan"), 1]] * 3), "polygon 1 must have `points`"),
     "far away": (annotation(points=[[2**31 - 1, 1]] * 3), "polygon 1 must have `points`"),
     "endless": (annotation(points=[[-(10**5), 0], [10**5, 1]] * 100), "polygon 1 has an outline of more than"),
-    "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "polygon 1 lies outside .* 8x6"),
+    "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "no polygon lies in the picture, .* 8x6"),
 }
 
 
@@ -286,6 +298,12 @@ def test_a_bad_annotation_is_named(split, content, sentence):
     entry = open_split(split(**{"cup.json": content})).entries[0]
     with pytest.raises(DatasetError, match=rf"cup\.json.*{sentence}"):
         entry.read()
+
+
+def test_what_the_authors_read_is_read(split):
+    content = annotation(text=["the mug", " ", "a cup"], is_sentence=1)
+    read = read_annotation(open_split(split(**{"cup.json": content})).entries[0].annotation)
+    assert (read.texts, read.is_sentence) == (("the mug", "a cup"), True)
 
 
 def test_a_bad_picture_is_named(split):

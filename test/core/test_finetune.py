@@ -254,12 +254,38 @@ def test_the_same_step_has_the_same_batch_with_the_answers_learnt(small_checkpoi
 def test_an_explanation_is_learnt_where_there_is_one():
     annotation = reasonseg.Annotation(("what gives light",), True, ())
     random = np.random.default_rng(0)
-    turns = [annotated._turns(annotation, lambda _: "The lamp is on.", random)[0] for _ in range(20)]
-    explained = [(question, answer) for question, answer in turns if answer.endswith("The lamp is on.")]
-    assert 0 < len(explained) < 20
-    assert all("expla" in question and "[SEG]" in answer for question, answer in explained)
+    turns = [annotated._turns(annotation, lambda _: "The lamp is on.", random)[0] for _ in range(400)]
+    explained = [question for question, answer in turns if answer.endswith(" The lamp is on.") and "[SEG]" in answer]
     plain = [question for question, answer in turns if answer in annotated.ANSWERS]
+    in_words = [question for question, answer in turns if answer == "The lamp is on."]
+    assert len(explained) + len(plain) + len(in_words) == len(turns)
+    assert all("expla" in question for question in explained)
     assert all(question.startswith("what gives light Please") for question in plain)
+    assert set(in_words) == {"what gives light"}
+    assert [len(kind) / len(turns) for kind in (plain, explained, in_words)] == pytest.approx(
+        [0.45, 0.45, 0.1], abs=0.06
+    )
+
+
+def test_all_queries_of_a_picture_are_answered_in_the_same_way():
+    annotation = reasonseg.Annotation(("a lamp", "a light", "what gives light"), True, ())
+    for seed in range(30):
+        turns = annotated._turns(annotation, lambda _: "It is on.", np.random.default_rng(seed))
+        assert len({("[SEG]" in answer, answer.endswith("It is on.")) for _, answer in turns}) == 1
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "mixed"),
+    [
+        ("fp32", "cuda", False),
+        ("bf16", "cuda", True),
+        ("nf4", "cuda", True),
+        ("bf16", "cpu", True),
+        ("nf4", "cpu", False),
+    ],
+)
+def test_what_is_asked_for_in_fp32_learns_in_fp32(precision, device, mixed):
+    assert finetune._is_mixed(precision, torch.device(device)) is mixed
 
 
 @pytest.mark.parametrize(("is_sentence", "asked"), [(False, "red tea pot"), (True, "Red Tea pot")])

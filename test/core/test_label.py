@@ -211,7 +211,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
                 "iscrowd": 1,
                 "segmentation": {"size": [48, 64], "counts": [0, 48, 48 * 63]},
             },
-            {"image_id": 9, "category_id": 1, "segmentation": [[1, 1, 2, 2]]},
+            {"image_id": 9, "category_id": 1, "segmentation": [[1, 1]]},
             {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
             {"image_id": 99, "category_id": 1, "segmentation": packed},
             {"image_id": 11, "category_id": 1, "segmentation": packed},
@@ -224,7 +224,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
     result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
     assert result.code == 1
     for sentence in (
-        "takes at least three points",
+        "takes at least two points",
         "do not fill 64x48",
         "no picture or category that is listed",
         "`height`",

@@ -11,7 +11,8 @@ from pycocotools import mask as coco
 from test_cli_evaluate import FakeEngine
 
 from lisa_core.errors import DatasetError, OutOfMemoryError
-from lisa_core.evaluation.coco import mask_of
+from lisa_core.evaluation.coco import layers_of
+from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.refcoco import RefCoco
 from lisa_core.evaluation.runner import evaluate
 
@@ -130,8 +131,9 @@ def test_polygons_are_filled_as_by_cocos_own_code(seed):
     rng = np.random.default_rng(seed)
     polygons = [rng.uniform(-15, 75, 2 * rng.integers(3, 30)).round(rng.integers(0, 3)).tolist() for _ in range(3)]
     polygons[0] += polygons[0][-2:]  # a point twice
+    polygons.append(rng.uniform(0, 60, 4).tolist())  # two points enclose nothing
     shapes = coco.frPyObjects(polygons, HEIGHT, WIDTH)
-    assert np.array_equal(mask_of(polygons, (HEIGHT, WIDTH)), coco.decode(shapes).any(axis=2))
+    assert np.array_equal(layers_of(polygons, (HEIGHT, WIDTH)), coco.decode(shapes).sum(axis=2))
 
 
 def test_run_lengths_are_read_plain_and_packed():
@@ -139,10 +141,10 @@ def test_run_lengths_are_read_plain_and_packed():
     packed = coco.frPyObjects(plain, HEIGHT, WIDTH)
     expected = np.arange(WIDTH) == np.zeros((HEIGHT, 1))
     for counts in (plain, packed | {"counts": packed["counts"].decode()}):
-        assert np.array_equal(mask_of(counts, (HEIGHT, WIDTH)), expected)
+        assert np.array_equal(layers_of(counts, (HEIGHT, WIDTH)), expected)
     second = {"size": [HEIGHT, WIDTH], "counts": [48, 48, 48 * 62]}
     assert np.array_equal(
-        mask_of([plain, second], (HEIGHT, WIDTH)), np.arange(WIDTH) <= np.ones((HEIGHT, 1))
+        layers_of([plain, second], (HEIGHT, WIDTH)), np.arange(WIDTH) <= np.ones((HEIGHT, 1))
     )  # RefCLEF
 
 
@@ -224,6 +226,32 @@ def test_sentences_are_asked_in_lower_case(folder):
     assert [each["query"] for each in written["images"]] == ["the right part"]
 
 
+def test_overlapping_parts_are_no_target_and_no_parts_an_empty_one(folder):
+    content = json.loads((folder / "instances.json").read_text())
+    content["annotations"][1]["segmentation"] = [[4, 4, 24, 4, 24, 24, 4, 24], [14, 4, 34, 4, 34, 24, 14, 24]]
+    (folder / "instances.json").write_text(json.dumps(content))
+    truth = RefCoco(folder).split("val").entries[-1].read().truth
+    assert [truth[10, x] for x in (2, 8, 18, 30)] == [0, TARGET, 2, TARGET]
+    content["annotations"][1]["segmentation"] = []
+    (folder / "instances.json").write_text(json.dumps(content))
+    assert not RefCoco(folder).split("val").entries[-1].read().truth.any()
+
+
+def test_names_of_splits_are_read_as_the_sets_own_code_reads_them(folder):
+    splits = ("train", "val", "testA", "testB", "testAB", "test")
+    references = [reference(number, 1, 11, split, split) for number, split in enumerate(splits)]
+    (folder / "refs(unc).json").write_text(json.dumps(references))
+
+    def found(name):
+        return {entry.sentence for entry in RefCoco(folder).split(name).entries}
+
+    assert found("testA") == {"testa", "testab"}
+    assert found("testB") == {"testb", "testab"}
+    assert found("testAB") == {"testab"}
+    assert found("test") == {"test", "testa", "testb", "testab"}
+    assert found("val") == {"val"}
+
+
 def test_a_split_without_sentences(folder):
     (folder / "refs(unc).json").write_text(json.dumps([reference(5, 1, 11, "val")]))
     result, written = run(folder, Counting())
@@ -234,8 +262,8 @@ def test_a_split_without_sentences(folder):
 @pytest.mark.parametrize(
     "segmentation",
     [
-        [],
         None,
+        "none",
         [[1, 2]],
         [[10**400, 0, 9, 0, 9, 9]],
         {"size": [9, 9], "counts": [81]},

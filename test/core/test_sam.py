@@ -133,6 +133,26 @@ def test_image_embedding_as_recorded(v1, name):
     assert distance(embedding[::8], asked.arrays["sam_embedding_every8"]) < CLOSE
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@torch.inference_mode()
+def test_patches_are_where_the_authors_have_them_in_each_precision(segment_anything, dtype):
+    theirs, ours = (sam.prompt_encoder.to(dtype) for sam in both(segment_anything, GOLDEN))
+    centres = (torch.arange(64, dtype=dtype) + 0.5) / 64  # LISA's copy of the package takes them in the weights' dtype
+    expected = theirs.pe_layer._pe_encoding(torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1))
+    found = ours.positions(64)
+    assert found.dtype == dtype
+    assert torch.equal(found, expected.permute(2, 0, 1))
+
+
+@torch.inference_mode()
+def test_patches_are_learnt_where_they_are_in_bf16(segment_anything):
+    weights = both(segment_anything, GOLDEN)[1].prompt_encoder
+    with torch.autocast("cpu", torch.bfloat16):
+        learnt = weights.positions(64)
+    assert not torch.equal(learnt, weights.positions(64))
+    assert torch.equal(learnt, weights.to(torch.bfloat16).positions(64))
+
+
 @pytest.mark.parametrize("name", ["v1-short", "v1-odd", "v1-two_masks"])
 def test_upsampling_as_recorded(name):
     asked = case(name)
