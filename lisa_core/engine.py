@@ -34,7 +34,7 @@ from lisa_core.errors import (
     first_line,
     is_out_of_memory,
 )
-from lisa_core.frame import Frame
+from lisa_core.frame import Encoded, Frame
 from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
 from lisa_core.masking import Masker
 from lisa_core.memory import FrameMemory
@@ -89,10 +89,10 @@ class LisaEngine:
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
         capture_for = partial(replay.capture_for, device, precision)
-        self._generator = Generator(model.language, end, self._dtype, device, capture_for)
-        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for())
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
-        self._memory = self._generator.room = FrameMemory(room, self._generator.memory)
+        self._memory = FrameMemory(room)
+        self._generator = Generator(model.language, end, self._dtype, device, self._memory, capture_for)
+        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for())
         self._masker = Masker(model, self._memory, self._dtype, device, precision, beside_on(device))
 
     @classmethod
@@ -163,8 +163,8 @@ class LisaEngine:
         watch = Stopwatch()
         frame = Frame(image, watch.laps)
         with self._guarded():
-            self._memory.use([frame])
-            self._visual(frame, watch)
+            (encoded,) = self._memory.use([frame])
+            self._visual(encoded, watch)
         return frame
 
     def ask(
@@ -273,10 +273,10 @@ class LisaEngine:
         return [ends[index] for index in range(count)]
 
     def _answer_one(self, question: "_Question", limits: Limits) -> Answer:
-        frame, cancel, watch = question.frame, question.cancel, Stopwatch()
+        cancel, watch = question.cancel, Stopwatch()
         with self._guarded():
             question.on_stage("answering")
-            self._memory.use([frame])
+            (frame,) = self._memory.use([question.frame])
             step = self._generator.read(self._visual(frame, watch), self._expand(question.prompt), cancel)
             watch.lap("prefill")
             self._masker.begin(frame, watch)
@@ -313,12 +313,12 @@ class LisaEngine:
             end(asked.index, cancelled() if segments is None else self._answer(prompt, asked.reply, segments, watch))
 
         with self._guarded():
-            self._memory.use([question.frame for question in questions])
+            frames = self._memory.use([question.frame for question in questions])
             asked = [
                 Asked(
                     index=index,
-                    frame=question.frame,
-                    visual=self._visual(question.frame, watch),
+                    frame=frames[index],
+                    visual=self._visual(frames[index], watch),
                     prompt=self._expand(question.prompt),
                     reply=Reply(self._tokenizer, question.on_token),
                     on_stage=question.on_stage,
@@ -330,7 +330,7 @@ class LisaEngine:
 
     def memory(self) -> Mapping[str, int]:
         """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam`, `frames`, `kv_cache`."""
-        return {**self._weights(), "frames": self._memory.held(), "kv_cache": self._generator.memory()}
+        return {**self._weights(), "frames": self._memory.frames(), "kv_cache": self._memory.kv_caches()}
 
     def _weights(self) -> dict[str, int]:
         parts: dict[str, int] = {}
@@ -345,7 +345,6 @@ class LisaEngine:
             return
         self._model = None
         self._generator.forget()
-        self._memory.empty()
         del self._generator, self._masker, self._memory, self._look
         self._release()
 
@@ -354,18 +353,18 @@ class LisaEngine:
             raise LisaError("This engine was closed; load the checkpoint again.")
         return self._model
 
-    def _visual(self, frame: Frame, watch: Stopwatch) -> Visual:
+    def _visual(self, frame: Encoded, watch: Stopwatch) -> Visual:
         """The frame to the language model; encoded now if it is new, or was emptied."""
-        if frame._visual is None:
+        if frame.visual is None:
             model = self._ready()
             pixels = preprocess.for_clip(frame.image, model.shape.clip.image, self._torch_device)
             watch.lap("preprocess")
             seen = preprocess.clip_input(pixels).to(self._dtype)
             (tokens,) = self._look(seen[None])
             self._memory.take(tokens.nbytes)
-            frame._visual = Visual(tokens)
+            frame.visual = Visual(tokens)
             watch.lap("clip")
-        return frame._visual
+        return frame.visual
 
     def _prompt(self, instruction: str, history: History) -> list[int]:
         return self._tokenizer.encode(template.BY_NAME[self.template].render(*template.checked(instruction, history)))

@@ -1,7 +1,7 @@
-"""An encoded image, which questions are asked about."""
+"""A frame, and what an engine makes of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,24 @@ from torch import Tensor
 from lisa_core.beside import Wait
 from lisa_core.generation import Visual
 from lisa_core.preprocess import SamSize
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """An image that questions are asked about; hand it back with every one.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, as it was given.
+        timings: seconds that encoding took, by stage.
+    """
+
+    image: NDArray[np.uint8]
+    timings: Mapping[str, float]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) in px."""
+        return (self.image.shape[0], self.image.shape[1])
 
 
 class SamEncoding(NamedTuple):
@@ -27,31 +45,24 @@ class SamEncoding(NamedTuple):
 
 
 @dataclass(eq=False)
-class Frame:
-    """An encoded image; hand it back with every question about it.
+class Encoded:
+    """What one engine has made of a frame, on its device; what is missing is made when it is needed.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, as it was given.
-        timings: seconds that encoding took, by stage.
+        visual: the frame to the language model.
+        sam: to the mask decoder.
     """
 
     image: NDArray[np.uint8]
-    timings: Mapping[str, float]
-    _visual: Visual | None = field(default=None, repr=False)
-    _sam: SamEncoding | None = field(default=None, repr=False)
-    _keeper: object = field(default=None, repr=False)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(height, width) in px."""
-        return (self.image.shape[0], self.image.shape[1])
+    visual: Visual | None = None
+    sam: SamEncoding | None = None
 
     @property
     def held(self) -> int:
-        """Bytes of device memory that it holds, without the KV cache; 0 until somebody asks, once it was emptied."""
-        tokens = self._visual.tokens.nbytes if self._visual is not None else 0
-        return tokens + (self._sam.embedding.nbytes if self._sam is not None else 0)
+        """Bytes of device memory, without the KV cache."""
+        tokens = self.visual.tokens.nbytes if self.visual is not None else 0
+        return tokens + (self.sam.embedding.nbytes if self.sam is not None else 0)
 
     def empty(self) -> None:
-        """Gives the device memory back, and what was read about the frame; the image is encoded again when needed."""
-        self._visual = self._sam = None
+        """Gives the device memory back, and what was read about the frame."""
+        self.visual = self.sam = None

@@ -36,7 +36,7 @@ class Visual:
     """
 
     tokens: Tensor
-    _aside: tuple[list[int], Tensor, Tensor] | None = field(default=None, repr=False)
+    _aside: "Text | None" = field(default=None, repr=False)
 
 
 @dataclass(eq=False)
@@ -56,6 +56,9 @@ class Text:
 class Room(Protocol):
     """Whoever has an eye on the memory that caches may take."""
 
+    def count(self, cache: KVCache) -> None:
+        """Its bytes count as long as somebody holds it."""
+
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more fit."""
 
@@ -68,10 +71,7 @@ class Generator:
 
     Attributes:
         ids: the tokens that the cache holds, `IMAGE_ID` once for each visual token.
-        room: asked before a cache is made or grows; set by whoever counts what else takes memory.
     """
-
-    room: Room
 
     def __init__(
         self,
@@ -79,15 +79,17 @@ class Generator:
         end_id: int,
         dtype: torch.dtype,
         device: torch.device,
+        room: Room,
         new_capture: Callable[[], Capture | None] = lambda: None,
     ) -> None:
         self._language = language
         self._stepper = Stepper(language, new_capture)
         self._end_id = end_id
+        self._room = room
         self._cache = KVCache(language.shape, min(2 * _GROWTH, language.shape.context), dtype, device)
         self._visual: weakref.ref[Visual] | None = None
         self._set_aside: OrderedDict[int, weakref.ref[Visual]] = OrderedDict()
-        self._texts: weakref.WeakSet[Text] = weakref.WeakSet()
+        room.count(self._cache)
         self.ids: list[int] = []
 
     @property
@@ -183,10 +185,8 @@ class Generator:
     def _begun(self, ids: Sequence[int]) -> Text:
         """A prompt with a copy of what the cache holds of it."""
         known = _common_length(self.ids, ids, at_most=len(ids) - 1)
-        self.room.take(self._size(self._capacity(len(ids))))
-        text = Text(self._cache.copy(self._capacity(len(ids)), known), list(ids[:known]))
-        self._texts.add(text)
-        return text
+        self._room.take(self._size(self._capacity(len(ids))))
+        return Text(self._copy(self._cache, self._capacity(len(ids)), known), list(ids[:known]))
 
     def next_tokens(self, texts: Sequence["Text"]) -> list[int]:
         """The token that each text goes on with, greedily."""
@@ -217,14 +217,6 @@ class Generator:
             self._cache.take(text.cache, len(text.ids))
         self.ids = text.ids
 
-    def memory(self) -> int:
-        """Bytes of keys and values: in the cache, set aside, and of the texts that are read together."""
-        aside = [visual._aside for ref in self._set_aside.values() if (visual := ref()) and visual._aside]
-        caches = {self._cache, *(text.cache for text in self._texts)}  # a text that was kept has the cache itself
-        return sum(tensor.nbytes for _, *pair in aside for tensor in pair) + sum(
-            cache.keys.nbytes + cache.values.nbytes for cache in caches
-        )
-
     def forget(self) -> None:
         """Drops everything that was read; it will be read again when it is needed."""
         for ref in self._set_aside.values():
@@ -252,24 +244,21 @@ class Generator:
         self._visual = weakref.ref(visual)
         self.ids = []
         self._set_aside.pop(id(visual), None)
-        if visual._aside is not None:
-            ids, keys, values = visual._aside
+        if (aside := visual._aside) is not None:
             visual._aside = None
-            self._reserve(len(ids))
-            self._cache.keys[:, :, : len(ids)] = keys
-            self._cache.values[:, :, : len(ids)] = values
-            self.ids = ids
+            self._reserve(len(aside.ids))
+            self._cache.take(aside.cache, len(aside.ids))
+            self.ids = aside.ids
 
     def _put_aside(self, visual: Visual) -> None:
         """Copies what was read about a frame, where there is room for that; else it will be read again."""
         length = len(self.ids)
-        if not self.room.has_room(self._size(length)):
+        if not self._room.has_room(self._size(length)):
             return
         try:
-            keys, values = self._cache.keys[:, :, :length].clone(), self._cache.values[:, :, :length].clone()
+            visual._aside = Text(self._copy(self._cache, length, length), self.ids)
         except torch.OutOfMemoryError:
             return
-        visual._aside = (self.ids, keys, values)
         self._set_aside[id(visual)] = weakref.ref(visual)
         while len(self._set_aside) > _SET_ASIDE:
             _, oldest = self._set_aside.popitem(last=False)
@@ -300,8 +289,13 @@ class Generator:
         if length <= cache.capacity:
             return cache
         capacity = self._capacity(length)
-        self.room.take(self._size(capacity - cache.capacity))
-        return cache.copy(capacity, held)
+        self._room.take(self._size(capacity - cache.capacity))
+        return self._copy(cache, capacity, held)
+
+    def _copy(self, cache: KVCache, capacity: int, length: int) -> KVCache:
+        copied = cache.copy(capacity, length)
+        self._room.count(copied)
+        return copied
 
 
 def _common_length(left: Sequence[int], right: Sequence[int], at_most: int) -> int:

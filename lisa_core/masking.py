@@ -10,7 +10,7 @@ from torch import Tensor
 from lisa_core import preprocess, replay
 from lisa_core.answer import Segment, tight_box
 from lisa_core.beside import Beside
-from lisa_core.frame import Frame, SamEncoding
+from lisa_core.frame import Encoded, SamEncoding
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
@@ -44,18 +44,18 @@ class Masker:
         self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for(urgent=False))
         self._decoder = Replayed(self._decode, capture_for())
 
-    def begin(self, frame: Frame, watch: Stopwatch) -> None:
+    def begin(self, frame: Encoded, watch: Stopwatch) -> None:
         """Begins to encode a frame beside the language model's next tokens, where that can be."""
-        if self._beside is None or frame._sam is not None or not self._memory.has_room(self._embedding_bytes()):
+        if self._beside is None or frame.sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
         with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
-            frame._sam = self._start(frame)
+            frame.sam = self._start(frame)
         watch.lap("sam")
 
-    def segments(self, frame: Frame, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
+    def segments(self, frame: Encoded, states: Sequence[Tensor], watch: Stopwatch) -> tuple[Segment, ...]:
         """One segment for each (1, width) hidden state, decoded as one batch."""
         model, side = self._model, self._model.shape.sam.image
-        embedding, size, wait = frame._sam or self._encoded(frame, watch)
+        embedding, size, wait = frame.sam or self._encoded(frame, watch)
         wait()
         prompts = model.text_hidden_fcs(torch.cat(list(states)))
         logits, scores = self._decoder(embedding, prompts)
@@ -75,14 +75,14 @@ class Masker:
         watch.lap("masks")
         return tuple(segments)
 
-    def _encoded(self, frame: Frame, watch: Stopwatch) -> SamEncoding:
+    def _encoded(self, frame: Encoded, watch: Stopwatch) -> SamEncoding:
         encoded = self._start(frame)
         if self._memory.has_room(self._embedding_bytes()):
-            frame._sam = encoded
+            frame.sam = encoded
         watch.lap("sam")
         return encoded
 
-    def _start(self, frame: Frame) -> SamEncoding:
+    def _start(self, frame: Encoded) -> SamEncoding:
         """On a GPU always beside: what is recorded must not run twice at once."""
         size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
         if self._beside is None:
@@ -90,7 +90,7 @@ class Masker:
         embedding, wait = self._beside.start(lambda: self._encode(frame))
         return SamEncoding(embedding, size, wait)
 
-    def _encode(self, frame: Frame) -> Tensor:
+    def _encode(self, frame: Encoded) -> Tensor:
         side = self._model.shape.sam.image
         pixels, _ = preprocess.for_sam(frame.image, side, self._device)
         (embedding,) = self._encoder(preprocess.sam_input(pixels, side).to(self._dtype)[None])

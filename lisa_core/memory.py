@@ -1,56 +1,52 @@
 """What frames and the texts read about them hold beside the weights, kept within a limit."""
 
-import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from weakref import WeakKeyDictionary, WeakSet
 
 from lisa_core.errors import OutOfMemoryError
-from lisa_core.frame import Frame
+from lisa_core.frame import Encoded, Frame
+from lisa_core.model.language import KVCache
 
 
 class FrameMemory:
-    """The frames that somebody holds, least recently used first, which is the order in which they are emptied.
-
-    An emptied frame is encoded again when it is asked about. Frames in use are left alone. What a frame holds was made
-    by one engine's weights, so one that another engine's memory kept comes in empty.
+    """What an engine has made of the frames that somebody holds; the least recently used give way first.
 
     Args:
         room: bytes that frames and KV caches may take together; inf: any.
-        kv_caches: a method that tells how many bytes the KV caches take; its object is not kept alive.
     """
 
-    def __init__(self, room: float, kv_caches: Callable[[], int]) -> None:
+    def __init__(self, room: float) -> None:
         self._room = room
-        self._kv_caches = weakref.WeakMethod(kv_caches)
-        self._frames: list[weakref.ref[Frame]] = []
-        self._idle = 0  # the first so many
+        self._encoded: WeakKeyDictionary[Frame, Encoded] = WeakKeyDictionary()
+        self._in_use: WeakSet[Frame] = WeakSet()
+        self._caches: WeakSet[KVCache] = WeakSet()
 
-    def use(self, frames: Sequence[Frame]) -> None:
-        """These are in use, from now until the next call."""
-        for used in frames:
-            if used._keeper is not self:
-                used.empty()
-                used._keeper = self
-        idle = [ref for ref in self._frames if (frame := ref()) is not None and frame not in frames]
-        self._frames = [*idle, *map(weakref.ref, dict.fromkeys(frames))]
-        self._idle = len(idle)
+    def use(self, frames: Sequence[Frame]) -> list[Encoded]:
+        """What there is of these frames, which are left alone until the next call."""
+        self._in_use = WeakSet(frames)
+        for frame in dict.fromkeys(frames):
+            self._encoded[frame] = self._encoded.pop(frame, Encoded(frame.image))
+        return [self._encoded[frame] for frame in frames]
 
-    def empty(self) -> None:
-        """Empties all that no other memory keeps by now."""
-        for ref in self._frames:
-            if (frame := ref()) is not None and frame._keeper is self:
-                frame.empty()
+    def count(self, cache: KVCache) -> None:
+        """Its bytes count as long as somebody holds it."""
+        self._caches.add(cache)
 
-    def held(self) -> int:
-        """Bytes that the frames hold."""
-        return sum(frame.held for ref in self._frames if (frame := ref()) is not None)
+    def frames(self) -> int:
+        """Bytes of what was made of frames."""
+        return sum(encoded.held for encoded in self._encoded.values())
+
+    def kv_caches(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(cache.nbytes for cache in self._caches)
 
     def has_room(self, size: int) -> bool:
         """Whether so many bytes more fit, now that idle frames were emptied as far as that takes."""
-        for ref in self._frames[: self._idle]:
+        for frame, encoded in self._encoded.items():
             if self._fits(size):
                 break
-            if (frame := ref()) is not None:
-                frame.empty()
+            if frame not in self._in_use:
+                encoded.empty()
         return self._fits(size)
 
     def take(self, size: int) -> None:
@@ -62,5 +58,4 @@ class FrameMemory:
             )
 
     def _fits(self, size: int) -> bool:
-        kv_caches = self._kv_caches()
-        return self.held() + (kv_caches() if kv_caches is not None else 0) + size <= self._room
+        return self.frames() + self.kv_caches() + size <= self._room

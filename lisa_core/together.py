@@ -12,7 +12,7 @@ from itertools import islice
 from torch import Tensor
 
 from lisa_core.answer import Segment
-from lisa_core.frame import Frame
+from lisa_core.frame import Encoded
 from lisa_core.generation import Generator, Text, Visual
 from lisa_core.masking import Masker
 from lisa_core.reply import Reply
@@ -33,7 +33,7 @@ class Asked:
     """
 
     index: int
-    frame: Frame
+    frame: Encoded
     visual: Visual
     prompt: list[int]
     reply: Reply
@@ -134,7 +134,7 @@ class Together:
 
     def _finish(self, over: Sequence[Asked]) -> None:
         """Gives each the masks it asked for, those of a frame as one batch, and ends it."""
-        of_frame: dict[Frame, list[Asked]] = {}
+        of_frame: dict[Encoded, list[Asked]] = {}
         for one in over:
             of_frame.setdefault(one.frame, []).append(one)
         for frame, questions in of_frame.items():

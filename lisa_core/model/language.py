@@ -54,6 +54,11 @@ class KVCache:
         """Positions that fit."""
         return self.keys.shape[2]
 
+    @property
+    def nbytes(self) -> int:
+        """Of keys and values."""
+        return self.keys.nbytes + self.values.nbytes
+
     def copy(self, capacity: int, length: int) -> "KVCache":
         """A cache of another capacity with the first `length` tokens of this one."""
         copied = copy(self)

@@ -82,7 +82,7 @@ def test_the_first_of_several_frames_does_not_wait_for_the_others(lisa, monkeypa
 def test_a_frame_that_was_emptied_is_begun_again(lisa, aside, many):
     frame = lisa.encode(SHORT.rgb)
     lisa.ask(frame, SHORT.instruction, max_segments=0)
-    frame.empty()
+    lisa._memory._encoded[frame].empty()
     if many:
         lisa.ask_many(frame, [SHORT.instruction] * 2)
     else:

@@ -1,6 +1,7 @@
 """What an engine does with questions: streams, cancels, survives, and remembers nothing that it should not."""
 
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from lisa_core import (
 )
 from lisa_core.generation import Generator
 from lisa_core.model.clip import VisionTower
-from lisa_core.model.language import Language
+from lisa_core.model.language import KVCache, Language
 from lisa_core.model.sam import Sam
 
 SHORT = case("v1-short")
@@ -361,17 +362,17 @@ class TestOutOfMemory:
 
     def test_of_a_copy_that_only_spares_reading_again(self, small, monkeypatch):
         """What was read about one frame while another is asked about is kept where it fits, and else read again."""
-        clone, refused = torch.Tensor.clone, []
+        copy, refused = KVCache.copy, []
 
-        def clone_small(tensor, *arguments, **named):
-            if tensor.dim() == 4 and tensor.shape[0] == small._model.language.shape.layers:
-                refused.append(tensor.shape)
+        def copy_small(cache, capacity, length):
+            if capacity == length:
+                refused.append(length)
                 raise torch.OutOfMemoryError("CUDA out of memory.")
-            return clone(tensor, *arguments, **named)
+            return copy(cache, capacity, length)
 
         frames = [small.encode(asked.rgb) for asked in (SHORT, TWO_MASKS)]
         wanted = [ask(small, asked, frame) for asked, frame in zip((SHORT, TWO_MASKS), frames, strict=True)]
-        monkeypatch.setattr(torch.Tensor, "clone", clone_small)
+        monkeypatch.setattr(KVCache, "copy", copy_small)
         for _ in range(2):
             for asked, frame, answer in zip((SHORT, TWO_MASKS), frames, wanted, strict=True):
                 assert same_answer(ask(small, asked, frame), answer)
@@ -585,13 +586,12 @@ class TestMemory:
         frame, other = engine.encode(SHORT.rgb), engine.encode(TWO_MASKS.rgb)
         for each in (frame, other):
             engine.ask(each, "cup", mask_only=True)
-        visual = frame._visual
-        assert visual._aside
-        assert frame.held > 0 < other.held
+        held = [weakref.ref(engine._memory._encoded[frame].visual)]
+        held += [weakref.ref(held[0]()._aside), weakref.ref(engine._memory._encoded[other].sam.embedding)]
+        assert all(each() is not None for each in held)
         engine.close()
         engine.close()
-        assert frame.held == other.held == 0
-        assert not visual._aside
+        assert all(each() is None for each in held)
         for call in (lambda: engine.ask(frame, "cup"), lambda: engine.encode(SHORT.rgb), engine.memory):
             with pytest.raises(LisaError, match="was closed; load the checkpoint again"):
                 call()

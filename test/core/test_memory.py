@@ -58,7 +58,7 @@ def test_frames_are_counted_while_somebody_holds_them(small):
     tokens = small.memory()["frames"] - before
     assert tokens == 256 * 64 * 4
     small.ask(frame, WORDS, mask_only=True)
-    assert small.memory()["frames"] - before == tokens + frame._sam[0].nbytes
+    assert small.memory()["frames"] - before == tokens + small._memory._encoded[frame].sam.embedding.nbytes
     del frame
     assert small.memory()["frames"] == before
 
@@ -80,7 +80,7 @@ class TestLimit:
             answer = engine.ask(frames[index], WORDS, max_new_tokens=6)
             assert sum(engine.memory().values()) <= limit
             assert same_answer(answer, small.ask(small.encode(rgbs[index]), WORDS, max_new_tokens=6))
-        assert 1 <= sum(frame.held > 0 for frame in frames) < 6
+        assert 1 <= sum(engine._memory._encoded[frame].held > 0 for frame in frames) < 6
 
     def test_the_least_recently_used_are_encoded_again_and_no_others(self, engine, encoded):
         frames = [engine.encode(rgb) for rgb in pictures(6)]
@@ -108,7 +108,7 @@ class TestLimit:
         others = [engine.encode(rgb) for rgb in pictures(5)]
         for other in others:
             engine.ask(other, WORDS, max_new_tokens=1)
-        assert frame.held == 0
+        assert engine._memory._encoded[frame].held == 0
         assert same_answer(
             engine.ask(frame, "Why is it hot?", history), small.ask(small.encode(SHORT.rgb), "Why is it hot?", history)
         )

@@ -110,12 +110,12 @@ def test_after_the_warm_up_questions_of_usual_length_need_no_more_captures(with_
 def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
     made = []
     language = small._model.language
-    generator = Generator(language, -1, torch.float32, torch.device("cpu"), lambda: made.append(Captures()) or made[-1])
-    generator.room = small._memory
-    visual = small.encode(LONG.rgb)._visual
+    of = language, -1, torch.float32, torch.device("cpu"), small._memory
+    generator = Generator(*of, lambda: made.append(Captures()) or made[-1])
+    frame = small.encode(LONG.rgb)
+    visual = small._memory._encoded[frame].visual
     ids = small._expand(small._prompt(LONG.instruction, ()))
-    plain = Generator(language, -1, torch.float32, torch.device("cpu"))
-    plain.room = small._memory
+    plain = Generator(*of)
     with torch.inference_mode():
         more = plain._cache.capacity - len(ids) + 8
         found, wanted = (
