@@ -12,7 +12,6 @@ import math
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -40,12 +39,13 @@ from lisa_core.masking import Masker
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, Layout, ResolvedPrecision, TemplateName
+from lisa_core.question import Limits, Question
 from lisa_core.replay import Replayed
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, History
-from lisa_core.together import Asked, Limits, Together
-from lisa_core.tokenizer import IMAGE_ID, Tokenizer
+from lisa_core.together import Asked, Together
+from lisa_core.tokenizer import IMAGE_ID, Tokenizer, spread
 
 __all__ = ["Frame", "LisaEngine"]
 
@@ -199,9 +199,8 @@ class LisaEngine:
         """
         self._ready()
         _check_frames([frame])
-        prompt = self._prompt(instruction, history)
+        question = self._question(frame, instruction, history, on_token, on_stage, cancel)
         _check_most(max_new_tokens)
-        question = _Question(frame, prompt, on_token, on_stage or _no_one_listens, cancel or threading.Event())
         return self._answer_one(question, Limits(max_new_tokens, max_segments, mask_only))
 
     def ask_many(
@@ -248,19 +247,19 @@ class LisaEngine:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
         histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
         _check_most(max_new_tokens)
-        prompts = list(map(self._prompt, instructions, histories))
-        for prompt in prompts:
-            self._generator.check_length(self._expand(prompt))
         questions = [
-            _Question(
-                frame=frames[index],
-                prompt=prompts[index],
-                on_token=on_token and partial(on_token, index),
-                on_stage=partial(on_stage, index) if on_stage else _no_one_listens,
-                cancel=cancels[index],
+            self._question(
+                frames[index],
+                instructions[index],
+                histories[index],
+                on_token and partial(on_token, index),
+                on_stage and partial(on_stage, index),
+                cancels[index],
             )
             for index in range(count)
         ]
+        for question in questions:
+            self._generator.check_length(question.prompt)
         ends: dict[int, Answer | Cancelled] = {}
 
         def end(index: int, found: Answer | Cancelled) -> None:
@@ -272,12 +271,26 @@ class LisaEngine:
         answer(questions, Limits(max_new_tokens, max_segments, mask_only), end)
         return [ends[index] for index in range(count)]
 
-    def _answer_one(self, question: "_Question", limits: Limits) -> Answer:
+    def _question(
+        self,
+        frame: Frame,
+        instruction: str,
+        history: History,
+        on_token: Callable[[str], None] | None,
+        on_stage: Callable[[str], None] | None,
+        cancel: threading.Event | None,
+    ) -> Question:
+        rendered = template.BY_NAME[self.template].render(*template.checked(instruction, history))
+        ids = self._tokenizer.encode(rendered)
+        prompt = spread(ids, self._ready().shape.clip.tokens)
+        return Question(frame, ids, prompt, on_token, on_stage or _no_one_listens, cancel or threading.Event())
+
+    def _answer_one(self, question: Question, limits: Limits) -> Answer:
         cancel, watch = question.cancel, Stopwatch()
         with self._guarded():
             question.on_stage("answering")
             (frame,) = self._memory.use([question.frame])
-            step = self._generator.read(self._visual(frame, watch), self._expand(question.prompt), cancel)
+            step = self._generator.read(self._visual(frame, watch), question.prompt, cancel)
             watch.lap("prefill")
             self._masker.begin(frame, watch)
             reply = Reply(self._tokenizer, question.on_token)
@@ -293,9 +306,9 @@ class LisaEngine:
                 question.on_stage("masking")
                 raise_if_cancelled(cancel)
                 segments = self._masker.segments(frame, states, watch)
-        return self._answer(question.prompt, reply, segments, watch)
+        return self._answer(question, reply, segments, watch)
 
-    def _answer_in_turn(self, questions: Sequence["_Question"], limits: Limits, end: "_End") -> None:
+    def _answer_in_turn(self, questions: Sequence[Question], limits: Limits, end: "_End") -> None:
         for index, question in enumerate(questions):
             self._ready()  # whoever heard the last answer may have closed it
             found: Answer | Cancelled
@@ -305,24 +318,22 @@ class LisaEngine:
                 found = error
             end(index, found)
 
-    def _answer_together(self, questions: Sequence["_Question"], limits: Limits, end: "_End") -> None:
+    def _answer_together(self, questions: Sequence[Question], limits: Limits, end: "_End") -> None:
         watch = Stopwatch()
 
         def end_one(asked: Asked, segments: tuple[Segment, ...] | None) -> None:
-            prompt = questions[asked.index].prompt
-            end(asked.index, cancelled() if segments is None else self._answer(prompt, asked.reply, segments, watch))
+            found = cancelled() if segments is None else self._answer(asked.question, asked.reply, segments, watch)
+            end(asked.index, found)
 
         with self._guarded():
             frames = self._memory.use([question.frame for question in questions])
             asked = [
                 Asked(
                     index=index,
+                    question=question,
                     frame=frames[index],
                     visual=self._visual(frames[index], watch),
-                    prompt=self._expand(question.prompt),
                     reply=Reply(self._tokenizer, question.on_token),
-                    on_stage=question.on_stage,
-                    cancel=question.cancel,
                 )
                 for index, question in enumerate(questions)
             ]
@@ -366,30 +377,21 @@ class LisaEngine:
             watch.lap("clip")
         return frame.visual
 
-    def _prompt(self, instruction: str, history: History) -> list[int]:
-        return self._tokenizer.encode(template.BY_NAME[self.template].render(*template.checked(instruction, history)))
-
-    def _answer(self, prompt: list[int], reply: Reply, segments: tuple[Segment, ...], watch: Stopwatch) -> Answer:
+    def _answer(self, question: Question, reply: Reply, segments: tuple[Segment, ...], watch: Stopwatch) -> Answer:
         return Answer(
             text=reply.text,
             segments=segments,
-            prompt_ids=list(self._as_released(prompt)),
+            prompt_ids=self._as_released(question),
             token_ids=list(reply.ids),
             timings=dict(watch.laps),
         )
 
-    def _expand(self, ids: Sequence[int]) -> list[int]:
-        """The image's one id, once for each of its visual tokens."""
-        count = self._ready().shape.clip.tokens
-        where = ids.index(IMAGE_ID)
-        return [*ids[:where], *[IMAGE_ID] * count, *ids[where + 1 :]]
-
-    def _as_released(self, ids: list[int]) -> list[int]:
+    def _as_released(self, question: Question) -> list[int]:
         """How the checkpoint's layout writes the image: v1 as -200, v0 as its patch tokens."""
         if self.layout == "v1":
-            return ids
+            return list(question.ids)
         patch = self._tokenizer.special_ids[IM_PATCH]
-        return [patch if token == IMAGE_ID else token for token in self._expand(ids)]
+        return [patch if token == IMAGE_ID else token for token in question.prompt]
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
@@ -414,17 +416,6 @@ class LisaEngine:
         gc.collect()
         if self._torch_device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-@dataclass(frozen=True, eq=False)
-class _Question:
-    """What `ask` was given, checked; `prompt` is its tokens, `IMAGE_ID` once for the picture."""
-
-    frame: Frame
-    prompt: list[int]
-    on_token: Callable[[str], None] | None
-    on_stage: Callable[[str], None]
-    cancel: threading.Event
 
 
 _End = Callable[[int, Answer | Cancelled], None]

@@ -4,7 +4,6 @@ A question that has said its last word gets its masks and ends, and one that was
 on; what either held is free for them.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,39 +14,27 @@ from lisa_core.answer import Segment
 from lisa_core.frame import Encoded
 from lisa_core.generation import Generator, Text, Visual
 from lisa_core.masking import Masker
+from lisa_core.question import Limits, Question
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True, eq=False)
 class Asked:
     """One of several questions.
 
     Attributes:
         index: which.
-        visual: its frame to the language model.
-        prompt: its tokens, `IMAGE_ID` once for each visual token.
+        frame: its own, encoded.
+        visual: the same to the language model.
         reply: the answer as it is said.
-        on_stage: called with "answering" and "masking" when each begins.
-        cancel: set from any thread to end it within one token.
     """
 
     index: int
+    question: Question
     frame: Encoded
     visual: Visual
-    prompt: list[int]
     reply: Reply
-    on_stage: Callable[[str], None]
-    cancel: threading.Event
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Of each answer, as in `LisaEngine.ask`."""
-
-    new_tokens: int
-    segments: int
-    mask_only: bool
 
 
 class Together:
@@ -79,7 +66,7 @@ class Together:
         if not asked:
             return
         for one in asked:
-            one.on_stage("answering")
+            one.question.on_stage("answering")
         if self._limits.mask_only:
             for one, text in self._read(asked).items():
                 one.reply.take(text.hidden)
@@ -89,7 +76,7 @@ class Together:
             self._decode(self._read(asked))
 
     def _read(self, asked: Sequence[Asked]) -> dict[Asked, Text]:
-        texts = self._generator.read_together([(one.visual, one.prompt) for one in asked])
+        texts = self._generator.read_together([(one.visual, one.question.prompt) for one in asked])
         self._watch.lap("prefill")
         for frame in dict.fromkeys(one.frame for one in asked):
             self._masker.begin(frame, self._watch)
@@ -119,14 +106,14 @@ class Together:
 
     def _is_over(self, one: Asked, token: int) -> bool:
         said = len(one.reply.ids)
-        room = self._generator.context - len(one.prompt)
+        room = self._generator.context - len(one.question.prompt)
         return self._generator.is_last(token) or said >= min(self._limits.new_tokens, room)
 
     def _still_asked(self, questions: Iterable[Asked]) -> list[Asked]:
         """Those that were not cancelled; the others end."""
         kept = []
         for one in questions:
-            if one.cancel.is_set():
+            if one.question.cancel.is_set():
                 self._end(one, None)
             else:
                 kept.append(one)
@@ -140,7 +127,7 @@ class Together:
         for frame, questions in of_frame.items():
             for one in questions:
                 if self._states(one):
-                    one.on_stage("masking")
+                    one.question.on_stage("masking")
             kept = self._still_asked(questions)
             states = [state for one in kept for state in self._states(one)]
             segments = iter(self._masker.segments(frame, states, self._watch) if states else ())

@@ -31,6 +31,12 @@ _NO_SPACE_BEFORE = tuple(".,;:!?)]}'\"%")
 _NO_SPACE_AFTER = tuple("([{\"'")
 
 
+def spread(ids: Sequence[int], visual_tokens: int) -> list[int]:
+    """A prompt's ids with its one `IMAGE_ID` once for each of the frame's visual tokens."""
+    where = ids.index(IMAGE_ID)
+    return [*ids[:where], *[IMAGE_ID] * visual_tokens, *ids[where + 1 :]]
+
+
 class Tokenizer:
     """`tokenizer.model` (sentencepiece), the checkpoint's `added_tokens.json`, and what it says of `legacy`.
 

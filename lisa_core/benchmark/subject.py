@@ -14,7 +14,7 @@ from lisa_core.model.lisa import Lisa
 from lisa_core.options import ResolvedPrecision
 from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME, History
-from lisa_core.tokenizer import IMAGE_ID
+from lisa_core.tokenizer import spread
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class Subject:
     def prompt(self, question: str, history: History = ()) -> list[int]:
         """The ids of a whole conversation, `IMAGE_ID` once for each visual token."""
         ids = self.checkpoint.tokenizer.encode(BY_NAME[self.checkpoint.template].render(question, history))
-        where = ids.index(IMAGE_ID)
-        return [*ids[:where], *[IMAGE_ID] * self.checkpoint.shape.clip.tokens, *ids[where + 1 :]]
+        return spread(ids, self.checkpoint.shape.clip.tokens)
 
     def for_clip(self, rgb: NDArray[np.uint8]) -> Tensor:
         """(1, 3, size, size) what CLIP sees of (H, W, 3) RGB."""

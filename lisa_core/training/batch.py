@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from lisa_core.tokenizer import IMAGE_ID
+from lisa_core.tokenizer import IMAGE_ID, spread
 from lisa_core.training.conversation import NOT_LEARNT, Lesson
 
 _NONE = -1
@@ -95,7 +95,7 @@ class _Row:
     @classmethod
     def of(cls, lessons: Sequence[Lesson], visual_tokens: int) -> "_Row":
         common = lessons[0].ids.index(IMAGE_ID) + 2  # the token after the image belongs to every prompt
-        ids = _expanded(lessons[0].ids[:common], visual_tokens)
+        ids = spread(lessons[0].ids[:common], visual_tokens)
         shift = len(ids) - common
         row = cls(ids, list(range(len(ids))), [0] * len(ids), [NOT_LEARNT] * len(ids), [])
         for number, lesson in enumerate(lessons, start=1):
@@ -106,8 +106,3 @@ class _Row:
             row.positions.extend(range(common + shift, len(lesson.ids) + shift))
             row.conversation.extend([number] * (len(lesson.ids) - common))
         return row
-
-
-def _expanded(ids: Sequence[int], visual_tokens: int) -> list[int]:
-    where = ids.index(IMAGE_ID)
-    return [*ids[:where], *[IMAGE_ID] * visual_tokens, *ids[where + 1 :]]

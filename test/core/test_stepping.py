@@ -114,7 +114,7 @@ def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
     generator = Generator(*of, lambda: made.append(Captures()) or made[-1])
     frame = small.encode(LONG.rgb)
     visual = small._memory._encoded[frame].visual
-    ids = small._expand(small._prompt(LONG.instruction, ()))
+    ids = small._question(frame, LONG.instruction, (), None, None, None).prompt
     plain = Generator(*of)
     with torch.inference_mode():
         more = plain._cache.capacity - len(ids) + 8
