@@ -19,10 +19,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import loading, preprocess, quantization, replay, template
+from lisa_core import cuda_graphs, loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.cuda_graphs import Replayed
 from lisa_core.errors import (
     Cancelled,
     DeviceError,
@@ -40,7 +41,6 @@ from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, Layout, ResolvedPrecision, TemplateName
 from lisa_core.question import Limits, Question
-from lisa_core.replay import Replayed
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, History
@@ -88,7 +88,7 @@ class LisaEngine:
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
         end = tokenizer.special_ids[template.EOS]
-        capture_for = partial(replay.capture_for, device, precision)
+        capture_for = partial(cuda_graphs.capture_for, device, precision)
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
         self._memory = FrameMemory(room)
         self._generator = Generator(model.language, end, self._dtype, device, self._memory, capture_for)

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from lisa_core.cuda_graphs import Capture
 from lisa_core.errors import Cancelled, PromptError
 from lisa_core.model.language import KVCache, Language
-from lisa_core.replay import Capture
 from lisa_core.stepping import Step, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 

@@ -10,7 +10,7 @@ from torch import nn
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, first_line, is_out_of_memory
-from lisa_core.model import products
+from lisa_core.model import linear
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import PRECISIONS, ResolvedPrecision
 
@@ -124,7 +124,7 @@ def load(
             if on_progress is not None:
                 on_progress(done / total, parameter)
         if not to_learn:
-            products.pack(model)
+            linear.pack(model)
     return model.eval().requires_grad_(False)
 
 
@@ -160,7 +160,7 @@ def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None
 def _is_quantised(model: nn.Module, parameter: str) -> bool:
     owner, _, name = parameter.rpartition(".")
     module = model.get_submodule(owner)
-    return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, products.Linear)
+    return name == "weight" and isinstance(module, nn.Linear) and not isinstance(module, linear.Linear)
 
 
 def estimate_memory(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:

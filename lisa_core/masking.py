@@ -7,15 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lisa_core import preprocess, replay
+from lisa_core import cuda_graphs, preprocess
 from lisa_core.answer import Segment, tight_box
 from lisa_core.beside import Beside
+from lisa_core.cuda_graphs import Replayed
 from lisa_core.frame import Encoded, SamEncoding
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
 from lisa_core.options import ResolvedPrecision
-from lisa_core.replay import Replayed
 from lisa_core.stopwatch import Stopwatch
 
 
@@ -40,7 +40,7 @@ class Masker:
         self._memory = memory
         self._dtype = dtype
         self._device = device
-        capture_for = partial(replay.capture_for, device, precision)
+        capture_for = partial(cuda_graphs.capture_for, device, precision)
         self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for(urgent=False))
         self._decoder = Replayed(self._decode, capture_for())
 

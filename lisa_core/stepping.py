@@ -1,4 +1,4 @@
-"""Tokens after those that a cache holds, read by recorded steps where the device can (`replay`).
+"""Tokens after those that a cache holds, read by recorded steps where the device can (`cuda_graphs`).
 
 A step is recorded for one token, and for texts of a few lengths, which shorter ones fill up: what they are filled up
 with stands behind them in the cache, where nothing sees it before the next token takes its place.
@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lisa_core.cuda_graphs import Capture, Recorded, can_record, warn
 from lisa_core.errors import is_out_of_memory
 from lisa_core.model.language import KVCache, Language
-from lisa_core.replay import Capture, Recorded, can_record, warn
 
 _SHORT, _LENGTH = 32, 64
 """Recorded lengths are 1, the first of these, and all multiples of the second."""

@@ -12,9 +12,9 @@ from rclpy.node import Node
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from lisa_ros.bag_qos import offered
 from lisa_ros.bags import BagReader, Message
 from lisa_ros.conversions import to_rgb_compressed
-from lisa_ros.play import offered
 
 IMAGE = "camera/image"
 COMPRESSED, DEPTH, CAMERA_INFO = f"{IMAGE}/compressed", "camera/depth", "camera/camera_info"

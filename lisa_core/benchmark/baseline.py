@@ -4,7 +4,7 @@ For each generated token CLIP sees the frame again and the language model reads 
 generated, with logits for every position; SAM encodes the frame again for every question, also for an answer without
 `[SEG]`. The modules are the engine's own, so the answers must be too; what differs is when they run, that SAM's
 attention is written as the reference writes it (`reference_sam.py`), and that products in fp32 are torch's own, for
-these run under `no_grad`, as there, and not under `inference_mode` (`model/products.py`). In bf16 on a CPU both
+these run under `no_grad`, as there, and not under `inference_mode` (`model/linear.py`). In bf16 on a CPU both
 multiply by packed weights.
 """
 

@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import loading, replay
+from lisa_core import cuda_graphs, loading
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
+from lisa_core.cuda_graphs import Replayed
 from lisa_core.model.language import KVCache
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
-from lisa_core.replay import Replayed
 from lisa_core.stepping import Step, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
@@ -59,7 +59,7 @@ def _measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, 
     wanted = torch.tensor(prompt, device=subject.device)
     embeddings = model.language.embed_tokens(wanted.clamp(min=0))
     embeddings[wanted == IMAGE_ID] = model.mm_projector(model.clip(clip_pixels)[0]).to(embeddings.dtype)
-    capture = replay.capture_for(subject.device, subject.precision)
+    capture = cuda_graphs.capture_for(subject.device, subject.precision)
     stepper = Stepper(model.language, lambda: capture)
     cache = KVCache(shape.language, stepper.end(0, len(prompt)), subject.dtype, subject.device)
     state, _ = stepper.read(embeddings, cache, 0)

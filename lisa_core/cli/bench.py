@@ -202,7 +202,7 @@ def _picture() -> "NDArray[np.uint8]":
 
 def _write(report: dict[str, Any], json_file: Path | None, chart: Path | None) -> None:
     from lisa_core import files
-    from lisa_core.cli.results import as_json
+    from lisa_core.answer_files import as_json
 
     contents = {json_file: as_json(report)} if json_file else {}
     if chart:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lisa_core.answer import Answer
-    from lisa_core.cli.results import Names
+    from lisa_core.answer_files import Names
 
 PROMPT = "> "
 
@@ -163,12 +163,11 @@ class Chat:
         self._add(question, answer)
 
     def _add(self, question: str, answer: "Answer") -> None:
-        from lisa_core import files, overlay
-        from lisa_core.cli import results
+        from lisa_core import answer_files, files, overlay
 
         assert self._image is not None
         self._number += 1
-        names = results.Names(self._out, f"{self._image.stem}_{self._number:03}")
+        names = answer_files.Names(self._out, f"{self._image.stem}_{self._number:03}")
         self._turns.append(Turn(question, answer, {**self._frame.timings, **answer.timings}, names))
         if not answer.segments:
             return
@@ -181,20 +180,19 @@ class Chat:
 
     def save(self) -> None:
         """Writes the conversation as JSON, with its masks."""
-        from lisa_core import files
-        from lisa_core.cli import results
+        from lisa_core import answer_files, files
 
         if not self._turns:
             raise LisaError("Nothing was said yet that could be saved.")
         contents: dict[Path, bytes] = {}
         records = []
         for turn in self._turns:
-            contents |= results.masks(turn.names, turn.answer)
+            contents |= answer_files.masks(turn.names, turn.answer)
             overlay = {"overlay": turn.names.overlay.name} if turn.answer.segments else {}
-            records.append(results.record(turn.names, turn.question, turn.answer, turn.timings) | overlay)
+            records.append(answer_files.record(turn.names, turn.question, turn.answer, turn.timings) | overlay)
         path = self._turns[0].names.json.with_name(f"{self._turns[0].names.name}_chat.json")
         conversation = {"checkpoint": self._engine.checkpoint, "image": str(self._image), "turns": records}
-        files.write_whole({**contents, path: results.as_json(conversation)})
+        files.write_whole({**contents, path: answer_files.as_json(conversation)})
         self._console.print(plain(str(path), "dim"))
 
     def obey(self, line: str) -> None:

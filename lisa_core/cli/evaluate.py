@@ -196,7 +196,7 @@ def _write(
 ) -> None:
     """Writes all files or none; raises OSError."""
     from lisa_core import files
-    from lisa_core.cli.results import as_json, stems
+    from lisa_core.answer_files import as_json, stems
     from lisa_core.evaluation import report
 
     contents: dict[Path, bytes] = {}

@@ -85,7 +85,7 @@ def _evaluate_scenes(
 ) -> bool:
     """Evaluates, writes and shows; whether anything failed."""
     from lisa_core import files
-    from lisa_core.cli.results import as_json
+    from lisa_core.answer_files import as_json
     from lisa_core.evaluation import tabletop_report as report
     from lisa_core.evaluation.journal import Journal
     from lisa_core.evaluation.tabletop import Result, evaluate, unpacked

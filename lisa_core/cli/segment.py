@@ -17,7 +17,7 @@ from lisa_core.errors import ImageError, LisaError
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
 
 if TYPE_CHECKING:
-    from lisa_core.cli.results import Names
+    from lisa_core.answer_files import Names
 
 
 def segment(
@@ -97,7 +97,7 @@ class Asking:
 
 def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path) -> int:
     """Number of pictures that failed."""
-    from lisa_core.cli.results import Names, stems
+    from lisa_core.answer_files import Names, stems
 
     sources = {image.resolve() for image in images}
     console, failed = terminal.stdout(), 0
@@ -123,22 +123,21 @@ def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path)
 
 def _segment_one(engine: Any, image: Path, asking: Asking, names: "Names", sources: set[Path]) -> Group:
     """Answers, writes the files, and gives back what to show."""
-    from lisa_core import files
-    from lisa_core.cli import results
+    from lisa_core import answer_files, files
 
     rgb = files.read_rgb(image)
     frame = engine.encode(rgb)
     answer = engine.ask(frame, asking.question, **asking.options)
-    record = results.record(names, asking.question, answer, {**frame.timings, **answer.timings})
+    record = answer_files.record(names, asking.question, answer, {**frame.timings, **answer.timings})
     contents = {
-        **results.masks(names, answer),
-        **results.picture(names, rgb, answer),
-        names.json: results.as_json(record),
+        **answer_files.masks(names, answer),
+        **answer_files.picture(names, rgb, answer),
+        names.json: answer_files.as_json(record),
     }
     for path in contents:
         if path.resolve() in sources:
             raise ImageError(f"its result {path} would replace a picture that was given; choose another --out.")
-    results.replace(names, contents)
+    answer_files.replace(names, contents)
     words = Table.grid(padding=(0, 2, 0, 0))
     words.add_row(plain("question", "dim"), plain(asking.question))
     words.add_row(plain("answer", "dim"), answer_text(answer.text))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lisa_core.model.products import Linear
+from lisa_core.model.linear import Linear
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lisa_core.model.gpu import kernels_for
-from lisa_core.model.products import Linear, side_by_side
+from lisa_core.model.linear import Linear, side_by_side
 
 
 @dataclass(frozen=True)

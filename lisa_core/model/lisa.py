@@ -9,7 +9,7 @@ from torch import nn
 
 from lisa_core.model.clip import ClipShape, VisionTower
 from lisa_core.model.language import Language, LanguageShape
-from lisa_core.model.products import Linear
+from lisa_core.model.linear import Linear
 from lisa_core.model.sam import Sam, SamShape
 
 

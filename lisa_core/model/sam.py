@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lisa_core.model.gpu import kernels_for
-from lisa_core.model.products import Linear, multiply
+from lisa_core.model.linear import Linear, multiply
 
 _ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
 _DECODER_HEADS = 8

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from lisa_core import loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
 from lisa_core.errors import NO_TENSORS, CheckpointError, installing
+from lisa_core.model.linear import Linear
 from lisa_core.model.lisa import Lisa, parameter_name
-from lisa_core.model.products import Linear
 from lisa_core.training import trouble
 from lisa_core.training.export import export
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_core import overlay
+from lisa_core import answer_files, overlay
 from lisa_core.answer import Answer
-from lisa_core.cli import results
 from lisa_core.errors import Cancelled, ImageError
 from lisa_core.generation import raise_if_cancelled
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
@@ -102,11 +101,11 @@ class Turn:
 
     def archive(self) -> bytes:
         """A zip file of what `lisa segment` writes: a PNG for each mask, the picture with all, the answer as JSON."""
-        names = results.Names(Path(), "answer")
+        names = answer_files.Names(Path(), "answer")
         contents = {
-            **results.masks(names, self.answer),
-            **results.picture(names, self.image, self.answer),
-            names.json: results.as_json(results.record(names, self.question, self.answer, self.timings)),
+            **answer_files.masks(names, self.answer),
+            **answer_files.picture(names, self.image, self.answer),
+            names.json: answer_files.as_json(answer_files.record(names, self.question, self.answer, self.timings)),
         }
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:

@@ -6,7 +6,7 @@ import pytest
 from goldens import CASES, TOWER, V1, case, distance
 from test_stepping import Captures
 
-from lisa_core import Answer, LisaEngine, LisaError, replay
+from lisa_core import Answer, LisaEngine, LisaError, cuda_graphs
 from lisa_core.errors import Cancelled, OutOfMemoryError, PromptError
 from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam
@@ -244,7 +244,7 @@ class TestInTurn:
     def recording(self, small_checkpoint):
         with pytest.MonkeyPatch.context() as patch:
             captures = Captures()
-            patch.setattr(replay, "capture_for", lambda *_, **__: captures)
+            patch.setattr(cuda_graphs, "capture_for", lambda *_, **__: captures)
             return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
     def test_closed_on_the_first_answer_it_says_so(self, recording):
@@ -320,7 +320,7 @@ class TestInTurn:
         def refuse(_):
             raise RuntimeError("operation not permitted when stream is capturing")
 
-        monkeypatch.setattr(replay, "capture_for", lambda *_, **__: refuse)
+        monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: refuse)
         engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
         alone(engine, SHORT)
         for answer in engine.ask_many(engine.encode(SHORT.rgb), [SHORT.instruction] * 2):

@@ -17,10 +17,9 @@ import pytest
 from goldens import GOLDENS, V1, picture
 from PIL import Image
 
-from lisa_core import OutOfMemoryError, overlay
+from lisa_core import OutOfMemoryError, answer_files, overlay
 from lisa_core.answer import Answer, Segment
-from lisa_core.cli import results
-from lisa_core.cli.results import stems
+from lisa_core.answer_files import stems
 
 QUESTION = "Please segment the two cups on the table."
 IMAGES = GOLDENS / "images"
@@ -93,7 +92,7 @@ def test_question_answer_boxes_and_scores_are_printed(segment, small):
 def test_a_score_that_is_no_number_leaves_valid_json():
     nothing = np.zeros(0, np.float32)
     answer = Answer("[SEG]", (Segment(np.ones((2, 2), bool), float("nan"), (0, 0, 2, 2), nothing, nothing),))
-    written = results.as_json(results.record(results.Names(Path(), "a"), "What?", answer, {}))
+    written = answer_files.as_json(answer_files.record(answer_files.Names(Path(), "a"), "What?", answer, {}))
     assert b"NaN" not in written
     assert json.loads(written)["segments"][0]["score"] is None
 

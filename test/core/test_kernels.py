@@ -10,7 +10,7 @@ from goldens import TOWER, case
 from test_stepping import Captures
 from torch.nn import functional
 
-from lisa_core import LisaEngine, loading, replay
+from lisa_core import LisaEngine, cuda_graphs, loading
 from lisa_core.model import gpu, kernels, language
 from lisa_core.model.language import RMSNorm, rotate
 
@@ -96,10 +96,10 @@ def test_an_engine_by_kernels_says_what_it_says_without(small_checkpoint, monkey
         return engine.ask(engine.encode(asked.rgb), asked.instruction, max_new_tokens=6)
 
     monkeypatch.setattr(language, "kernels_for", lambda *_: None)
-    monkeypatch.setattr(replay, "capture_for", lambda *_, **__: None)
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: None)
     wanted = answer()
     monkeypatch.setattr(language, "kernels_for", lambda *_: kernels)
-    monkeypatch.setattr(replay, "capture_for", lambda *_, **__: Captures())
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: Captures())
     found = answer()
     assert found.token_ids == wanted.token_ids
     for ours, theirs in zip(found.segments, wanted.segments, strict=True):

@@ -10,8 +10,8 @@ from torch import nn
 
 from lisa_core import quantization
 from lisa_core.model import nf4
+from lisa_core.model.linear import side_by_side
 from lisa_core.model.nf4 import Nf4
-from lisa_core.model.products import side_by_side
 
 GPU = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

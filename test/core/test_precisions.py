@@ -11,7 +11,7 @@ from goldens import CASES, TOWER, V0, V1, case, distance, embeddings, masks
 
 from lisa_core import CheckpointError, LisaEngine, loading, quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.model import products
+from lisa_core.model.linear import Linear, _packs
 
 SHORT = case("v1-short")
 V1_CASES = [case for case in CASES if case.checkpoint == V1]
@@ -42,7 +42,7 @@ def test_bf16_weights_are_packed_for_answers_and_not_to_learn(small_checkpoint):
     answers, learns = (
         loading.load(opened, "bf16", torch.device("cpu"), to_learn=to_learn).language for to_learn in (False, True)
     )
-    assert answers.lm_head.weight.is_mkldnn is products._packs()
+    assert answers.lm_head.weight.is_mkldnn is _packs()
     assert not learns.lm_head.weight.is_mkldnn
     states = torch.randn(3, answers.shape.width, dtype=torch.bfloat16, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -82,7 +82,7 @@ class TestFourBit:
         """There transformers chooses, and spares the last layer; what maps to prompts stands outside of its model."""
         model = load(V0, precision)._model
         linear = {name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-        whole = {name for name in linear if type(model.get_submodule(name)) is products.Linear}
+        whole = {name for name in linear if type(model.get_submodule(name)) is Linear}
         beside = {name for name in whole if not name.startswith(("sam.", "clip."))}
         assert beside == {"language.lm_head", "text_hidden_fcs.0", "text_hidden_fcs.2"}
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from goldens import CASES, TOWER, V1, case
 
-from lisa_core import LisaEngine, replay
+from lisa_core import LisaEngine, cuda_graphs
 from lisa_core.generation import Generator
 from lisa_core.stepping import Stepper
 
@@ -42,7 +42,7 @@ def with_capture(small_checkpoint, monkeypatch):
     """`with_capture(capture)`: an engine that captures so."""
 
     def engine(capture):
-        monkeypatch.setattr(replay, "capture_for", lambda *_, **__: capture)
+        monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: capture)
         return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
     return engine
@@ -53,7 +53,7 @@ def replayed(load, small_checkpoint):
     """An engine whose answers come from replays, and what it has captured."""
     captures = Captures()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(replay, "capture_for", lambda *_, **__: captures)
+        patch.setattr(cuda_graphs, "capture_for", lambda *_, **__: captures)
         return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER), captures
 
 
@@ -144,8 +144,8 @@ def test_what_cannot_be_captured_is_launched_step_by_step(small, with_capture, c
 
 @pytest.mark.parametrize("wrong", [0.0, 1.2, float("nan")])
 def test_a_graph_that_computes_something_else_is_not_used(small, with_capture, caplog, monkeypatch, wrong):
-    right = replay.Recorded.__call__
-    monkeypatch.setattr(replay.Recorded, "__call__", lambda *given: tuple(wrong * made for made in right(*given)))
+    right = cuda_graphs.Recorded.__call__
+    monkeypatch.setattr(cuda_graphs.Recorded, "__call__", lambda *given: tuple(wrong * made for made in right(*given)))
     captures = Captures()
     engine = with_capture(captures)
     with caplog.at_level(logging.WARNING):
@@ -208,12 +208,12 @@ def test_what_a_wrong_replay_has_written_to_the_cache_does_not_stay(small, with_
 
 def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
     captures = Captures()
-    doubled = replay.Replayed(lambda tensor: (2 * tensor,), captures)
+    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), captures)
     for _ in range(2):
         for size in range(1, 8):
             (found,) = doubled(torch.full((size,), float(size)))
             assert found.tolist() == [2.0 * size] * size
-    assert len(captures.works) == replay._MOST
+    assert len(captures.works) == cuda_graphs._MOST
 
 
 def test_nothing_is_captured_under_autocast(with_capture, monkeypatch):
@@ -253,10 +253,10 @@ def test_several_questions_need_no_more_captures(small, with_capture):
 
 def test_where_steps_are_captured():
     gpu = torch.device("cuda", 0)
-    assert replay.capture_for(gpu, "nf4") is not None
-    assert replay.capture_for(gpu, "bf16") is not None
-    assert replay.capture_for(gpu, "int8") is None
-    assert replay.capture_for(torch.device("cpu"), "nf4") is None
+    assert cuda_graphs.capture_for(gpu, "nf4") is not None
+    assert cuda_graphs.capture_for(gpu, "bf16") is not None
+    assert cuda_graphs.capture_for(gpu, "int8") is None
+    assert cuda_graphs.capture_for(torch.device("cpu"), "nf4") is None
 
 
 @pytest.mark.gpu

@@ -26,8 +26,9 @@ from std_msgs.msg import String
 from tabletop import BAG, DEPTH, IMAGE, INFO, messages, save
 from test_bags import as_sqlite3
 
+from lisa_ros.bag_qos import offered
 from lisa_ros.bags import BagReader, Topic, typestore, write_bag
-from lisa_ros.play import message_type, offered
+from lisa_ros.play import message_type
 
 KINDS = {IMAGE: Image, DEPTH: Image, INFO: CameraInfo, "/clock": Clock, "/renamed": Image, "/said": String}
 

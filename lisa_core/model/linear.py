@@ -1,4 +1,4 @@
-"""Products of matrices, on a CPU by the library that makes the most of it.
+"""Linear layers and products of matrices, on a CPU by the library that makes the most of them.
 
 torch multiplies fp32 matrices by MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch
 has, too, uses it on all: at the sizes of SAM ViT-B it is twice as fast on an AMD EPYC. Only what answers asks for it

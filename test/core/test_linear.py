@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from lisa_core.model import products, sam
+from lisa_core.model import linear, sam
 
 
 class Product:
@@ -26,18 +26,18 @@ class Product:
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> Product:
     product = Product()
-    monkeypatch.setattr(products, "_onednn", lambda: product)
+    monkeypatch.setattr(linear, "_onednn", lambda: product)
     return product
 
 
 @pytest.fixture
 def undecided() -> Iterator[None]:
     """Whether oneDNN is used is decided anew, and forgotten afterwards."""
-    products._onednn.cache_clear()
-    products._packs.cache_clear()
+    linear._onednn.cache_clear()
+    linear._packs.cache_clear()
     yield
-    products._onednn.cache_clear()
-    products._packs.cache_clear()
+    linear._onednn.cache_clear()
+    linear._packs.cache_clear()
 
 
 def random(*size: int) -> Tensor:
@@ -47,7 +47,7 @@ def random(*size: int) -> Tensor:
 @pytest.mark.parametrize("size", [(48,), (1, 48), (16, 48), (3, 40, 48), (2, 5, 7, 48)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_linear_layer_gives_what_torchs_gives(size: tuple[int, ...], bias: bool) -> None:
-    layer, states = products.Linear(48, 33, bias=bias), random(*size)
+    layer, states = linear.Linear(48, 33, bias=bias), random(*size)
     with torch.inference_mode():
         found = layer(states)
         turned = layer(states.transpose(0, -2).contiguous().transpose(0, -2) if len(size) > 1 else states)
@@ -60,24 +60,24 @@ def test_a_linear_layer_gives_what_torchs_gives(size: tuple[int, ...], bias: boo
 def test_products_of_matrices_are_torchs(count: int) -> None:
     left, right = random(count, 40, 24), random(count, 24, 50)
     with torch.inference_mode():
-        found = products.multiply(left, right)
+        found = linear.multiply(left, right)
     torch.testing.assert_close(found, torch.bmm(left, right), atol=1e-5, rtol=1e-5)
 
 
 def test_onednn_multiplies_what_answers_and_has_many_rows_or_weights(asked: Product) -> None:
-    layer = products.Linear(8, 8)
+    layer = linear.Linear(8, 8)
     with torch.inference_mode():
         layer(random(2, 20, 8))
         layer(random(15, 8))
-        products.Linear(1024, 1024)(random(1, 1024))
+        linear.Linear(1024, 1024)(random(1, 1024))
         layer.double()(random(40, 8).double())
-        products.multiply(random(1, 30, 8), random(1, 8, 4))
-        products.multiply(random(2, 30, 8), random(2, 8, 4))
+        linear.multiply(random(1, 30, 8), random(1, 8, 4))
+        linear.multiply(random(2, 30, 8), random(2, 8, 4))
     assert asked.rows == [40, 1, 30]
 
 
 def test_what_learns_has_torchs_products(asked: Product) -> None:
-    layer = products.Linear(8, 8)
+    layer = linear.Linear(8, 8)
     layer(random(40, 8)).sum().backward()
     assert layer.weight.grad is not None
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -87,7 +87,7 @@ def test_what_learns_has_torchs_products(asked: Product) -> None:
 
 def test_a_cpu_without_avx512_keeps_torchs(monkeypatch: pytest.MonkeyPatch, undecided: None) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    assert products._onednn() is None
+    assert linear._onednn() is None
 
 
 @pytest.mark.parametrize("kind", ["missing", "failing", "wrong"])
@@ -101,8 +101,8 @@ def test_a_onednn_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops, "mkldnn", operators)
-    assert products._onednn() is None
-    layer, states = products.Linear(8, 8), random(40, 8)
+    assert linear._onednn() is None
+    layer, states = linear.Linear(8, 8), random(40, 8)
     with torch.inference_mode():
         torch.testing.assert_close(layer(states), functional.linear(states, layer.weight, layer.bias))
 
@@ -110,10 +110,10 @@ def test_a_onednn_that_does_not_work_is_not_used(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("size", [(96,), (1, 96), (12, 96), (2, 5, 7, 96), (300, 96)])
 def test_packed_weights_multiply_as_before(size: tuple[int, ...], bias: bool) -> None:
-    layer, states = products.Linear(96, 70, bias=bias).bfloat16(), random(*size).bfloat16()
+    layer, states = linear.Linear(96, 70, bias=bias).bfloat16(), random(*size).bfloat16()
     stored, expected = layer.weight.nbytes, functional.linear(states, layer.weight, layer.bias)
-    products.pack(layer)
-    assert layer.weight.is_mkldnn is products._packs()
+    linear.pack(layer)
+    assert layer.weight.is_mkldnn is linear._packs()
     assert layer.weight.nbytes == stored
     with torch.inference_mode():
         found = layer(states)
@@ -122,9 +122,9 @@ def test_packed_weights_multiply_as_before(size: tuple[int, ...], bias: bool) ->
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
 def test_only_bf16_is_packed(dtype: torch.dtype) -> None:
-    layer = products.Linear(8, 8).to(dtype)
+    layer = linear.Linear(8, 8).to(dtype)
     weight = layer.weight
-    products.pack(layer)
+    linear.pack(layer)
     assert layer.weight is weight
 
 
@@ -141,9 +141,9 @@ def test_what_does_not_pack_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, unde
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     monkeypatch.setattr(torch.ops, "mkldnn", SimpleNamespace() if kind == "missing" else operators)
-    layer = products.Linear(8, 8).bfloat16()
+    layer = linear.Linear(8, 8).bfloat16()
     weight = layer.weight
-    products.pack(layer)
+    linear.pack(layer)
     assert layer.weight is weight
 
 
