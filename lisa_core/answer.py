@@ -1,6 +1,6 @@
 """What the engine answers: words, and for each `[SEG]` in them a mask."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -53,6 +53,14 @@ class Answer:
     prompt_ids: list[int] = field(default_factory=list)
     token_ids: list[int] = field(default_factory=list)
     timings: Mapping[str, float] = field(default_factory=dict)
+
+
+def union(segments: Iterable[Segment], size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """(H, W) bool of that size, true where any segment is."""
+    covered = np.zeros(size, bool)
+    for segment in segments:
+        covered |= segment.mask
+    return covered
 
 
 def tight_box(mask: NDArray[np.bool_]) -> Box:

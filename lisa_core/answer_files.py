@@ -47,10 +47,7 @@ class Names:
 
 def masks(names: Names, answer: Answer) -> dict[Path, bytes]:
     """A PNG for each segment: 255 on it, 0 elsewhere, of the size of the picture."""
-    return {
-        names.mask(index): files.png(np.multiply(segment.mask, 255, dtype=np.uint8))
-        for index, segment in enumerate(answer.segments)
-    }
+    return {names.mask(index): files.mask_png(segment.mask) for index, segment in enumerate(answer.segments)}
 
 
 def picture(names: Names, rgb: NDArray[np.uint8], answer: Answer) -> dict[Path, bytes]:

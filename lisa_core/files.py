@@ -92,6 +92,11 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
     return file.getvalue()
 
 
+def mask_png(mask: NDArray[np.bool_]) -> bytes:
+    """A PNG file of a (H, W) mask: 255 on it, 0 elsewhere."""
+    return png(np.multiply(mask, 255, dtype=np.uint8))
+
+
 def _open(path: Path) -> Image.Image:
     """The picture of whatever size, not decoded yet; see `_check_size`."""
     with _OPENING:

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, Poi
 from std_msgs.msg import Header
 
 import lisa_core
+from lisa_core.answer import union
 from lisa_core.errors import ImageError
 from lisa_core.geometry import Intrinsics, Placement, SurfacePoints, metres
 from lisa_ros.bridge import CvBridge, CvBridgeError
@@ -83,10 +84,7 @@ def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str,
 
 def mask_message(segments: Sequence[lisa_core.Segment], size: tuple[int, int], header: Header) -> Image:
     """mono8 of size (H, W): 255 where any segment is, 0 elsewhere."""
-    union = np.zeros(size, bool)
-    for segment in segments:
-        union |= segment.mask
-    return _mask_image(union, header)
+    return _mask_image(union(segments, size), header)
 
 
 def labels_message(segments: Sequence[lisa_core.Segment], size: tuple[int, int], header: Header) -> Image:

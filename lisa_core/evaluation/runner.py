@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_core import files
-from lisa_core.answer import Answer
+from lisa_core.answer import Answer, union
 from lisa_core.errors import Cancelled
 from lisa_core.evaluation import Protocol
 from lisa_core.evaluation.journal import Entry
@@ -130,19 +130,12 @@ def _is_led(sample: Sample, protocol: Protocol) -> bool:
 
 
 def _compared(entry: Question, sample: Sample, answer: Answer) -> Result:
-    mask = _union(answer, sample.truth.shape)
+    mask = union(answer.segments, sample.truth.shape)
     return Result(
         image=entry.name,
         query=sample.query,
         length=sample.length,
         answer=answer.text,
         overlap=overlap(mask, sample.truth),
-        mask_png=files.png(np.multiply(mask, 255, dtype=np.uint8)),
+        mask_png=files.mask_png(mask),
     )
-
-
-def _union(answer: Answer, size: tuple[int, ...]) -> NDArray[np.bool_]:
-    union = np.zeros(size, bool)
-    for segment in answer.segments:
-        union |= segment.mask
-    return union

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_core import files
-from lisa_core.answer import Answer
+from lisa_core.answer import Answer, union
 from lisa_core.errors import Cancelled, DatasetError
 from lisa_core.evaluation import QUESTIONS
 from lisa_core.evaluation.metrics import TARGET, Overlap, overlap
@@ -189,9 +189,6 @@ def _history(dialogue: Dialogue, said: Sequence[Answer]) -> tuple[tuple[str, str
 def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Verdict:
     """Compares an answer with the truth."""
     masks = [segment.mask for segment in answer.segments]
-    shown = np.zeros(view.owner.shape, bool)
-    for mask in masks:
-        shown |= mask
     return Verdict(
         kind=kind,
         turn=number,
@@ -202,7 +199,7 @@ def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Ver
         masks=len(masks),
         overlap=_paired(masks, targets_of(view, turn)) if turn.masks else None,
         says=_says(answer.text, turn) if turn.says else None,
-        shown=files.png(np.multiply(shown, 255, dtype=np.uint8)),
+        shown=files.mask_png(union(answer.segments, view.owner.shape)),
     )
 
 
