@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco
 
+from lisa_core import coco
 from lisa_core.answer import Answer, Box, Segment
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
@@ -49,7 +49,7 @@ class SegmentRecord:
     @property
     def pixels(self) -> NDArray[np.bool_]:
         """The mask, (H, W)."""
-        return coco.decode({"size": self.mask["size"], "counts": self.mask["counts"].encode()}).astype(bool)
+        return coco.decode(self.mask)
 
     @property
     def placement(self) -> Placement | None:
@@ -90,7 +90,7 @@ class Record:
                 box=segment.box,
                 area=segment.area,
                 score=float(segment.score),
-                mask=_rle(segment.mask),
+                mask=coco.encode(segment.mask),
                 position=placement.position if placement else None,
                 size=placement.size if placement else None,
             )
@@ -119,13 +119,13 @@ class Record:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Record":
-        """The inverse of `to_json`; raises KeyError, TypeError or ValueError for what is no record."""
+        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or OverflowError for what is no record."""
         segments = (
             SegmentRecord(
                 box=_box(segment["box"]),
                 area=int(segment["area"]),
                 score=float(segment["score"]),
-                mask={"size": list(segment["mask"]["size"]), "counts": str(segment["mask"]["counts"])},
+                mask=_mask(segment["mask"]),
                 position=_vector(segment.get("position")),
                 size=_vector(segment.get("size")),
             )
@@ -146,16 +146,17 @@ def _box(values: Iterable[int]) -> Box:
     return x, y, width, height
 
 
+def _mask(rle: Mapping[str, Any]) -> dict[str, Any]:
+    mask = {"size": list(rle["size"]), "counts": str(rle["counts"])}
+    coco.decode(mask)  # a damaged one is told here, where its file is known, and before anything is asked
+    return mask
+
+
 def _vector(values: Iterable[float] | None) -> Vector | None:
     if values is None:
         return None
     x, y, z = map(float, values)
     return x, y, z
-
-
-def _rle(mask: NDArray[np.bool_]) -> dict[str, Any]:
-    encoded = coco.encode(np.asfortranarray(mask, np.uint8))
-    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode("ascii")}
 
 
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
@@ -172,7 +173,7 @@ def read_records(path: Path) -> list[Record]:
     """The records of a file that `write_records` wrote; raises RecordError if it is none."""
     try:
         return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
-    except (OSError, LookupError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}") from error
 
 
@@ -203,7 +204,7 @@ class Journal:
             lines = [json.loads(line) for line in whole.splitlines()]
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
-        except (LookupError, TypeError, ValueError, AttributeError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again") from error
         if changed:
             raise RecordError(

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from lisa_core import files
 from lisa_core.errors import DatasetError
 from lisa_core.evaluation.metrics import IGNORED, TARGET
-from lisa_core.labelling.polygons import LONGEST_OUTLINE, outline_of
+from lisa_core.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.template import SEG
 
 SUFFIXES = (".jpg", ".jpeg", ".png")

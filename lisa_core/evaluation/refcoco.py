@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from lisa_core import files
+from lisa_core.coco import layers_of
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.coco import layers_of
 from lisa_core.evaluation.reasonseg import Sample, digest_of, json_of, question
 
 _CONVERT = (

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from lisa_core import files
 from lisa_core.errors import DatasetError, LisaError
 from lisa_core.evaluation.reasonseg import SUFFIXES
-from lisa_core.labelling.polygons import polygons_of
 from lisa_core.labelling.sources import Label, Mask
+from lisa_core.polygons import polygons_of
 from lisa_core.saving import whole_folder
 
 

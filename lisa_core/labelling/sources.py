@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lisa_core import coco
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation import coco
-from lisa_core.labelling import rle
 from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]
@@ -195,7 +194,7 @@ def _itself(path: Path) -> Path:
 
 def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -> tuple[Mask, Mask]:
     try:
-        size = rle.size_of(image["height"], image["width"])
+        size = coco.size_of(image["height"], image["width"])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError("the JSON file has no `height` and `width` of this picture.") from error
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
@@ -209,7 +208,7 @@ def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -
 
 def _united(masks: Iterable[Any]) -> tuple[Mask, Mask]:
     try:
-        target = np.logical_or.reduce([rle.decode(mask) for mask in masks])
+        target = np.logical_or.reduce([coco.decode(mask) for mask in masks])
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"a mask of the answer is damaged: {error}.") from error
     return target, np.zeros_like(target)

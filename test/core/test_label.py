@@ -14,10 +14,10 @@ from PIL import Image
 from pycocotools import mask as coco_api
 from tabletops import view_of
 
+from lisa_core import coco
 from lisa_core.evaluation.metrics import IGNORED, TARGET
 from lisa_core.evaluation.reasonseg import Polygon, open_split, rasterize, read_annotation
-from lisa_core.labelling import rle
-from lisa_core.labelling.polygons import polygons_of
+from lisa_core.polygons import polygons_of
 from lisa_core.tabletop.dataset import load_view, save
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Scene
@@ -64,17 +64,53 @@ def test_hundreds_of_holes_are_joined_where_they_are_nearest():
     assert np.array_equal(drawn(mask), mask)
 
 
+def packed_by_coco(mask):
+    encoded = coco_api.encode(np.asfortranarray(mask, np.uint8))
+    return {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
+
+
 @settings(deadline=None)
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
 def test_run_lengths_are_those_of_coco(mask):
-    encoded = coco_api.encode(np.asfortranarray(mask, np.uint8))
-    assert np.array_equal(rle.decode({"size": encoded["size"], "counts": encoded["counts"].decode()}), mask)
+    assert np.array_equal(coco.decode(packed_by_coco(mask)), mask)
     if mask.any():
         flat = mask.T.ravel()
         bounds = np.flatnonzero(np.diff(flat.astype(int))) + 1
         runs = np.diff(np.r_[0, bounds, flat.size])
         counts = ([0] if flat[0] else []) + runs.tolist()
-        assert np.array_equal(rle.decode({"size": mask.shape, "counts": counts}), mask)
+        assert np.array_equal(coco.decode({"size": mask.shape, "counts": counts}), mask)
+
+
+@settings(deadline=None)
+@given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
+def test_masks_are_packed_as_by_cocos_own_code(mask):
+    encoded = coco.encode(mask)
+    assert json.loads(json.dumps(encoded)) == encoded == packed_by_coco(mask)
+    assert np.array_equal(coco.decode(encoded), mask)
+
+
+FILLED = [
+    np.s_[:0],
+    np.s_[:],
+    np.s_[:1, :1],
+    np.s_[-1:, -1:],
+    np.s_[::2],
+    np.s_[:, ::2],
+    np.s_[1::3, ::2],
+    np.s_[3:-9, 2:-2],
+]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (5, 7), (480, 640), (1080, 1920)])
+@pytest.mark.parametrize("filled", FILLED, ids=str)
+def test_masks_of_all_sizes_are_packed_as_by_cocos_own_code(size, filled):
+    mask = np.zeros(size, bool)
+    mask[filled] = True
+    noise = np.random.default_rng(0).random(size) < 0.1
+    for each in (mask, ~mask, mask ^ noise, np.asfortranarray(mask)):
+        encoded = coco.encode(each)
+        assert encoded == packed_by_coco(each)
+        assert np.array_equal(coco.decode(encoded), each)
 
 
 @pytest.fixture
@@ -197,8 +233,7 @@ def instances(annotations):
 
 
 def test_coco_becomes_a_data_set(pictures, tmp_path):
-    encoded = coco_api.encode(np.asfortranarray(square(30, 1)))
-    packed = {"size": [48, 64], "counts": encoded["counts"].decode()}
+    packed = packed_by_coco(square(30, 1))
     content = instances(
         [
             {"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 15, 10, 15, 20, 5, 20]]},
@@ -296,9 +331,7 @@ def test_what_is_no_coco_is_told(pictures, tmp_path, content):
 
 
 def answered(frame, question, mask, score=0.9, **more):
-    encoded = coco_api.encode(np.asfortranarray(mask, np.uint8))
-    rle_mask = {"size": list(encoded["size"]), "counts": encoded["counts"].decode()}
-    segments = [{"box": [0, 0, 1, 1], "area": 1, "score": score, "mask": rle_mask}]
+    segments = [{"box": [0, 0, 1, 1], "area": 1, "score": score, "mask": packed_by_coco(mask)}]
     return {"frame": frame, "stamp": {"sec": 1, "nanosec": 0}, "question": question, "segments": segments, **more}
 
 

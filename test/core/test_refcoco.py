@@ -10,8 +10,8 @@ from PIL import Image
 from pycocotools import mask as coco
 from test_cli_evaluate import FakeEngine
 
+from lisa_core.coco import layers_of
 from lisa_core.errors import DatasetError, OutOfMemoryError
-from lisa_core.evaluation.coco import layers_of
 from lisa_core.evaluation.metrics import TARGET
 from lisa_core.evaluation.refcoco import RefCoco
 from lisa_core.evaluation.runner import evaluate

@@ -68,6 +68,34 @@ def test_a_file_that_is_none_of_answers(tmp_path: Path, content: str) -> None:
         read_records(tmp_path / "old.json")
 
 
+DAMAGED: list[Mapping[str, Any]] = [
+    {"size": [20, 30], "counts": ""},
+    {"size": [20, 30], "counts": "abc"},
+    {"size": [20, 30], "counts": "é"},
+    {"size": [20, 30], "counts": "\udcff"},
+    {"size": [20, 30], "counts": [1, 599]},
+    {"size": [20], "counts": "hb0"},
+    {"size": [0, 30], "counts": "0"},
+    {"size": ["a", 30], "counts": "hb0"},
+    {"size": [float("inf"), 30], "counts": "hb0"},
+    {"size": [1e9, 1e9], "counts": "hb0"},
+    {"size": [30, 20]},
+]
+
+
+@pytest.mark.parametrize("mask", DAMAGED)
+def test_a_damaged_mask_is_told_when_its_file_is_read(tmp_path: Path, mask: Mapping[str, Any]) -> None:
+    entry = record((1, 1, 4, 4)).to_json()
+    entry["segments"][0]["mask"] = mask
+    (tmp_path / "old.json").write_text(json.dumps({"run": {}, "answers": [entry]}))
+    with pytest.raises(RecordError, match=r"old\.json is no file of answers"):
+        read_records(tmp_path / "old.json")
+    path = tmp_path / "out.journal"
+    path.write_text(json.dumps(RUN) + "\n" + json.dumps(entry) + "\n")
+    with pytest.raises(RecordError, match="delete it to start again"):
+        Journal(path, RUN)
+
+
 def test_a_journal_goes_on_where_it_was(tmp_path: Path) -> None:
     path = tmp_path / "out.journal"
     first, second = record((1, 1, 4, 4)), record((2, 2, 4, 4), frame=1)

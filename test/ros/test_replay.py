@@ -374,6 +374,17 @@ def test_expectations_that_are_none(replay: Replay) -> None:
     assert not (replay.folder / "new.journal").exists()
 
 
+def test_a_damaged_mask_that_was_expected_is_told_before_anything_is_asked(replay: Replay) -> None:
+    replay.ask("old")
+    old = json.loads((replay.folder / "old.json").read_text())
+    old["answers"][3]["segments"][0]["mask"]["counts"] = "abc"
+    (replay.folder / "old.json").write_text(json.dumps(old))
+    printed = replay.ask("new", "--expect", replay.folder / "old.json", code=2)
+    assert "old.json is no file of answers that replay wrote: ValueError('its runs are cut off')" in printed
+    assert not (replay.folder / "new").exists()
+    assert not (replay.folder / "new.journal").exists()
+
+
 # What goes wrong
 
 

@@ -1,4 +1,6 @@
-"""COCO's masks, drawn to the pixel as COCO's own code draws them: its polygons cover other pixels than OpenCV's.
+"""Masks as COCO writes them: polygons, and run lengths, column by column, plain or packed into letters.
+
+Polygons are drawn to the pixel as COCO's own code draws them: they cover other pixels than OpenCV's.
 
 Source: the COCO API, `maskApi.c`.
 """
@@ -9,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_core.labelling import rle
-from lisa_core.labelling.polygons import LONGEST_OUTLINE, outline_of
+from lisa_core.files import MAX_PIXELS
+from lisa_core.polygons import LONGEST_OUTLINE, outline_of
 
 _SCALE = 5
 """Of the finer grid on which outlines are drawn."""
@@ -31,12 +33,43 @@ def layers_of(segmentation: Any, size: tuple[int, int]) -> NDArray[np.uint8]:
     return layers
 
 
+def encode(mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """An (H, W) mask as `{"size": [H, W], "counts": "..."}`, the run lengths packed as COCO's own code packs them."""
+    flat = mask.T.ravel()
+    bounds = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1, [flat.size]])
+    runs = np.diff(bounds).tolist()
+    return {"size": list(mask.shape), "counts": _packed([0, *runs] if flat[0] else runs)}
+
+
+def decode(rle: Any) -> NDArray[np.bool_]:
+    """The (H, W) mask of `{"size": [H, W], "counts": ...}`.
+
+    Raises:
+        ValueError, KeyError, TypeError, OverflowError: it is none, or larger than any picture.
+    """
+    height, width = size_of(*rle["size"])
+    counts = rle["counts"]
+    runs = _unpacked(counts) if isinstance(counts, str) else [int(run) for run in counts]
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise ValueError(f"its runs do not fill {width}x{height} px")
+    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return flat.reshape(width, height).T
+
+
+def size_of(height: Any, width: Any) -> tuple[int, int]:
+    """Height and width of a picture in px; raises ValueError, TypeError or OverflowError if they are none."""
+    rows, columns = int(height), int(width)
+    if rows < 1 or columns < 1 or rows * columns > MAX_PIXELS:
+        raise ValueError(f"{columns}x{rows} px is no size of a picture")
+    return rows, columns
+
+
 def _part(part: Any, height: int, width: int) -> NDArray[np.bool_]:
     if not isinstance(part, dict):
         return _filled(part, height, width)
     if tuple(part["size"]) != (height, width):
         raise ValueError(f"it is {part['size'][1]}x{part['size'][0]}, its picture {width}x{height}")
-    return rle.decode(part)
+    return decode(part)
 
 
 def _filled(polygon: Sequence[float], height: int, width: int) -> NDArray[np.bool_]:
@@ -70,3 +103,34 @@ def _line(start: NDArray[np.int_], end: NDArray[np.int_]) -> NDArray[np.int_]:
     points[:, long] = low[long] + steps
     points[:, 1 - long] = (low[1 - long] + slope * steps + 0.5).astype(int)
     return points if low is start else points[::-1]
+
+
+def _packed(runs: Sequence[int]) -> str:
+    """The inverse of `_unpacked`."""
+    letters = bytearray()
+    for place, run in enumerate(runs):
+        value = run - runs[place - 2] if place > 2 else run
+        more = True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            letters.append(48 + bits + (32 if more else 0))
+    return letters.decode("ascii")
+
+
+def _unpacked(letters: str) -> list[int]:
+    """Five bits a letter, the lowest first, the sixth says that more follow; from the third run on, differences."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in letters.encode():
+        bits = letter - 48
+        value |= (bits & 31) << shift
+        shift += 5
+        if not bits & 32:
+            if bits & 16:
+                value -= 1 << shift
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("its runs are cut off")
+    return runs
