@@ -1,8 +1,10 @@
-"""From what the user names, a folder or a hub id, to a folder on this machine."""
+"""From what the user names, a folder or a hub id, to a folder on this machine, and what tells it from another."""
 
 import json
+import os
 import re
 from pathlib import Path
+from typing import Any
 
 from lisa_core.errors import CheckpointError
 from lisa_core.options import CHECKPOINT
@@ -98,6 +100,20 @@ def is_whole(folder: Path) -> bool:
         if shard_of and not any("visual_model" in name for name in shard_of):
             needed |= set(V0_PARTS)
     return all((folder / file).is_file() for file in needed)
+
+
+def state_of(model: str) -> list[Any]:
+    """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
+
+    Those of the folders in it count, too: its vision tower may be one. Empty for no name.
+    """
+    if not model:
+        return []
+    folder = folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
+    if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
+        return [model]
+    states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
 
 
 def _weight_map(folder: Path, name: str) -> dict[str, str] | None:

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,9 +14,7 @@ from lisa_core import coco
 from lisa_core.answer import Answer, Box, Segment
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
-
-_UNREADABLE = "backslashreplace"
-"""How what is no UTF-8, as names of files may be, is written: JSON reads it back as it was."""
+from lisa_core.json_lines import JsonLines, encoded, whole_lines
 
 SHIFT, RELATIVE_SHIFT = 0.005, 0.02
 """m, and m for each metre from the camera: what a position may move and be the expected one."""
@@ -161,12 +158,8 @@ def _vector(values: Iterable[float] | None) -> Vector | None:
 
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
     """Writes `{"run": ..., "answers": [...]}`, a line each; the file is whole when it appears, in place of an older."""
-    answers = ",\n".join(_line(record.to_json()) for record in records)
-    write_whole({path: f'{{"run": {_line(run)},\n"answers": [\n{answers}\n]}}\n'.encode(errors=_UNREADABLE)})
-
-
-def _line(content: Mapping[str, Any]) -> str:
-    return json.dumps(content, ensure_ascii=False)
+    answers = b",\n".join(encoded(record.to_json()) for record in records)
+    write_whole({path: b'{"run": %b,\n"answers": [\n%b\n]}\n' % (encoded(run), answers)})
 
 
 def read_records(path: Path) -> list[Record]:
@@ -192,16 +185,14 @@ class Journal:
         if self.resumed:
             self._take_over(run)
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab")
-        if not self._file.tell():
-            self._append(run)
+        self._lines = JsonLines(path)
+        if self._lines.empty:
+            self._lines.add(run)
 
     def _take_over(self, run: Mapping[str, Any]) -> None:
-        whole = self.path.read_bytes()
-        whole = whole[: whole.rfind(b"\n") + 1]
-        os.truncate(self.path, len(whole))
+        whole = whole_lines(self.path)
         try:
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = [json.loads(line) for line in whole]
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
         except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -216,17 +207,12 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Keeps the record, on the disk when this returns."""
-        self._append(record.to_json())
+        self._lines.add(record.to_json())
         self.records[record.key] = record
-
-    def _append(self, line: Mapping[str, Any]) -> None:
-        self._file.write(_line(line).encode(errors=_UNREADABLE) + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file, which stays to be gone on with."""
-        self._file.close()
+        self._lines.close()
 
     def delete(self) -> None:
         """Closes and removes the file: the run is finished."""

@@ -22,6 +22,7 @@ from std_msgs.msg import Header
 from lisa_core.cli import options
 from lisa_core.cli.terminal import ended_in_order, readable
 from lisa_core.errors import ImageError, LisaError
+from lisa_core.hub import state_of
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_ros import conversions
@@ -228,7 +229,6 @@ def _describe(
 
 def _state_of(model: Mapping[str, str | None]) -> dict[str, Any]:
     """What tells its answers from those of another model of the same name, or on another device."""
-    from lisa_core.evaluation.journal import state_of
     from lisa_core.loading import resolve_device
 
     weights, tower = (state_of(model[name] or "") for name in ("checkpoint", "vision_tower"))

@@ -15,6 +15,7 @@ from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
 from lisa_core.evaluation import Protocol
+from lisa_core.hub import state_of
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.journal import Entry, Journal
@@ -115,8 +116,6 @@ def asked_of(engine: Any, model: ModelOptions, max_new_tokens: int) -> dict[str,
 
 def states(model: ModelOptions) -> dict[str, Any]:
     """What results depend on besides the settings: the files of the model."""
-    from lisa_core.evaluation.journal import state_of
-
     return {"weights": state_of(model.checkpoint), "vision_tower": state_of(model.vision_tower)}
 
 

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lisa_core.cli import options, terminal
 from lisa_core.errors import CheckpointError, DatasetError, LisaError
 from lisa_core.files import write_whole
+from lisa_core.hub import state_of
 
 if TYPE_CHECKING:
     from lisa_core.checkpoint import Checkpoint
@@ -112,7 +113,6 @@ def train(
     if lora and whole:
         raise typer.BadParameter("--lora and --whole exclude each other: the official recipe freezes SAM's encoder")
     from lisa_core import loading
-    from lisa_core.evaluation.journal import state_of
     from lisa_core.saving import check_new
     from lisa_core.training import curves, trouble
     from lisa_core.training.exam import Exam

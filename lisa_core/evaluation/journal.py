@@ -2,14 +2,12 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from lisa_core import hub
-from lisa_core.options import CHECKPOINT
+from lisa_core.json_lines import JsonLines, whole_lines
 
 R = TypeVar("R")
 
@@ -58,8 +56,8 @@ class Journal(Generic[R]):
         self._pack = pack
         self._path = path
         self._settings = json.dumps(settings, sort_keys=True)
-        self._results = _read(path, unpack) if path.exists() else {}
-        self._file = path.open("ab")
+        self._results = _results_of(whole_lines(path), unpack)
+        self._lines = JsonLines(path)
 
     def __enter__(self) -> "Journal[R]":
         return self
@@ -68,8 +66,8 @@ class Journal(Generic[R]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Closes the file, which stays to be gone on with, unless there is nothing in it."""
-        empty = not self._file.tell()
-        self._file.close()
+        empty = self._lines.empty
+        self._lines.close()
         if empty:
             self._path.unlink(missing_ok=True)
 
@@ -79,10 +77,7 @@ class Journal(Generic[R]):
 
     def add(self, entry: Entry, result: R) -> None:
         """Keeps a result, on the disk when this returns; raises OSError if the disk is full."""
-        line = {"key": self._key(entry), **self._pack(result)}
-        self._file.write(json.dumps(line).encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._lines.add({"key": self._key(entry), **self._pack(result)})
 
     def delete(self) -> None:
         """Removes the file: the run is finished."""
@@ -94,27 +89,9 @@ class Journal(Generic[R]):
         ).hexdigest()
 
 
-def state_of(model: str) -> list[Any]:
-    """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
-
-    Those of the folders in it count, too: its vision tower may be one. Empty for no name.
-    """
-    if not model:
-        return []
-    folder = hub.folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
-    if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
-        return [model]
-    states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
-    return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
-
-
-def _read(path: Path, unpack: Callable[[Mapping[str, Any]], R]) -> dict[str, R]:
-    """The results of the lines that are whole; what follows the last of them is cut off."""
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
+def _results_of(lines: Iterable[bytes], unpack: Callable[[Mapping[str, Any]], R]) -> dict[str, R]:
     results = {}
-    for line in whole.splitlines():
+    for line in lines:
         try:
             fields = json.loads(line)
             results[str(fields["key"])] = unpack(fields)

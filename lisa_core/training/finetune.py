@@ -16,7 +16,7 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import NO_TENSORS, CheckpointError, DatasetError, LisaError, PromptError
 from lisa_core.evaluation import metrics, reasonseg, runner
-from lisa_core.evaluation.journal import state_of
+from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new

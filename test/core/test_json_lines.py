@@ -1,0 +1,59 @@
+"""Lines of JSON come back as they were, wherever a kill cut their file off."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lisa_core.json_lines import JsonLines, encoded, whole_lines
+
+LINES = [{"name": "où? 🤖"}, {"name": "b\udcffd \\udcff \r\n\x85\u2028", "iou": 1 / 3}, {}]
+
+
+def written(path, lines):
+    file = JsonLines(path)
+    for line in lines:
+        file.add(line)
+        assert path.read_bytes().endswith(encoded(line) + b"\n")  # before it is closed
+    file.close()
+    return path.read_bytes()
+
+
+def test_lines_are_good_wherever_the_kill_cut_them_off(tmp_path):
+    path = tmp_path / "lines"
+    whole = written(path, LINES)
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == ord("\n")]
+    assert len(ends) == len(LINES)
+    for length in range(len(whole) + 1):
+        path.write_bytes(whole[:length])
+        finished = [json.loads(line) for line in whole_lines(path)]
+        assert finished == LINES[: sum(end <= length for end in ends)]
+        assert written(path, LINES[len(finished) :]) == whole
+
+
+def test_no_file_has_no_lines_and_is_not_made(tmp_path):
+    assert whole_lines(tmp_path / "lines") == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_is_empty_until_something_is_added(tmp_path):
+    for _ in range(2):
+        file = JsonLines(tmp_path / "lines")
+        assert file.empty
+        file.close()
+    file = JsonLines(tmp_path / "lines")
+    file.add({})
+    assert not file.empty
+    file.close()
+    again = JsonLines(tmp_path / "lines")
+    assert not again.empty
+    again.close()
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_is_read_as_json_that_is_ascii_would_be(text):
+    """Surrogates of names that are no UTF-8, too."""
+    line = encoded({"text": text})
+    assert b"\n" not in line
+    assert len(line.splitlines()) == 1
+    assert json.loads(line) == json.loads(json.dumps({"text": text}))
