@@ -1,28 +1,27 @@
-"""From a question to its answer: which picture, what the engine says, where that is, and who is told."""
+"""From a question to its answer: what the engine says, where that is, and who is told."""
 
-import math
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from rclpy.node import Node
 
 import lisa_core
 from lisa_core.errors import Cancelled, DeviceError, ImageError, OutOfMemoryError, PromptError
 from lisa_core.geometry import SurfacePoints, deproject
 from lisa_ros import conversions
-from lisa_ros.cameras import Arrival, Camera, Picture
-from lisa_ros.conversations import Conversation, Conversations, Turn
+from lisa_ros.cameras import Picture
+from lisa_ros.conversations import Conversation, Turn
 from lisa_ros.diagnostics import Statistics
 from lisa_ros.inference import End, Ticket
 from lisa_ros.model import Model
 from lisa_ros.parameters import Parameters
 from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused
+from lisa_ros.subjects import Subjects
 
 NOT_OURS = ("waiting", "encoding", "answering")
 """Stages in which the model is at work, for this question or those before it."""
@@ -41,13 +40,13 @@ class _Asked:
 
 
 class Answerer:
-    """Answers questions with an engine, the cameras and what was said before; all of it on the inference thread."""
+    """Answers questions about their subjects with an engine; all of it on the inference thread."""
 
     def __init__(
         self,
         node: Node,
         model: Model,
-        cameras: Mapping[str, Camera],
+        subjects: Subjects,
         parameters: Callable[[], Parameters],
         publications: Publications,
         statistics: Statistics,
@@ -57,14 +56,12 @@ class Answerer:
         self._model = model
         assert model.engine is not None, "load it first"
         self._engine = model.engine
-        self._cameras = cameras
+        self._subjects = subjects
         self._parameters = parameters
         self._publications = publications
         self._statistics = statistics
         self._give_up = give_up
         self._standing_failure = ""
-        self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera: asked about again it is encoded already
-        self.conversations = Conversations()
 
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
         """Answer the questions, several of them together; each fails by itself."""
@@ -93,10 +90,10 @@ class Answerer:
         """The question with its picture encoded; raises what the engine raises, and Refused."""
         if ticket.cancel.is_set():
             raise Cancelled("given up while those asked with it were encoded")
-        self.conversations.expire(self._parameters().conversation_ttl)
+        self._subjects.expire()
         stages = {"waiting": time.monotonic() - ticket.asked}
         with _timed(stages, "image"):
-            picture, turns = self._subject(ticket.question)
+            picture, turns = self._subjects.of(ticket.question)
         with _timed(stages, "encoding"):
             ticket.enter("encoding")
             frame = self._encoded(picture)
@@ -153,8 +150,7 @@ class Answerer:
         with _timed(stages, "position"):
             self._complete(picture)
             points = self._points(picture, answer)
-            if camera := self._cameras.get(picture.camera):
-                camera.let_go(picture)
+            self._subjects.let_go(picture)
         with _timed(stages, "messages"):
             duration = time.monotonic() - ticket.asked
             message = self._message(question, picture, answer, points, duration, question.include_masks)
@@ -163,7 +159,7 @@ class Answerer:
         with _timed(stages, "publishing"):
             bare = self._message(question, picture, answer, points, duration) if question.include_masks else message
             self._publications.publish(picture, answer, bare, points)
-        self._remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
+        self._subjects.remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
         self._model.measure()
         stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in NOT_OURS)
         stages["total"] = time.monotonic() - ticket.asked
@@ -179,7 +175,7 @@ class Answerer:
         if isinstance(error, PromptError | ImageError):
             return Outcome(Code.BAD_REQUEST, str(error))
         if isinstance(error, OutOfMemoryError | MemoryError):
-            self._forget_encodings()
+            self._subjects.forget_encodings()
             return Outcome(Code.OUT_OF_MEMORY, str(error) or "out of memory")
         if isinstance(error, DeviceError):
             self._give_up(str(error))
@@ -196,80 +192,6 @@ class Answerer:
         if standing:
             self._standing_failure = told
 
-    def is_ready(self, ticket: Ticket) -> bool:
-        """Whether there is a young enough frame, or none is needed."""
-        camera = self._camera(ticket.question)
-        return camera is None or time.monotonic() <= _outdated(camera, ticket)
-
-    def patience(self, ticket: Ticket) -> float:
-        """Until when the question may wait for a young enough frame, for ever if it needs none."""
-        camera = self._camera(ticket.question)
-        if camera is None:
-            return math.inf
-        return max(ticket.asked, _outdated(camera, ticket)) + self._parameters().frame_timeout
-
-    def no_frame(self, ticket: Ticket) -> Outcome:
-        """Why there is no frame."""
-        camera = self._camera(ticket.question)
-        newest = camera.newest if camera else None  # read once: another thread may close the camera
-        if camera is None or newest is None:
-            why = camera.silence() if camera else "the camera is closed"
-        else:
-            age = time.monotonic() - newest.received
-            why = (
-                f"the newest frame of camera {camera.name} is {age:.1f} s old, "
-                f"and max_age is {ticket.question.max_age:g} s ({camera.topic})"
-            )
-        return Outcome(Code.NO_FRAME, why)
-
-    def _camera(self, question: Question) -> Camera | None:
-        """The camera whose newest frame is wanted; None for a question that brings its picture or goes on with one."""
-        conversation = self._conversation(question)
-        if question.image is not None or (conversation is not None and not question.new_frame):
-            return None
-        name = question.camera or (conversation.picture.camera if conversation else "")
-        return self._cameras.get(name or self._parameters().cameras[0])
-
-    def _conversation(self, question: Question) -> Conversation | None:
-        if not question.conversation:
-            return None
-        return self.conversations.get(question.conversation, self._parameters().conversation_ttl)
-
-    def _subject(self, question: Question) -> tuple[Picture, Sequence[Turn]]:
-        """The picture that is asked about, and what was said before."""
-        conversation = self._conversation(question)
-        if question.image is not None:
-            picture = Picture(header=question.image.header, camera="", rgb=conversions.to_rgb(question.image))
-            if conversation is not None and np.array_equal(conversation.picture.rgb, picture.rgb):
-                picture.encoded = conversation.picture.encoded
-                return picture, conversation.turns
-            return picture, ()
-        if conversation is not None and not question.new_frame:
-            if question.camera not in ("", conversation.picture.camera):
-                raise Refused(
-                    Code.BAD_REQUEST,
-                    f"conversation {question.conversation!r} is about an image of "
-                    f"{conversation.picture.camera or 'the one who asks'}: set new_frame to turn to {question.camera}",
-                )
-            return conversation.picture, conversation.turns
-        return self._newest(question), conversation.turns if conversation is not None else ()
-
-    def _newest(self, question: Question) -> Picture:
-        camera = self._camera(question)
-        arrival = camera.newest if camera is not None else None
-        if camera is None or arrival is None:
-            raise Refused(Code.NO_FRAME, "the camera was closed")
-        known, picture = self._latest.get(camera.name, (None, None))
-        if known is arrival and picture is not None:
-            camera.add_companions(picture)
-            return picture
-        try:
-            picture = camera.picture(arrival)
-        except ImageError as error:
-            raise Refused(Code.NO_FRAME, f"the newest frame of camera {camera.name} cannot be read: {error}") from None
-        self._latest[camera.name] = (arrival, picture)
-        return picture
-
     def _encoded(self, picture: Picture) -> "lisa_core.Frame":
         if picture.encoded is None:
             try:
@@ -284,8 +206,7 @@ class Answerer:
     def _complete(self, picture: Picture) -> None:
         """What belongs to the picture often comes after it, and is there by the time that it is encoded or answered."""
         self._publications.locate(picture)
-        if camera := self._cameras.get(picture.camera):  # once: another thread may close it
-            camera.add_companions(picture)
+        self._subjects.complete(picture)
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:
         """The points of each segment; none at all without depth and intrinsics."""
@@ -317,26 +238,6 @@ class Answerer:
             placements=[of_segment.placement for of_segment in points],
             include_masks=include_masks,
         )
-
-    def _remember(self, question: Question, conversation: Conversation) -> None:
-        if question.conversation:
-            parameters = self._parameters()
-            self.conversations.put(
-                question.conversation, conversation, parameters.max_conversations, parameters.conversation_ttl
-            )
-
-    def _forget_encodings(self) -> None:
-        """Give back the device memory that past frames hold; they are encoded again when somebody asks."""
-        for _, picture in self._latest.values():
-            picture.encoded = None
-        for conversation in self.conversations:
-            conversation.picture.encoded = None
-
-
-def _outdated(camera: Camera, ticket: Ticket) -> float:
-    """When the camera's newest frame gets too old for the question."""
-    newest = camera.newest  # read once: another thread may close the camera
-    return -math.inf if newest is None else newest.received + ticket.question.max_age
 
 
 @contextmanager

@@ -85,13 +85,17 @@ End = Callable[[Ticket, Outcome], None]
 
 
 class Answering(Protocol):
-    """What the inference thread needs to know about questions."""
+    """What answers questions for the inference thread."""
 
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
         """Answer them together, ending each as soon as it can; called on the inference thread, and may raise."""
 
     def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
         """What to say when `answer` raised."""
+
+
+class Waiting(Protocol):
+    """What the inference thread needs to know about frames that questions wait for; asked on any thread."""
 
     def is_ready(self, ticket: Ticket) -> bool:
         """Whether it can be answered now; what was ready may be no longer, for frames grow old."""
@@ -106,8 +110,9 @@ class Answering(Protocol):
 class InferenceThread:
     """Answers the questions in its queue, those together that can be, until it is closed."""
 
-    def __init__(self, answering: Answering) -> None:
+    def __init__(self, answering: Answering, waiting: Waiting) -> None:
         self._answering = answering
+        self._frames = waiting
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []  # in order of arrival
         self._current: list[Ticket] = []  # being answered together
@@ -210,7 +215,7 @@ class InferenceThread:
     def _ready(self) -> list[Ticket]:
         """Those that are to be answered next, together."""
         later = self._later_turns()
-        ready = (ticket for ticket in self._waiting if ticket not in later and self._answering.is_ready(ticket))
+        ready = (ticket for ticket in self._waiting if ticket not in later and self._frames.is_ready(ticket))
         return _together(sorted(ready, key=lambda ticket: ticket.question.standing))
 
     def _later_turns(self) -> set[Ticket]:
@@ -243,11 +248,11 @@ class InferenceThread:
         overdue, limits = {}, []
         later = self._later_turns()
         for ticket in self._waiting:
-            patience = math.inf if ticket in later else self._answering.patience(ticket)
+            patience = math.inf if ticket in later else self._frames.patience(ticket)
             if ticket.deadline <= now:
                 overdue[ticket] = _timeout(ticket)
             elif patience <= now:
-                overdue[ticket] = self._answering.no_frame(ticket)
+                overdue[ticket] = self._frames.no_frame(ticket)
             else:
                 limits.append(min(patience, ticket.deadline))
         for ticket in self._current:

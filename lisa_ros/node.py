@@ -1,8 +1,8 @@
 """The node: what is connected to what.
 
-    cameras ----newest picture----> answerer ----answer----> publications
-                                       |
-    service, action, standing --> inference thread
+    cameras ----newest frame----> subjects ----picture----> answerer ----answer----> publications
+                                     |                         |
+    service, action, standing --> inference thread ------------+
 
 The executor's thread receives and replies, the inference thread works, loading has a thread of its own.
 """
@@ -41,6 +41,7 @@ from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused, question_of
 from lisa_ros.requests import Requests
 from lisa_ros.standing import StandingInstruction
+from lisa_ros.subjects import Subjects
 
 USAGE = """usage: lisa_node --ros-args [-p checkpoint:=FOLDER_OR_HUB_ID] [-p NAME:=VALUE] [--params-file FILE]
 
@@ -127,9 +128,10 @@ class LisaNode(SelfStartingNode):
         if frame and not transforms.is_installed():
             raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py")
         self._model.load(self._settings())
+        subjects = Subjects(self._cameras, self._settings)
         outputs = self._publications, self._statistics
-        answerer = Answerer(self, self._model, self._cameras, self._settings, *outputs, self._give_up)
-        self._inference = InferenceThread(answerer)
+        answerer = Answerer(self, self._model, subjects, self._settings, *outputs, self._give_up)
+        self._inference = InferenceThread(answerer, subjects)
 
     def activate(self) -> None:
         """Listen to the cameras."""

@@ -18,6 +18,7 @@ from lisa_ros.diagnostics import Statistics
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import validated
 from lisa_ros.questions import Code, Question
+from lisa_ros.subjects import Subjects
 
 TTL = 60.0
 
@@ -150,7 +151,8 @@ def test_the_same_image_is_encoded_once() -> None:
     outputs: Any = SimpleNamespace(locate=lambda picture: None)
     node: Any = SimpleNamespace(get_logger=lambda: None)
     model: Any = SimpleNamespace(engine=engine)
-    answerer = Answerer(node, model, {}, lambda: validated({}), outputs, Statistics(), lambda _: None)
+    subjects = Subjects({}, lambda: validated({}))
+    answerer = Answerer(node, model, subjects, lambda: validated({}), outputs, Statistics(), lambda _: None)
 
     def asked(index: int) -> Any:
         image = image_message(scene(index), "rgb8", Header())
@@ -158,7 +160,7 @@ def test_the_same_image_is_encoded_once() -> None:
         return answerer._prepared(Ticket(question, lambda _: None))
 
     first = asked(52)
-    answerer.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1, time_to_live=TTL)
+    subjects.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1, time_to_live=TTL)
     again, other = asked(52), asked(53)
     assert (again.frame, again.turns) == (first.frame, (("red", "[SEG]."),))
     assert other.frame is not first.frame

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from harness import PATIENCE, eventually
 
-from lisa_ros import answering
+from lisa_ros import subjects
 from lisa_ros.cameras import Arrival
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
 from lisa_ros.questions import Code, Outcome, Question
@@ -62,7 +62,7 @@ def frames() -> Frames:
 
 @pytest.fixture
 def inference(frames: Frames) -> Iterator[InferenceThread]:
-    thread = InferenceThread(frames)
+    thread = InferenceThread(frames, frames)
     yield thread
     frames.engine.set()
     assert thread.close(10.0)
@@ -250,5 +250,5 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
 
     ticket = Ticket(Question("red", camera="front", max_age=1.0), lambda _: None)
     camera: Any = Closing()
-    assert answering._outdated(camera, ticket) == 6.0
-    assert answering._outdated(camera, ticket) == -math.inf
+    assert subjects._outdated(camera, ticket) == 6.0
+    assert subjects._outdated(camera, ticket) == -math.inf
