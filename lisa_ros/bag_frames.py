@@ -14,7 +14,7 @@ from lisa_core.answer import Answer
 from lisa_core.geometry import Placement, locate
 from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError
-from lisa_ros.cameras import SILENCE
+from lisa_ros.pairing import SILENCE, Apart, of_one_moment
 from lisa_ros.parameters import CameraParameters
 
 IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
@@ -121,12 +121,12 @@ class Frames:
         """Why no depth is of the frame's moment; empty if one is."""
         if not self._depths:
             return "has no message"
-        stamps, times = _apart(_nearest(self._depths, frame), frame)
-        if stamps <= self._depth_max_dt * 1e9 and times <= SILENCE * 1e9:
+        stamps, receipts = apart = _apart(_nearest(self._depths, frame), frame)
+        if of_one_moment(apart, self._depth_max_dt):
             return ""
-        if stamps > self._depth_max_dt * 1e9:
+        if not of_one_moment((stamps, 0.0), self._depth_max_dt):
             return f"is {stamps / 1e9:.3f} s from the image by its stamp; --depth-max-dt is {self._depth_max_dt:g} s"
-        return f"was recorded {times / 1e9:.3f} s from the image, more than {SILENCE:g} s"
+        return f"was recorded {receipts:.3f} s from the image, more than {SILENCE:g} s"
 
     def _read(self, topic: str, recorded: _Recorded) -> Any:
         return self._bag.decode(self._bag.at(topic, recorded.time, recorded.place))
@@ -173,6 +173,6 @@ def _nearest(recorded: Sequence[_Recorded], frame: FrameOfBag) -> _Recorded:
     return min(recorded, key=lambda one: _apart(one, frame))
 
 
-def _apart(recorded: _Recorded, frame: FrameOfBag) -> tuple[int, int]:
-    """Ns between the stamps, and between the recordings, which decide where stamps are equal, as those of 0."""
-    return abs(recorded.stamp - frame.stamp), abs(recorded.time - frame.time)
+def _apart(recorded: _Recorded, frame: FrameOfBag) -> Apart:
+    """By stamps, and by the recordings, which are a bag's receipts and decide where stamps are equal, as those of 0."""
+    return (abs(recorded.stamp - frame.stamp), abs(recorded.time - frame.time) / 1e9)

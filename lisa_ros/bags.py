@@ -4,7 +4,6 @@ import glob
 import itertools
 import re
 import shutil
-import struct
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ from rosbags.interfaces import Qos
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
+
+from lisa_ros.pairing import stamp_of
 
 
 class BagError(Exception):
@@ -43,10 +44,6 @@ class Topic(NamedTuple):
     qos: tuple[Qos, ...]
 
 
-_STAMPED = 12
-"""Bytes of a message with a header, up to the end of the stamp."""
-
-
 class Message(NamedTuple):
     """One recorded message.
 
@@ -64,11 +61,7 @@ class Message(NamedTuple):
     @property
     def stamp(self) -> int:
         """The stamp of its header, ns; only for types that begin with a `std_msgs/Header`. 0 if it is cut off."""
-        if len(self.data) < _STAMPED:
-            return 0
-        # After 4 bytes that say how the rest is encoded: int32 sec, uint32 nanosec; odd is little-endian.
-        sec, nanosec = struct.unpack_from("<iI" if self.data[1] & 1 else ">iI", self.data, 4)
-        return int(sec) * 1_000_000_000 + int(nanosec)
+        return stamp_of(self.data)
 
 
 def typestore() -> Typestore:

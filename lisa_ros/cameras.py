@@ -5,8 +5,6 @@ the answers, and they pair depth and intrinsics with colour. So stamps of zero, 
 nothing.
 """
 
-import math
-import struct
 import threading
 import time
 from collections import deque
@@ -28,13 +26,11 @@ from std_msgs.msg import Header
 from lisa_core.errors import ImageError
 from lisa_core.geometry import Intrinsics
 from lisa_ros import conversions
+from lisa_ros.pairing import NEVER, SILENCE, Apart, of_one_moment, stamp_of
 from lisa_ros.parameters import CameraParameters
 
 if TYPE_CHECKING:
     from lisa_core import Frame
-
-SILENCE = 5.0
-"""Seconds without an image after which a camera is called silent, and after which depth is of another one."""
 
 _LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
 
@@ -58,20 +54,12 @@ class Arrival:
 
     @property
     def stamp(self) -> int:
-        """The header's stamp in ns, read without the rest: every sensor message starts with it (CDR)."""
-        order = "<" if self.serialized[1] & 1 else ">"
-        seconds, nanoseconds = struct.unpack_from(f"{order}iI", self.serialized, 4)
-        return int(seconds) * 1_000_000_000 + int(nanoseconds)
+        """The header's, in ns."""
+        return stamp_of(self.serialized)
 
-    def apart(self, other: "Arrival | Picture") -> "Apart":
+    def apart(self, other: "Arrival | Picture") -> Apart:
         """How far they are from each other in time: by their stamps, and by their receipts where stamps are equal."""
         return (abs(self.stamp - other.stamp), abs(self.received - other.received))
-
-
-Apart = tuple[float, float]
-"""ns between two stamps and s between two receipts."""
-
-NEVER: Apart = (math.inf, math.inf)
 
 
 @dataclass(eq=False)
@@ -295,7 +283,11 @@ class Camera:
         if info is not None and info.apart(picture) < picture.intrinsics_apart:
             picture.intrinsics_apart = info.apart(picture)
             picture.intrinsics = self._intrinsics(info, picture.size)
-        if depth is not None and depth.apart(picture) < picture.depth_apart and self._belongs(depth.apart(picture)):
+        if (
+            depth is not None
+            and depth.apart(picture) < picture.depth_apart
+            and of_one_moment(depth.apart(picture), self.parameters.depth_max_dt)
+        ):
             picture.depth_apart = depth.apart(picture)
             picture.depth = self._depth(depth)
 
@@ -305,19 +297,17 @@ class Camera:
             depth = self._streams.depths.nearest_to(picture)
             self._streams.depths.forget(picture)
             self._streams.infos.forget(picture)
-        if picture.depth is not None or depth is None or self._belongs(depth.apart(picture)):
+        if picture.depth is not None or depth is None:
             return
-        stamps, receipts = depth.apart(picture)
+        apart = depth.apart(picture)
+        if of_one_moment(apart, self.parameters.depth_max_dt):
+            return
+        stamps, receipts = apart
         self._node.get_logger().warning(
             f"camera {self.name}: no position, for the depth nearest to the image is {stamps / 1e9:.3f} s from it by "
             f"its stamp, and came {receipts:.3f} s apart; depth_max_dt is {self.parameters.depth_max_dt:g} s",
             throttle_duration_sec=5.0,
         )
-
-    def _belongs(self, apart: Apart) -> bool:
-        """Whether depth so far from an image is of the same moment; stamps of zero never are apart."""
-        stamps, receipts = apart
-        return stamps <= self.parameters.depth_max_dt * 1e9 and receipts <= SILENCE
 
     def _intrinsics(self, arrival: Arrival, size: tuple[int, int]) -> Intrinsics | None:
         info = deserialize_message(arrival.serialized, CameraInfo)

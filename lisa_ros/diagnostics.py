@@ -9,8 +9,9 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from lisa_ros.cameras import SILENCE, Camera
+from lisa_ros.cameras import Camera
 from lisa_ros.model import Model
+from lisa_ros.pairing import SILENCE
 from lisa_ros.questions import Code, Outcome, Question
 
 LATENCIES_KEPT = 256

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sqlite3
+import struct
 from contextlib import closing
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, save, t
 from lisa_core.geometry import locate
 from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError, discard_unfinished, typestore, write_bag
+from lisa_ros.pairing import stamp_of
 
 
 def as_sqlite3(path: Path, source: Path = BAG) -> Path:
@@ -50,6 +52,13 @@ def test_messages_come_in_the_order_of_their_recording_with_their_stamps() -> No
         assert bag.span.end == everything[-1].time
     assert [m.time for m in everything] == sorted(m.time for m in everything)
     assert [m.stamp for m in everything if m.topic == IMAGE] == [frame["stamp"] for frame in truth()["frames"]]
+
+
+@pytest.mark.parametrize(("order", "flag"), [("<", 1), (">", 0)])
+def test_a_stamp_is_read_in_either_byte_order_and_is_0_if_cut_off(order: str, flag: int) -> None:
+    cdr = bytes([0, flag, 0, 0]) + struct.pack(f"{order}iI", 1_750_000_000, 999_999_999)
+    assert stamp_of(cdr) == 1_750_000_000_999_999_999
+    assert {stamp_of(cdr[:size]) for size in range(len(cdr))} == {0}
 
 
 def test_both_formats_give_the_same_messages(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from lisa_ros.cameras import Arrival, Camera, Picture, _Companions
+from lisa_ros.cameras import Arrival, Picture, _Companions
 from lisa_ros.conversions import image_message
+from lisa_ros.pairing import of_one_moment
 from lisa_ros.parameters import CameraParameters
 
 Vector = tuple[float, float, float]
@@ -193,11 +193,11 @@ def test_a_camera_info_that_was_latched_before_is_heard(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stamps", "receipts", "belongs"), [(0.0, 0.1, True), (0.04, 0.1, True), (0.06, 0.1, False), (0.0, 60.0, False)]
+    ("stamps", "receipts", "belongs"),
+    [(0.0, 0.1, True), (0.04, 0.1, True), (0.06, 0.1, False), (0.0, 60.0, False), (0.05, 5.0, True)],
 )
 def test_depth_of_another_moment_is_not_taken(stamps: float, receipts: float, belongs: bool) -> None:
-    view: Any = SimpleNamespace(parameters=CameraParameters())
-    assert Camera._belongs(view, (stamps * 1e9, receipts)) is belongs
+    assert of_one_moment((stamps * 1e9, receipts), CameraParameters().depth_max_dt) is belongs
 
 
 def test_among_equal_stamps_the_receipt_decides() -> None:

@@ -1,0 +1,33 @@
+"""What belongs to an image: one rule for cameras and for bags, so that these do not drift apart."""
+
+import math
+import struct
+
+SILENCE = 5.0
+"""Seconds without an image after which a camera is called silent, and after which depth is of another one."""
+
+Apart = tuple[float, float]
+"""ns between two stamps and s between two receipts."""
+
+NEVER: Apart = (math.inf, math.inf)
+
+_STAMPED = 12
+"""Bytes of a message with a header, up to the end of the stamp."""
+
+
+def stamp_of(cdr: bytes) -> int:
+    """The stamp of a serialized message's header, ns, read without the rest; 0 if it is cut off.
+
+    Only for types that begin with a `std_msgs/Header`, as every sensor message does.
+    """
+    if len(cdr) < _STAMPED:
+        return 0
+    # After 4 bytes that say how the rest is encoded: int32 sec, uint32 nanosec; odd is little-endian.
+    sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
+    return int(sec) * 1_000_000_000 + int(nanosec)
+
+
+def of_one_moment(apart: Apart, depth_max_dt: float) -> bool:
+    """Whether depth so far from an image is of its moment (`depth_max_dt` in s); stamps of zero are never apart."""
+    stamps, receipts = apart
+    return stamps <= depth_max_dt * 1e9 and receipts <= SILENCE
