@@ -163,20 +163,30 @@ def _client(node: Node, service: str) -> Client:
 
 
 async def _settled(node: Node, future: Future, given_up: Callable[[], bool], limit: float) -> None:
-    """Return when the future is done, or `given_up` says something, or after `limit` seconds."""
+    """Return when the future is done, or `given_up` says something, or after `limit` seconds.
+
+    With an executor of several threads whoever awaits may just be looked at when that happens, and then be left to wait
+    for the next thing to happen; so the executor is woken, and again until they go on.
+    """
     settled, over = Future(), threading.Event()
     deadline = time.monotonic() + limit
 
-    def watch() -> None:
-        with suppress(Exception):  # the client may be no more
-            while not given_up() and time.monotonic() < deadline:
-                if over.wait(POLL):
-                    return
+    def settle(_: object = None) -> None:
         settled.set_result(None)
         if node.executor is not None:
             node.executor.wake()
 
-    future.add_done_callback(lambda _: settled.set_result(None))
+    def watch() -> None:
+        with suppress(Exception):  # the client may be no more
+            while not settled.done() and not given_up() and time.monotonic() < deadline:
+                if over.wait(POLL):
+                    return
+        with suppress(Exception):  # nor the node
+            settle()
+            while not over.wait(POLL) and node.executor is not None and node.context.ok():
+                node.executor.wake()
+
+    future.add_done_callback(settle)
     # No timer: one that is destroyed while another thread of the executor is about to call it ends Humble's executor.
     threading.Thread(target=watch, name="lisa_ask", daemon=True).start()
     try:

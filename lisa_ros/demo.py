@@ -33,6 +33,7 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
 from lisa_core.errors import ImageError
 from lisa_core.options import CHECKPOINT
+from lisa_core.signals import postponed
 from lisa_ros import recording
 from lisa_ros.bags import BagError
 from lisa_ros.client import AskError, Reply, ask
@@ -213,7 +214,7 @@ class RunningNode:
         self._log = log
 
     def __enter__(self) -> "RunningNode":
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as log, postponed():
             self._process = subprocess.Popen(
                 self._command,
                 stdout=log,

@@ -20,11 +20,12 @@ from rich.table import Table
 from std_msgs.msg import Header
 
 from lisa_core.cli import options
-from lisa_core.cli.terminal import ended_in_order, readable
+from lisa_core.cli.terminal import readable
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.hub import state_of
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
+from lisa_core.signals import ended_in_order
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
 from lisa_ros.bags import BagError, BagReader, TopicError, discard_unfinished, typestore, write_bag

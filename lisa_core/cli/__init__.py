@@ -21,6 +21,7 @@ from lisa_core.cli import (
     web,
 )
 from lisa_core.cli.loading import Load, load_engine
+from lisa_core.signals import ended_in_order
 
 app = typer.Typer(
     name="lisa",
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoRetur
     0 answered, 1 a question or file failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 terminated, 129 hung up.
     """
     try:
-        with terminal.ended_in_order():
+        with ended_in_order():
             app(args=None if argv is None else list(argv), prog_name="lisa", obj=load)
     except SystemExit as ended:
         if terminal.took_all() or ended.code:

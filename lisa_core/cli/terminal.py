@@ -1,10 +1,8 @@
 """What the commands say: results on stdout, everything else on stderr."""
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NoReturn
 
 import typer
@@ -97,17 +95,3 @@ def segment_table(answer: Answer, masks: Sequence[str] = ()) -> Table:
         ]
         table.add_row(*cells)
     return table
-
-
-@contextmanager
-def ended_in_order() -> Iterator[None]:
-    """Being terminated or hung up unwinds as Ctrl-C does, or files would stay; ignored, as under nohup, it stays so."""
-    before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
-    for name, handler in before.items():
-        if handler is not signal.SIG_IGN:
-            signal.signal(name, lambda number, _: sys.exit(128 + number))
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(name, handler)

@@ -12,6 +12,7 @@ import cv2
 from torch.utils.data import DataLoader, Dataset
 
 from lisa_core.errors import LisaError
+from lisa_core.signals import ENDING, postponed
 
 Batch = TypeVar("Batch")
 
@@ -21,8 +22,6 @@ _EACH = 2
 """Batches that each of several workers has ready."""
 _ALONE = 3
 """Batches that a single one has."""
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What tells a process to end."""
 
 
 def ahead(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
@@ -79,22 +78,21 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
 
 def _leave_it_to_the_first(_: int) -> None:
     """Who is told to end with the whole group waits for the first process; its own end would look like a crash."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)  # which torch's worker takes for Ctrl-C, and goes on
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Forks take no signal before they know what to do with it, and have none of OpenCV's threads to wait for."""
-    threads, blocked = cv2.getNumThreads(), signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+    """Forks obey no signal before they know how, and have none of OpenCV's threads to wait for."""
+    threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
-        yield
+        with postponed():
+            yield
     finally:
         cv2.setNumThreads(threads)
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 
 class _Batches(Dataset["Batch | Exception"], Generic[Batch]):
