@@ -95,6 +95,7 @@ class Answerer:
         with _timed(stages, "image"):
             picture, turns = self._subjects.of(ticket.question)
         with _timed(stages, "encoding"):
+            ticket.received = picture.received
             ticket.enter("encoding")
             frame = self._encoded(picture)
         return _Asked(ticket, picture, frame, turns, stages)

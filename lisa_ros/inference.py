@@ -27,6 +27,7 @@ class Ticket:
         asked: when, on the steady clock.
         cancel: set when the engine should stop; nobody waits for the answer any more.
         stage: where it is: waiting, encoding, answering, masking.
+        received: when the image that it is asked about came, on the steady clock; known once it is encoded.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Ticket:
         self.asked = time.monotonic()
         self.cancel = threading.Event()
         self.stage = "waiting"
+        self.received = 0.0
         self._text = ""
         self._on_done = on_done
         self._on_progress = on_progress
@@ -94,7 +96,7 @@ class Answering(Protocol):
         """What to say when `answer` raised."""
 
 
-class Waiting(Protocol):
+class Frames(Protocol):
     """What the inference thread needs to know about frames that questions wait for; asked on any thread."""
 
     def is_ready(self, ticket: Ticket) -> bool:
@@ -110,9 +112,9 @@ class Waiting(Protocol):
 class InferenceThread:
     """Answers the questions in its queue, those together that can be, until it is closed."""
 
-    def __init__(self, answering: Answering, waiting: Waiting) -> None:
+    def __init__(self, answering: Answering, frames: Frames) -> None:
         self._answering = answering
-        self._frames = waiting
+        self._frames = frames
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []  # in order of arrival
         self._current: list[Ticket] = []  # being answered together
@@ -166,10 +168,9 @@ class InferenceThread:
         with self._changed:
             tickets = [*self._waiting, *self._current]
             self._take_out(tickets)
-            for ticket in self._current:
-                ticket.cancel.set()
         for ticket in tickets:
-            ticket.complete(outcome)
+            ticket.complete(outcome)  # before the engine can say that it was canceled
+            ticket.cancel.set()
 
     def close(self, timeout: float) -> bool:
         """End the threads; False if the engine did not come back in time, and then it is still in use."""
@@ -239,8 +240,8 @@ class InferenceThread:
                 elif self._open:
                     self._changed.wait(min(max(0.0, soonest - time.monotonic()), LONGEST_SLEEP))
             for ticket, outcome in overdue.items():
+                ticket.complete(outcome)  # before the engine can say that it was canceled
                 ticket.cancel.set()
-                ticket.complete(outcome)
 
     def _overdue(self) -> tuple[dict[Ticket, Outcome], float]:
         """The questions whose time is over with what to say, and when the next one's will be."""

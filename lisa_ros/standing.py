@@ -33,7 +33,7 @@ class StandingInstruction:
         self._asking = False
         self._ticket: Ticket | None = None  # the last one
         self._tried: Arrival | None = None  # the newest when it was last asked
-        self._asked_about: Arrival | None = None
+        self._asked_about: float | None = None  # when that frame came, on the steady clock
         self._due = 0.0  # steady clock
         self._rate = 0.0
         self._early = False  # the newest frame came before it was due
@@ -78,7 +78,7 @@ class StandingInstruction:
         """Ask, if it is time by now for a frame that came too early, and the frame is still young enough."""
         parameters = self._parameters()
         newest = self._newest(parameters.standing_view)
-        if not self._early or newest is None or newest is self._tried or newest is self._asked_about:
+        if not self._early or newest is None or newest is self._tried or newest.received == self._asked_about:
             return
         if time.monotonic() < newest.received + parameters.max_frame_age:
             self.frame_arrived(parameters.standing_view)
@@ -86,7 +86,7 @@ class StandingInstruction:
     def _ask(self, question: Question) -> None:
         def on_progress(stage: str, _: str) -> None:
             if stage == "encoding":
-                self._asked_about = self._newest(question.camera)
+                self._asked_about = ticket.received
 
         def on_done(outcome: Outcome) -> None:
             with self._lock:
@@ -94,7 +94,8 @@ class StandingInstruction:
                 if outcome.code not in (Code.OK, Code.CANCELED):
                     self._due = max(self._due, time.monotonic() + PAUSE_AFTER_FAILURE)
             self._on_end(question, outcome)
-            if self._newest(question.camera) is not self._asked_about:
+            newest = self._newest(question.camera)
+            if newest is not None and newest.received != self._asked_about:
                 self.frame_arrived(question.camera)
 
         ticket = self._ticket = Ticket(question, on_done, on_progress)

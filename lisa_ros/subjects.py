@@ -18,8 +18,7 @@ from lisa_ros.questions import Code, Outcome, Question, Refused
 class Subjects:
     """Which picture a question is about, and what was said about it before.
 
-    Whether there is one, and until when it is waited for, may be asked on any thread; the rest is for the inference
-    thread.
+    What `inference.Frames` asks may be asked on any thread; the rest is for the inference thread.
 
     Attributes:
         conversations: what was said so far, and about which pictures.

@@ -5,12 +5,16 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 # `python -m pytest` puts the checkout in front, whose lisa_ros has no messages.
 sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+
+hypothesis.settings.register_profile("any machine", deadline=None)
+hypothesis.settings.load_profile("any machine")
 
 # A shell's background jobs ignore Ctrl-C, and so would all that the tests start from there and mean to stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

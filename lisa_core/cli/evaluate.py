@@ -108,7 +108,7 @@ def refcoco(
     context: typer.Context,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="instances.json, refs*.json and the folder images.")],
     json_file: JsonFile,
-    split: Annotated[str, typer.Option(metavar="NAME", help="val, testA, testB ...")] = "val",
+    split: Annotated[str, typer.Option(metavar="NAME", help="val, testA ...; test: all tests together.")] = "val",
     refs: Annotated[
         Path | None, typer.Option(metavar="FILE", dir_okay=False, help="The references, if DIR has several refs*.json.")
     ] = None,

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 TARGET = 1
 IGNORED = 255
-"""In a ground truth: pixels that count for neither the mask nor against it. All others are background."""
+"""In a ground truth: pixels that count for neither the mask nor against it. All other values are background."""
 
 _EPS_IMAGE = 1e-5
 _EPS_SET = 1e-10

@@ -93,7 +93,7 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8: `TARGET`, `IGNORED` or 0.
+        truth: (H, W) uint8: `TARGET`, `IGNORED`, or background, which is all else; in refCOCO, how many parts cover it.
         query: in the words of the annotation.
         question: as the benchmark asks it, or as it stands.
         answered: it has an answer in words of its own, so that none is taken for granted.
@@ -136,11 +136,10 @@ class Entry:
         annotation = read_annotation(self.annotation)
         image = files.read_rgb(self.picture)
         try:
-            truth = rasterize(annotation.polygons, image.shape[:2])  # all of them, lest all lie outside
-            if annotation.first != annotation.polygons:
-                truth = rasterize(annotation.first, image.shape[:2])
+            check_inside(annotation.polygons, image.shape[:2])
         except DatasetError as error:
             raise DatasetError(f"{self.annotation}: {error}") from error
+        truth = rasterize(annotation.first, image.shape[:2])
         query = annotation.texts[0]
         answered = bool(annotation.answers)
         asked = query if answered else question(query, annotation.is_sentence)
@@ -233,24 +232,25 @@ def rasterize(polygons: Sequence[Polygon], size: tuple[int, ...]) -> NDArray[np.
     Args:
         polygons: in the order of their file, which decides between those of equal size: the last is drawn first.
         size: (height, width) of the picture.
-
-    Raises:
-        DatasetError: there are polygons, and none is in the picture.
     """
     areas = []
     for polygon in polygons:
         alone = np.zeros(size, np.uint8)
         _draw(alone, polygon.points, 1)
         areas.append(np.count_nonzero(alone))
-    if areas and not any(areas):
-        raise DatasetError(
-            f"no polygon lies in the picture, which is {size[1]}x{size[0]};"
-            " they may belong to another one, or to one of another size."
-        )
     truth = np.zeros(size, np.uint8)
     for index in np.argsort(areas, kind="stable")[::-1]:
         _draw(truth, polygons[index].points, polygons[index].value)
     return truth
+
+
+def check_inside(polygons: Sequence[Polygon], size: tuple[int, ...], what: str = "polygon") -> None:
+    """Raises DatasetError if there are polygons, called `what`, and none of them is in a picture of this size."""
+    if polygons and not rasterize(polygons, size).any():
+        raise DatasetError(
+            f"no {what} lies in the picture, which is {size[1]}x{size[0]};"
+            " they may belong to another one, or to one of another size."
+        )
 
 
 def read_explanations(path: Path) -> dict[tuple[str, str], str]:

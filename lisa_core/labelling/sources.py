@@ -200,10 +200,17 @@ def _drawn(annotations: Iterable[Mapping[str, Any]], image: Mapping[str, Any]) -
     target, unsure = np.zeros(size, bool), np.zeros(size, bool)
     for item in annotations:
         try:
-            (unsure if item.get("iscrowd") else target)[coco.layers_of(item.get("segmentation"), size) > 0] = True
+            (unsure if item.get("iscrowd") else target)[_covered(item.get("segmentation"), size)] = True
         except (KeyError, TypeError, ValueError, OverflowError, IndexError) as error:
             raise DatasetError(f"annotation {item.get('id')} cannot be used: {error}.") from error
     return target, unsure & ~target
+
+
+def _covered(segmentation: Any, size: tuple[int, int]) -> Mask:
+    covered = coco.layers_of(segmentation, size) > 0
+    if not covered.any():
+        raise ValueError("it covers no pixel")
+    return covered
 
 
 def _united(masks: Iterable[Any]) -> tuple[Mask, Mask]:

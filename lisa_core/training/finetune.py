@@ -20,7 +20,7 @@ from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new
-from lisa_core.template import BY_NAME
+from lisa_core.template import BY_NAME, SEG
 from lisa_core.training import adapters, curves, forward, losses, trouble
 from lisa_core.training.annotated import Annotated, Batch, check_length
 from lisa_core.training.trainer import LOG, Plan, Trainer, write_state
@@ -210,7 +210,7 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
     entries, faults = [], list(split.faults)
     for entry in split.entries:
         try:
-            entry.read()
+            _check_targets(entry, entry.read().truth.shape)
             check_length(split, entry, checkpoint)
             entries.append(entry)
         except PromptError as error:
@@ -220,6 +220,18 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
     if not entries:
         raise DatasetError(f"{split.folder} has no picture that can be used: {' '.join(faults)}")
     return replace(split, entries=tuple(entries), faults=tuple(faults))
+
+
+def _check_targets(entry: reasonseg.Entry, size: tuple[int, ...]) -> None:
+    """Raises DatasetError if one of an answer's masks would be empty, for then the annotation is another picture's."""
+    annotation = reasonseg.read_annotation(entry.annotation)
+    try:
+        for answer in annotation.answers or (SEG,):
+            for polygons in annotation.targets_of(answer):
+                targets = [polygon for polygon in polygons if polygon.value == metrics.TARGET]
+                reasonseg.check_inside(targets, size, "target")
+    except DatasetError as error:
+        raise DatasetError(f"{entry.annotation}: {error}") from error
 
 
 def _without(validated: Set[str], split: reasonseg.Split) -> reasonseg.Split:

@@ -189,6 +189,15 @@ def test_what_is_no_area_is_drawn_as_a_line_or_a_point_and_nothing_outside():
     assert truth[4, 6] == IGNORED
 
 
+def test_what_is_ignored_may_lie_outside_of_what_nobody_asks_for(split):
+    shapes = [
+        {"label": "target", "points": SQUARE},
+        {"label": "ignore", "points": [[100, 100], [110, 100], [105, 110]]},
+    ]
+    content = annotation(shapes=shapes, text=["dragon", "cup"], answers=["There is none.", "[SEG]."])
+    assert not open_split(split(**{"cup.json": content})).entries[0].read().truth.any()
+
+
 def test_coordinates_are_truncated(split):
     folder = split(**{"cup.json": annotation(points=[[1.9, 1.9], [4.9, 1.9], [4.9, 4.9], [1.9, 4.9]])})
     assert np.array_equal(read_annotation(folder / "cup.json").polygons[0].points, SQUARE)

@@ -295,6 +295,21 @@ def test_names_are_asked_in_lower_case_and_sentences_as_they_are(is_sentence, as
     assert asked in question
 
 
+@pytest.mark.parametrize("answers", [["[SEG] and [SEG].", "[SEG] and [SEG]."], []])
+def test_a_target_outside_of_its_picture_is_told_and_not_learnt(small_checkpoint, data, tmp_path, answers):
+    folder = shutil.copytree(data, tmp_path / "data")
+    path = folder / "train" / "0.json"
+    content = json.loads(path.read_text()) | {"answers": answers}
+    outside = {"label": "target", "points": [[500, 500], [520, 500], [520, 520]], "group_id": 1}
+    inside = content["shapes"][0] | {"group_id": 0, "label": "target" if answers else "ignore"}
+    path.write_text(json.dumps(content | {"shapes": [inside, outside]}))
+    opened = Checkpoint.open(small_checkpoint, TOWER)
+    usable = finetune._usable(reasonseg.open_split(folder, "train"), opened)
+    assert [entry.name for entry in usable.entries] == [f"{number}.png" for number in range(1, 6)]
+    (fault,) = usable.faults
+    assert fault.startswith(f"{path}: no target lies in the picture, which is 128x96")
+
+
 def test_an_answer_that_is_longer_than_the_model_reads_is_told(small_checkpoint, data, tmp_path):
     folder = shutil.copytree(data, tmp_path / "data")
     path = folder / "train" / "0.json"

@@ -232,6 +232,16 @@ def instances(annotations):
     }
 
 
+def test_an_instance_of_coco_that_covers_nothing_is_told_beside_one_that_does(pictures, tmp_path):
+    nothing = {"image_id": 7, "category_id": 1, "segmentation": []}
+    content = instances([{"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 15, 10, 15, 20, 5, 20]]}, nothing])
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", tmp_path / "out")
+    assert result.code == 1
+    assert "'cup': annotation" in result.errors
+    assert "it covers no pixel" in result.errors
+
+
 def test_coco_becomes_a_data_set(pictures, tmp_path):
     packed = packed_by_coco(square(30, 1))
     content = instances(
@@ -246,7 +256,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
                 "iscrowd": 1,
                 "segmentation": {"size": [48, 64], "counts": [0, 48, 48 * 63]},
             },
-            {"image_id": 9, "category_id": 1, "segmentation": [[1, 1]]},
+            {"image_id": 9, "category_id": 1, "segmentation": [[1, 1, 2, 2]]},
             {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
             {"image_id": 99, "category_id": 1, "segmentation": packed},
             {"image_id": 11, "category_id": 1, "segmentation": packed},
@@ -259,7 +269,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
     result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
     assert result.code == 1
     for sentence in (
-        "takes at least two points",
+        "it covers no pixel",
         "do not fill 64x48",
         "no picture or category that is listed",
         "`height`",

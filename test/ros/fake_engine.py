@@ -1,9 +1,10 @@
 """A stand-in for the engine: it finds colours by name, at once, and does on demand what goes wrong in real life.
 
 The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
-seconds and can be cancelled, `hang=S` takes S seconds and cannot, `masks=S` takes as long for masks, which come at once
-if it is cancelled then, `tokens=N` says N words more, `pause=S` seconds apart, `fail=KIND` raises, `fail_together=KIND`
-does so unless it is asked alone, `company` tells how many are asked at once. The checkpoint's name gives orders too:
+seconds and can be cancelled, `hang=S` takes S seconds and cannot, `deaf=S` takes S seconds more once it is cancelled,
+`masks=S` takes as long for masks, which come at once if it is cancelled then, `tokens=N` says N words more, `pause=S`
+seconds apart, `fail=KIND` raises, `fail_together=KIND` does so unless it is asked alone, `alone` is said only then,
+`company` tells how many are asked at once. The checkpoint's name gives orders too:
 `fails...` cannot be loaded, `breaks...` raises what nobody expects, `until PATH` takes until there is such a file,
 `heavy...` holds 100 MiB, and 50 more for each frame.
 """
@@ -184,6 +185,9 @@ def _answering(
     on_stage("answering")
     for _ in _taking_time(orders, cancel, on_token):
         yield None
+    while "alone" in words and together > 1:
+        yield from _waiting(cancel, 0.01)
+        yield None
     failure = orders.get("fail") or (orders.get("fail_together") if together > 1 else None)
     if failure:
         raise FAILURES[failure]()
@@ -200,6 +204,9 @@ def _taking_time(
     orders: Mapping[str, str], cancel: threading.Event, on_token: Callable[[str], object]
 ) -> Iterator[None]:
     time.sleep(float(orders.get("hang", 0)))
+    if "deaf" in orders:
+        cancel.wait()
+        time.sleep(float(orders["deaf"]))
     for _ in range(int(orders.get("tokens", 0))):
         yield from _waiting(cancel, float(orders.get("pause", 0)))
         on_token("word ")

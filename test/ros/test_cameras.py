@@ -37,8 +37,10 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
         frame_timeout=0.3,
     )
     robot = Robot()
+    wrong = robot.node.create_publisher(CompressedImage, "/rear/depth", 1)
     robot.log = lambda: process.output  # type: ignore[attr-defined]
     yield robot.until_active()
+    robot.node.destroy_publisher(wrong)
     robot.close()
     process.stop()
 
@@ -127,7 +129,7 @@ def test_a_camera_may_change_size_and_encoding_between_frames(robot: Robot) -> N
 
 def test_a_frame_that_cannot_be_read_is_said_to_be_so(robot: Robot) -> None:
     robot.publish("/front/rgb", Image(height=2, width=2, step=2, encoding="16UC7", data=b"1234"))
-    response = eventually(lambda: (r := robot.ask("red", camera="front")).code == Code.NO_FRAME and r)
+    response = eventually(lambda: (r := robot.ask("red", camera="front", max_age=-1.0)).code == Code.NO_FRAME and r)
     assert "the newest frame of camera front cannot be read" in response.message
     assert "16UC7" in response.message
     assert show_and_ask(robot, 30).success
@@ -143,16 +145,16 @@ def test_compressed_images_and_garbage(robot: Robot) -> None:
     bad = [b"", b"\xff\xd8\xff\xe0 no jpeg", png(scene(12))[:200], np.random.default_rng(0).bytes(10_000)]
     for data in bad:
         robot.publish(topic, CompressedImage(format="jpeg", data=data))
-        response = eventually(lambda: (r := robot.ask("red", camera="zipped")).code == Code.NO_FRAME and r)
+        response = eventually(
+            lambda: (r := robot.ask("red", camera="zipped", max_age=-1.0)).code == Code.NO_FRAME and r
+        )
         assert "cannot be read" in response.message
         robot.publish(topic, good)
-        response = eventually(lambda: (r := robot.ask("red", camera="zipped")).success and r)
+        response = eventually(lambda: (r := robot.ask("red", camera="zipped", max_age=-1.0)).success and r)
         assert roi(response) == box_of("red", 12)
 
 
 def test_depth_and_intrinsics_that_do_not_come_are_warned_about(robot: Robot) -> None:
-    wrong = robot.node.create_publisher(CompressedImage, "/rear/depth", 1)
-
     def warned() -> str:
         robot.show(scene(3), "/rear/image")
         time.sleep(0.1)
@@ -160,7 +162,6 @@ def test_depth_and_intrinsics_that_do_not_come_are_warned_about(robot: Robot) ->
         return log if "camera rear: no camera_info" in log and "camera rear: no depth" in log else ""
 
     log = eventually(warned, "two warnings")
-    robot.node.destroy_publisher(wrong)
     assert "no camera_info for 5 s on /rear/info (QoS reliable): nothing publishes there" in log
     assert "no depth for 5 s on /rear/depth (QoS reliable): 1 publish sensor_msgs/msg/CompressedImage there" in log
 

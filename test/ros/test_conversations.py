@@ -80,6 +80,7 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
         "-p",
         "cameras:=[front, rear]",
         max_conversations=2,
+        max_frame_age=3600.0,
         front__qos="reliable",
         rear__qos="reliable",
     )

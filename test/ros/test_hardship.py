@@ -11,7 +11,7 @@ import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped, Quaternion
-from harness import HERE, Process, Robot, camera, eventually, lisa
+from harness import HERE, PATIENCE, Process, Robot, camera, eventually, lisa
 from rclpy.time import Time as RosTime
 from rosgraph_msgs.msg import Clock
 from scenes import box_of, scene
@@ -48,7 +48,7 @@ def client(log: Path, instruction: str) -> Process:
 
 
 def test_clients_killed_in_mid_call_cost_nothing(start: Callable[..., Process], robot: Robot) -> None:
-    node = start(lisa)
+    node = start(lisa, frame_timeout=PATIENCE)
     start(camera)
     robot.until_active()
     for _ in range(3):
@@ -66,7 +66,7 @@ def test_a_gpu_that_failed_ends_the_node_with_an_error_when_all_are_told(
     start: Callable[..., Process], robot: Robot
 ) -> None:
     """No call of that process reaches the GPU again, so a launch file has to start it anew."""
-    node = start(lisa)
+    node = start(lisa, frame_timeout=PATIENCE)
     start(camera)
     robot.until_active()
     told = robot.ask("red fail=device")
@@ -75,7 +75,7 @@ def test_a_gpu_that_failed_ends_the_node_with_an_error_when_all_are_told(
     assert node.wait() == 1
     assert "[FATAL]" in node.output
     assert "Traceback" not in node.output
-    start(lisa)
+    start(lisa, frame_timeout=PATIENCE)
     eventually(lambda: robot.state() == "active", patience=60.0)
     assert eventually(lambda: robot.ask("red").success)
 
@@ -92,7 +92,7 @@ def test_a_standing_question_that_fails_and_fails_is_logged_once(start: Callable
 
 
 def test_a_node_killed_in_mid_answer_is_replaced(start: Callable[..., Process], robot: Robot) -> None:
-    node = start(lisa)
+    node = start(lisa, frame_timeout=PATIENCE)
     start(camera)
     robot.until_active()
 
@@ -106,7 +106,7 @@ def test_a_node_killed_in_mid_answer_is_replaced(start: Callable[..., Process], 
     reply = robot.executor.create_task(failure)
     eventually(lambda: any(text for _, text in goal.feedback))
     node.kill()
-    start(lisa)
+    start(lisa, frame_timeout=PATIENCE)
     eventually(lambda: robot.state() == "active", patience=60.0)
     assert robot.ask("red").success
     assert "went away, or did not answer in time" in robot.wait(reply)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import Robot, camera, eventually, lisa
+from harness import PATIENCE, Robot, camera, eventually, lisa
 from lisa_ros.msg import Answer
 from scenes import box_of, found, scene
 from sensor_msgs.msg import Image
@@ -18,7 +18,7 @@ from lisa_ros.questions import Code
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     folder: Path = tmp_path_factory.mktemp("node")
-    processes = [lisa(folder / "node.log"), camera(folder / "camera.log")]
+    processes = [lisa(folder / "node.log", frame_timeout=PATIENCE), camera(folder / "camera.log")]
     robot = Robot()
     yield robot.until_active()
     robot.close()

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from action_msgs.msg import GoalStatus
-from harness import Goal, Robot, camera, eventually, lisa
+from harness import PATIENCE, Goal, Robot, camera, eventually, lisa
 from lisa_ros.msg import Answer
 from scenes import scene
 
@@ -15,7 +15,7 @@ from lisa_ros.questions import Code
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     folder = tmp_path_factory.mktemp("questions")
-    processes = [lisa(folder / "node.log", queue_size=3), camera(folder / "camera.log")]
+    processes = [lisa(folder / "node.log", queue_size=3, frame_timeout=PATIENCE), camera(folder / "camera.log")]
     robot = Robot()
     yield robot.until_active()
     robot.close()
@@ -202,7 +202,7 @@ def test_of_those_together_one_times_out(crowd: Callable[..., list[Goal]]) -> No
     ],
 )
 def test_of_those_together_each_fails_by_itself(crowd: Callable[..., list[Goal]], order: str, expected: Code) -> None:
-    goals = crowd("red tokens=2 pause=0.15", f"green delay=0.2 {order}", "blue delay=0.3 company")
+    goals = crowd("red tokens=2 pause=0.15", f"green delay=0.2 {order}", "blue alone company")
     results = [goal.result()[1] for goal in goals]
     assert [code(result) for result in results] == [Code.OK, expected, Code.OK]
     assert results[2].answer.text.endswith("(1 at once).")
@@ -233,7 +233,7 @@ def test_two_hundred_failures_are_answered_and_the_node_serves_on(robot: Robot) 
         "fail=memory": Code.OUT_OF_MEMORY,
         "fail=python": Code.INTERNAL,
         "fail=exit": Code.INTERNAL,
-        "hang=0.2": Code.TIMEOUT,
+        "deaf=0.2": Code.TIMEOUT,
     }
     for _ in range(50):
         for order, expected in kinds.items():

@@ -1,6 +1,5 @@
 """The standing instruction: every new frame, at its rate, behind everybody else; and how the node says it does."""
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from harness import Robot, camera, eventually, lisa
+from harness import PATIENCE, Robot, camera, eventually, lisa
 from lisa_ros.msg import Answer
 from scenes import box_of, scene
 from std_msgs.msg import String
@@ -23,7 +22,7 @@ from lisa_ros.standing import StandingInstruction
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     folder = tmp_path_factory.mktemp("standing")
-    processes = [lisa(folder / "node.log"), camera(folder / "camera.log")]
+    processes = [lisa(folder / "node.log", frame_timeout=PATIENCE), camera(folder / "camera.log")]
     robot = Robot()
     yield robot.until_active()
     robot.close()
@@ -101,13 +100,17 @@ def test_the_last_frame_of_a_camera_that_stops_is_asked_about_too(tmp_path: Path
         answers = robot.listen("/still/lisa/answer", Answer)
         robot.set("standing_rate", 1.0)
         robot.set("max_frame_age", 30.0)
-        eventually(lambda: robot.show(scene(1), "/still/image", stamp=1) or robot.ask("red").success)
+        eventually(lambda: robot.show(scene(1), "/still/image", stamp=1) or (robot.ask("blue").success and answers))
+
+        def asked_about() -> list[int]:
+            return [answer.header.stamp.sec for answer in answers if answer.instruction == "red"]
+
         robot.publish("/still/lisa/instruction", String(data="red"))
         eventually(lambda: robot.get("standing_instruction") == "red")
-        for index in (2, 3):
-            robot.show(scene(index), "/still/image", stamp=index)
-            time.sleep(0.2)
-        eventually(lambda: [a.header.stamp.sec for a in answers if a.instruction == "red"][-2:] == [2, 3])
+        robot.show(scene(2), "/still/image", stamp=2)
+        eventually(lambda: asked_about()[-1:] == [2])
+        robot.show(scene(3), "/still/image", stamp=3)
+        eventually(lambda: asked_about()[-2:] == [2, 3])
     finally:
         robot.close()
         process.stop()
@@ -145,6 +148,7 @@ def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time(monkeypatch:
     def answer(ticket: Ticket) -> None:
         asked.append(now[0])
         if not fails:
+            ticket.received = view.newest.received
             ticket.enter("encoding")
         ticket.complete(Outcome(Code.INTERNAL if fails else Code.OK))
 
@@ -178,6 +182,24 @@ def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time(monkeypatch:
     arrive()
     pass_by(40.0)
     assert asked == [10.0, 12.0, 20.0, 30.0], "what fails is not asked again of the same frame"
+
+
+def test_a_frame_that_comes_while_the_one_before_is_read_is_asked_about_too() -> None:
+    asked = []
+
+    def answer(ticket: Ticket) -> None:
+        ticket.received = view.newest.received
+        asked.append(ticket.received)
+        if len(asked) == 1:  # before the engine has it
+            view.newest = SimpleNamespace(received=2.0)
+        ticket.enter("encoding")
+        ticket.complete(Outcome(Code.OK))
+
+    parameters = validated({"standing_instruction": "red"})
+    view: Any = SimpleNamespace(newest=SimpleNamespace(received=1.0))
+    standing = StandingInstruction(lambda: parameters, {"camera": view}, answer, lambda _: None, lambda *_: None)
+    standing.frame_arrived("camera")
+    assert asked == [1.0, 2.0]
 
 
 def test_what_fails_is_not_asked_more_often_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
