@@ -252,3 +252,24 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
     camera: Any = Closing()
     assert subjects._outdated(camera, ticket) == 6.0
     assert subjects._outdated(camera, ticket) == -math.inf
+
+
+@pytest.mark.parametrize("way", ["deadline", "shutdown"])
+def test_the_engine_is_told_to_stop_when_the_outcome_is_out(
+    inference: InferenceThread, frames: Frames, way: str
+) -> None:
+    """Else its own word, that it was canceled, could come first."""
+    frames.young = True
+    frames.engine.clear()
+    told: list[bool] = []
+    ticket = Ticket(Question("red", "camera", timeout=1000.0), lambda _: told.append(ticket.cancel.is_set()))
+    inference.submit(ticket, queue_size=1)
+    assert frames.taken.wait(PATIENCE)
+    if way == "deadline":
+        ticket.asked -= 1000.0
+        ask(inference)  # so that the clock is looked at
+    else:
+        inference.refuse_all(Outcome(Code.INACTIVE))
+    assert eventually(lambda: told) == [False]
+    assert ticket.cancel.wait(PATIENCE)
+    frames.engine.set()
