@@ -80,7 +80,7 @@ class Recorded:
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
         """What the work makes of these."""
         for place, tensor in zip(self._given, given, strict=True):
-            place[: len(tensor)].copy_(tensor)  # from the host, too
+            place[: len(tensor)].copy_(tensor, non_blocking=True)  # from the host, too, which does not wait for it
         self._replay()
         return tuple(tensor.clone() for tensor in self._made)
 
