@@ -336,7 +336,7 @@ def test_a_picture_that_would_fill_the_memory_is_not_kept(visitor, tmp_path):
 def test_a_path_on_the_server_is_not_read(address):
     elsewhere = {"path": str(GOLDENS / "images" / TABLE), "meta": {"_type": "gradio.FileData"}}
     answers = [
-        httpx.post(f"{address}/gradio_api/run/{name}", json={"data": [value], "session_hash": "somebody"})
+        httpx.post(f"{address}/gradio_api/run/{name}", json={"data": [value], "session_hash": "somebody"}, timeout=60)
         for name, value in (("look", elsewhere), ("show", []))
     ]
     assert answers[0].status_code >= 400

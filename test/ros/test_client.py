@@ -26,7 +26,7 @@ class Picker(Node):
     async def _on_timer(self) -> None:
         self._timer.cancel()
         try:
-            self.heard = (await ask(self, "red", timeout=5.0)).text
+            self.heard = (await ask(self, "red", timeout=PATIENCE)).text
         except AskError as error:
             self.heard = error.code.name
 
@@ -109,7 +109,7 @@ def test_of_questions_at_once_each_waits_until_the_client_is_known(
     for node in (server, asker):
         executor.add_node(node)
     began = time.monotonic()
-    tasks = [executor.create_task(ask, asker, words, timeout=5.0) for words in ("red", "blue")]
+    tasks = [executor.create_task(ask, asker, words, timeout=PATIENCE) for words in ("red", "blue")]
     for task in tasks:
         executor.spin_until_future_complete(task, timeout_sec=PATIENCE)
         assert task.result().answer is not None
@@ -132,7 +132,7 @@ def test_a_server_that_is_replaced_has_to_find_the_client_anew(
         return response
 
     for _ in range(2):
-        task = executor.create_task(ask, asker, "red", timeout=5.0)
+        task = executor.create_task(ask, asker, "red", timeout=PATIENCE)
         for _ in range(5):
             executor.spin_once(timeout_sec=0.1)
         server, began = Node("lisa", context=executor.context), time.monotonic()
