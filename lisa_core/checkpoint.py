@@ -6,29 +6,26 @@ Two layouts, told apart by what is in the folder:
 - v0: `pytorch_model*.bin` with the language model, `pytorch_model-visual_model.bin` with SAM,
   `pytorch_model-text_hidden_fcs.bin` with the projection.
 
-Opening reads names, shapes and dtypes only. Weights are read one by one, by `Checkpoint.tensors()`. Nothing in a
-file can run code: `.bin` files are read with `weights_only=True`.
+Opening reads names, shapes and dtypes only. Weights are read one by one, by `Checkpoint.tensors()`.
 """
 
 import json
 import math
-import pickle
-import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lisa_core import hub, quantization
-from lisa_core.errors import NO_TENSORS, CheckpointError
+from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import Layout, TemplateName
 from lisa_core.shapes import read_shape
 from lisa_core.template import BY_NAME, IM_PATCH
+from lisa_core.tensor_files import StoredTensor, TensorFile, not_allowed
 from lisa_core.tokenizer import Tokenizer
 
 _DEFAULT_TEMPLATE: Mapping[Layout, TemplateName] = {"v1": "llava_v1", "v0": "vicuna_v1_1"}
@@ -49,31 +46,7 @@ _UNUSED = (  # parts of released tensors' names that LISA has but never uses for
     "embeddings.position_ids",
     "vision_model.post_layernorm.",
 )
-_SAFE_DTYPES = {  # integers, too: beside its weights the official CLIP holds the numbers of its positions
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 _NOT_VISION = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies, and what it is."""
-
-    file: Path
-    name: str
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    statistics: tuple[str, ...] = ()
-    """Of a 4-bit weight: the names of `quantization.STATISTICS` as they stand beside it."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +90,7 @@ class Checkpoint:
         try:
             return cls._open(checkpoint, vision_tower, template)
         except PermissionError as error:
-            raise CheckpointError(_not_allowed(error.filename)) from error
+            raise CheckpointError(not_allowed(error.filename)) from error
 
     @classmethod
     def _open(cls, checkpoint: str | Path, vision_tower: str | Path | None, template: str | None) -> "Checkpoint":
@@ -159,17 +132,13 @@ class Checkpoint:
         for parameter, tensor in sorted(self.stored.items(), key=lambda entry: -math.prod(entry[1].shape)):
             by_file.setdefault(tensor.file, []).append((parameter, tensor))
         for file, wanted in by_file.items():
-            with _OpenFile(file) as opened:
+            with TensorFile(file) as opened:
                 for parameter, tensor in wanted:
                     statistics = {
                         part: opened.read(name)
                         for part, name in zip(quantization.STATISTICS, tensor.statistics, strict=False)
                     }
                     yield parameter, opened.read(tensor.name), statistics
-
-
-def _not_allowed(path: object) -> str:
-    return f"{path} may not be read by this user; give it to them (chown, chmod), or fetch it as them."
 
 
 def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
@@ -254,7 +223,7 @@ def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
     """Released tensor name in v1 spelling -> where it lies."""
     stored: dict[str, StoredTensor] = {}
     for file in files:
-        with _OpenFile(file) as opened:
+        with TensorFile(file) as opened:
             for tensor in opened.catalogue():
                 prefix = "model." if layout == "v0" and file.name in hub.V0_PARTS else ""
                 stored[prefix + tensor.name] = tensor
@@ -332,71 +301,3 @@ def _after_selected_layer(parameter: str | None, shape: LisaShape) -> bool:
 def _some(names: list[str], most: int = 5) -> str:
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest
-
-
-class _OpenFile:
-    """One file of weights, either format, behind one reader; its errors are `CheckpointError`s that name it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> "_OpenFile":
-        try:
-            if self.path.suffix == ".safetensors":
-                self._safe = safe_open(self.path, framework="pt")
-                self._names = list(self._safe.keys())
-            else:
-                self._bin = _load_bin(self.path)
-        except pickle.UnpicklingError as error:
-            if "global" in str(error).lower():
-                raise CheckpointError(
-                    f"{self.path} was refused: it holds more than tensors and would run code when loaded."
-                ) from error
-            raise CheckpointError(self._damaged(error)) from error
-        except PermissionError as error:
-            raise CheckpointError(_not_allowed(self.path)) from error
-        except (SafetensorError, *NO_TENSORS) as error:
-            raise CheckpointError(self._damaged(error)) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.__dict__.pop("_safe", None)
-        self.__dict__.pop("_bin", None)
-
-    def _damaged(self, error: Exception) -> str:
-        line = (str(error).splitlines() or [""])[0]
-        cause = f" ({line[:200]})" if line and "weights_only" not in line else ""  # torch would have it read as code
-        return f"{self.path} is damaged or truncated, or no file of tensors{cause}; fetch it again."
-
-    def catalogue(self) -> Iterator[StoredTensor]:
-        if self.path.suffix == ".safetensors":
-            for name in self._names:
-                tensor = self._safe.get_slice(name)
-                yield StoredTensor(self.path, name, tuple(tensor.get_shape()), self._dtype(tensor.get_dtype()))
-            return
-        for name, tensor in self._bin.items():
-            yield StoredTensor(self.path, name, tuple(tensor.shape), tensor.dtype)
-
-    def _dtype(self, name: str) -> torch.dtype:
-        if name not in _SAFE_DTYPES:
-            raise CheckpointError(f"{self.path} holds tensors of type {name}; known: {', '.join(_SAFE_DTYPES)}.")
-        return _SAFE_DTYPES[name]
-
-    def read(self, name: str) -> Tensor:
-        return self._safe.get_tensor(name) if self.path.suffix == ".safetensors" else self._bin[name]
-
-
-def _load_bin(path: Path) -> Mapping[str, Tensor]:
-    mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip, and are read whole
-    tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
-    ):
-        raise CheckpointError(f"{path} is no table of named tensors.")
-    for name, tensor in tensors.items():
-        if tensor.layout is not torch.strided or tensor.device.type != "cpu":
-            raise CheckpointError(
-                f"{path} holds {name} without its numbers, or only some of them, as a program leaves it that loads a"
-                " model in parts; fetch the original."
-            )
-    return tensors

@@ -1,21 +1,5 @@
 """What can go wrong in `lisa_core`: every error names the cause and the remedy in one sentence."""
 
-import pickle
-import struct
-
-NO_TENSORS = (
-    pickle.UnpicklingError,
-    struct.error,
-    RuntimeError,
-    OSError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-)
-"""What `torch.load` raises of a file that is missing or damaged, by what its bytes happen to say."""
-
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",

@@ -1,17 +1,23 @@
 """Files that people give and get: pictures read upright, results written whole or not at all."""
 
+import errno
 import io
 import os
+import re
 import secrets
+import shutil
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
+from safetensors import SafetensorError
 
-from lisa_core.errors import ImageError
+from lisa_core.errors import ImageError, LisaError
 
 MAX_PIXELS = 128 * 1024 * 1024
 """Larger images are refused: their masks alone would fill a robot's memory."""
@@ -83,6 +89,36 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
     finally:
         for temporary in staged:
             temporary.unlink(missing_ok=True)
+
+
+def check_free(out: Path) -> None:
+    """Raises LisaError if there is something where a new folder shall be."""
+    if out.exists():
+        raise LisaError(f"{out} is there already; name a folder that is not.")
+
+
+@contextmanager
+def whole_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
+
+    Raises:
+        LisaError: there is something at `out`.
+        OSError: the disk is full or broken, also where safetensors says so in words of its own.
+    """
+    check_free(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    try:
+        yield partial
+        for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        partial.rename(out)
+    except SafetensorError as error:
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(out.parent)) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -8,24 +8,18 @@ memory back. So files of a model in use may be removed or replaced by renaming, 
 written over in place; the same holds for a program's libraries.
 """
 
-import errno
 import json
-import os
-import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lisa_core import hub, loading, quantization
+from lisa_core import files, hub, loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.model.lisa import Lisa, released_name
 from lisa_core.options import CHECKPOINT
 
@@ -60,53 +54,24 @@ def save_quantised(
         shard_bytes: size of one file at most, but for a tensor that is larger by itself.
 
     Raises:
-        CheckpointError: it is in 4 bit already, or there is something at `out`, or that means another model.
+        LisaError: it is in 4 bit already, or there is something at `out`, or that means another model.
         OutOfMemoryError: the device is too small.
         OSError: it could not be written; nothing is left of it.
     """
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
     check_new(out)
-    with whole_folder(out) as partial, loading.fitting("nf4", device):
+    with files.whole_folder(out) as partial, loading.fitting("nf4", device):
         parameters = _quantised(checkpoint, device)
         write_weights(parameters, partial, len(checkpoint.stored), on_progress, shard_bytes)
         _copy_the_rest(checkpoint, partial)
 
 
 def check_new(out: Path) -> None:
-    """Raises CheckpointError unless that can become a checkpoint's folder, and be named as one."""
-    _check_free(out)
+    """Raises LisaError unless that can become a checkpoint's folder, and be named as one."""
+    files.check_free(out)
     if str(out) == CHECKPOINT:
-        raise CheckpointError(f"{out} always means the model that comes with this package; name another folder.")
-
-
-def _check_free(out: Path) -> None:
-    if out.exists():
-        raise CheckpointError(f"{out} is there already; name a folder that is not.")
-
-
-@contextmanager
-def whole_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
-
-    Raises:
-        CheckpointError: there is something at `out`.
-        OSError: the disk is full or broken, also where safetensors says so in words of its own.
-    """
-    _check_free(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
-    try:
-        yield partial
-        for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        partial.rename(out)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(out.parent)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        raise LisaError(f"{out} always means the model that comes with this package; name another folder.")
 
 
 def write_weights(

@@ -17,10 +17,11 @@ from torch import Tensor
 from lisa_core import loading, template
 from lisa_core.benchmark import shapes
 from lisa_core.benchmark.words import WordTokenizer
-from lisa_core.checkpoint import Checkpoint, StoredTensor
+from lisa_core.checkpoint import Checkpoint
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import ResolvedPrecision
 from lisa_core.template import SEG, Special
+from lisa_core.tensor_files import StoredTensor
 from lisa_core.tokenizer import Tokenizer
 
 ANSWER: list[template.Piece] = ["Sure, it is", Special(SEG)]

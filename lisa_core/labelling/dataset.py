@@ -14,7 +14,6 @@ from lisa_core.errors import DatasetError, LisaError
 from lisa_core.evaluation.reasonseg import SUFFIXES
 from lisa_core.labelling.sources import Label, Mask
 from lisa_core.polygons import polygons_of
-from lisa_core.saving import whole_folder
 
 
 def write(
@@ -47,7 +46,7 @@ def write(
         OSError: the disk is full; nothing is left.
     """
     written: dict[str, list[Path]] = {}
-    with whole_folder(out) as partial:
+    with files.whole_folder(out) as partial:
         train, val = partial / "train", partial / "val"
         train.mkdir()
         for label, name in _named(labels):

@@ -8,14 +8,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lisa_core import loading, quantization
+from lisa_core import loading, quantization, tensor_files
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
-from lisa_core.errors import NO_TENSORS, CheckpointError, installing
+from lisa_core.errors import CheckpointError, installing
 from lisa_core.model.linear import Linear
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.training import trouble
@@ -146,7 +145,8 @@ def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[s
         known = {name for name, _ in Lisa(checkpoint.shape).named_parameters()}
     taught: dict[str, Tensor] = {}
     for file in files:
-        for stored, tensor in _read(file).items():
+        saved = tensor_files.load_saved(file, "is missing, damaged, or holds more than tensors; fetch it again.")
+        for stored, tensor in tensor_files.named(file, saved).items():
             name = parameter_name(stored.removeprefix(_OFFICIAL).replace(".base_layer.", "."))
             plain = (name or "").replace(_DOWN, ".weight").replace(_UP, ".weight")
             if name is not None and plain in known:
@@ -219,15 +219,3 @@ def _check_fits(checkpoint: Checkpoint, taught: Mapping[str, Tensor]) -> None:
                 f"What was learnt of {parameter} has shape {shape}, but the checkpoint has {stored.shape}:"
                 " it was trained on another model, or for other tokens."
             )
-
-
-def _read(file: Path) -> dict[str, Tensor]:
-    try:
-        tensors: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except NO_TENSORS as error:
-        raise CheckpointError(f"{file} is missing, damaged, or holds more than tensors; fetch it again.") from error
-    if not isinstance(tensors, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in tensors.items()
-    ):
-        raise CheckpointError(f"{file} is no table of named tensors.")
-    return tensors

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lisa_core import files
 from lisa_core.checkpoint import OWN_TOWER
 from lisa_core.model.lisa import released_name
-from lisa_core.saving import check_new, copy_tokenizer, whole_folder, write_weights
+from lisa_core.saving import check_new, copy_tokenizer, write_weights
 
 
 def export(
@@ -35,11 +36,11 @@ def export(
         on_progress: called with (share done, parameter).
 
     Raises:
-        CheckpointError: there is something at `out`, or that means another model.
+        LisaError: there is something at `out`, or that means another model.
         OSError: it could not be written; nothing is left of it.
     """
     check_new(out)
-    with whole_folder(out) as partial:
+    with files.whole_folder(out) as partial:
         write_weights(_halves(weights), partial, count, on_progress)
         (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         (partial / OWN_TOWER / "config.json").write_text(json.dumps(tower_config, indent=2), encoding="utf-8")

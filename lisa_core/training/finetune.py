@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lisa_core import files
+from lisa_core import files, tensor_files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
-from lisa_core.errors import NO_TENSORS, CheckpointError, DatasetError, LisaError, PromptError
+from lisa_core.errors import CheckpointError, DatasetError, LisaError, PromptError
 from lisa_core.evaluation import metrics, reasonseg, runner
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
@@ -23,7 +23,7 @@ from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
 from lisa_core.training import adapters, curves, forward, losses, trouble
 from lisa_core.training.annotated import Annotated, Batch, check_length
-from lisa_core.training.trainer import LOG, Plan, Trainer, write_state
+from lisa_core.training.trainer import LOG, Plan, Trainer
 
 _SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
 
@@ -106,7 +106,7 @@ class Finetuning:
         self.scores: dict[int, float] = {
             int(step): giou for step, giou in _read_json(self.work / _SCORES).items() if int(step) <= self.step
         }
-        self._best = _read_best(self.work / _BEST)["giou"] if self.scores else -1.0
+        self._best = self._read_best()["giou"] if self.scores else -1.0
 
     @property
     def step(self) -> int:
@@ -141,11 +141,15 @@ class Finetuning:
             LisaError: what is under way was damaged.
             OSError: it could not be written.
         """
-        best, lora = _read_best(self.work / _BEST), self._recipe.lora
+        best, lora = self._read_best(), self._recipe.lora
         adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
         (self.work / curves.NAME).rename(self._out / curves.NAME)
         shutil.rmtree(self.work)
         return best["step"], best["giou"]
+
+    def _read_best(self) -> dict[str, Any]:
+        remedy = f"is missing or damaged; delete {self.work} to start again."
+        return tensor_files.load_saved(self.work / _BEST, remedy, "step", "giou", "weights")
 
     def _loss(self, batch: Batch) -> Mapping[str, Tensor]:
         self._model.language.train()
@@ -169,7 +173,7 @@ class Finetuning:
 
     def _keep(self, giou: float) -> None:
         weights = {name: weight.detach().cpu() for name, weight in adapters.learnt(self._model).items()}
-        write_state(self.work / _BEST, {"step": self.step, "giou": giou, "weights": weights})
+        tensor_files.save(self.work / _BEST, {"step": self.step, "giou": giou, "weights": weights})
         self._best = giou
 
     def _autocast(self) -> torch.autocast:
@@ -255,14 +259,6 @@ def _state(split: reasonseg.Split) -> list[str]:
     digests = [entry.digest() for entry in split.entries]
     explanations = sorted([*key, words] for key, words in split.explanations.items())
     return [str(split.folder), hashlib.sha256(json.dumps([digests, explanations]).encode()).hexdigest()]
-
-
-def _read_best(path: Path) -> dict[str, Any]:
-    try:
-        best: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except NO_TENSORS as error:
-        raise CheckpointError(f"{path} is missing or damaged; delete {path.parent} to start again.") from error
-    return best
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lisa_core.errors import NO_TENSORS, CheckpointError, LisaError
+from lisa_core import tensor_files
+from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.options import LEARNING_RATE
 from lisa_core.training.ahead import ahead
 from lisa_core.training.muon import Muon
@@ -151,14 +152,15 @@ class Trainer(Generic[Batch]):
             "weights": {name: weight.data for name, weight in self._learnt.items()},
             "optimisers": [optimiser.state_dict() for optimiser in self._optimisers],
         }
-        write_state(self._folder / STATE, state)
+        tensor_files.save(self._folder / STATE, state)
 
     def _resume(self) -> None:
         path = self._folder / STATE
         if not path.is_file():
             (self._folder / LOG).unlink(missing_ok=True)
             return
-        state = _read_state(path)
+        remedy = "is damaged, or no state of a training; delete it to start again."
+        state = tensor_files.load_saved(path, remedy, "plan", "step", "weights", "optimisers")
         if state["plan"] != _fixed(self._plan) or state["weights"].keys() != self._learnt.keys():
             raise CheckpointError(f"{path} is of a training with other settings; give those again, or another folder.")
         with torch.no_grad():
@@ -168,17 +170,6 @@ class Trainer(Generic[Batch]):
             optimiser.load_state_dict(saved)
         self.step = state["step"]
         _cut(self._folder / LOG, self.step)
-
-
-def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Writes tensors and plain values, whole or not at all; raises OSError if the disk is full."""
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        with partial.open("wb") as file:  # opened here, for torch would hide why it cannot be written
-            torch.save(state, file)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 _NOT_INSIDE = ("embed", "lm_head", "rel_pos", "iou_token", "mask_tokens", "heads.", "positional")
@@ -196,14 +187,6 @@ def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.op
     fused = all(weight.is_cuda for weight in rest) or None
     adam = torch.optim.AdamW(rest, lr=rate, betas=_BETAS, weight_decay=decay, fused=fused)
     return [adam, Muon(inside.values(), lr=rate, weight_decay=decay)] if inside else [adam]
-
-
-def _read_state(path: Path) -> dict[str, Any]:
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except NO_TENSORS as error:
-        raise CheckpointError(f"{path} is damaged, or no state of a training; delete it to start again.") from error
-    return state
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:

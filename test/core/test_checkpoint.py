@@ -250,7 +250,7 @@ class TestTensors:
         refused(folder, folder / SHARD, f"holds {name} without its numbers", "fetch the original")
 
     @pytest.mark.parametrize(
-        "function", ["pathlib.Path.is_file", "pathlib.Path.read_text", "lisa_core.checkpoint._load_bin"]
+        "function", ["pathlib.Path.is_file", "pathlib.Path.read_text", "lisa_core.tensor_files._load_bin"]
     )
     def test_files_of_somebody_else(self, folder, function, monkeypatch):
         def refuse(path, *_, **__):
@@ -579,7 +579,7 @@ def test_opening_reads_no_weights(monkeypatch):
     def fail(*_):
         raise AssertionError("a weight was read")
 
-    monkeypatch.setattr("lisa_core.checkpoint._OpenFile.read", fail)
+    monkeypatch.setattr("lisa_core.tensor_files.TensorFile.read", fail)
     opened = Checkpoint.open(V1, TOWER)
     assert opened.shape.language.layers == 3
     assert opened.shape.sam.image == 1024

@@ -328,7 +328,7 @@ class TestOutOfMemory:
         assert ask(small, SHORT).text == "Sure, [SEG]."
 
     def test_of_loading(self, small_checkpoint, monkeypatch):
-        monkeypatch.setattr("lisa_core.checkpoint._OpenFile.read", self.raising(self.ERRORS[0]))
+        monkeypatch.setattr("lisa_core.tensor_files.TensorFile.read", self.raising(self.ERRORS[0]))
         with pytest.raises(OutOfMemoryError, match="cpu has too little memory for this checkpoint in fp32; choose"):
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 

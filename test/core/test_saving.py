@@ -15,7 +15,7 @@ from disk import no_file_larger
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from lisa_core import CheckpointError, LisaEngine, quantization
+from lisa_core import CheckpointError, LisaEngine, LisaError, quantization
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.cli import main
 from lisa_core.hub import is_whole
@@ -100,7 +100,7 @@ def test_it_is_not_quantised_twice_and_nothing_is_overwritten(tmp_path):
     out = stored(LAYOUTS[0], tmp_path / "twin")
     with pytest.raises(CheckpointError, match="already"):
         save_quantised(Checkpoint.open(out), tmp_path / "again", CPU)
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(LisaError, match="is there already"):
         stored(LAYOUTS[0], out)
 
 

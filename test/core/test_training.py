@@ -125,6 +125,13 @@ def test_a_state_that_would_run_code_is_refused(tmp_path: Path) -> None:
         Line(tmp_path)
 
 
+@pytest.mark.parametrize("what", [{"plan": {}}, [1, 2]], ids=["half of it", "a list"])
+def test_a_file_of_something_else_is_no_state(tmp_path: Path, what: object) -> None:
+    torch.save(what, tmp_path / STATE)
+    with pytest.raises(CheckpointError, match=r"state\.pt is damaged, or no state of a training; delete it"):
+        Line(tmp_path)
+
+
 def test_the_rate_rises_and_falls_to_nothing() -> None:
     plan = Plan(steps=1000, warmup=100)
     assert [plan.rate(step) for step in (0, 49, 99)] == pytest.approx([0.01, 0.5, 1.0])
@@ -146,7 +153,7 @@ def test_an_exported_model_answers_as_before(tmp_path: Path) -> None:
     assert answers[0].token_ids == answers[1].token_ids
     for one, other in zip(*(answer.segments for answer in answers), strict=True):
         np.testing.assert_array_equal(one.low_res_logits, other.low_res_logits)
-    with pytest.raises(CheckpointError, match="there already"):
+    with pytest.raises(LisaError, match="there already"):
         write(model, config, tower, V1, tmp_path / "out")
 
 
