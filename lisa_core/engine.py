@@ -31,15 +31,18 @@ from lisa_core.errors import (
     LisaError,
     OutOfMemoryError,
     PromptError,
+    cancelled,
     first_line,
     is_out_of_memory,
+    raise_if_cancelled,
 )
-from lisa_core.frame import Encoded, Frame
-from lisa_core.generation import Generator, Visual, cancelled, raise_if_cancelled
+from lisa_core.frame import Encoded, Frame, Visual
+from lisa_core.generation import Generator
 from lisa_core.masking import Masker
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, Layout, ResolvedPrecision, TemplateName
+from lisa_core.prefix_cache import PrefixCache
 from lisa_core.question import Limits, Question
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
@@ -91,7 +94,8 @@ class LisaEngine:
         capture_for = partial(cuda_graphs.capture_for, device, precision)
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
         self._memory = FrameMemory(room)
-        self._generator = Generator(model.language, end, self._dtype, device, self._memory, capture_for)
+        self._prefixes = PrefixCache(model.shape.language, self._dtype, device, self._memory)
+        self._generator = Generator(model.language, end, self._prefixes, capture_for)
         self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for())
         self._masker = Masker(model, self._memory, self._dtype, device, precision, beside_on(device))
 
@@ -145,7 +149,7 @@ class LisaEngine:
             frame = self.encode(np.zeros((480, 640, 3), np.uint8))
             self.ask(frame, first, max_new_tokens=2, max_segments=0)
             self.ask(frame, then, mask_only=True)
-        self._generator.forget()
+        self._prefixes.forget()
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
         """Encodes an image for the language model, which reads it in one pass with the first question.
@@ -295,7 +299,7 @@ class LisaEngine:
             self._masker.begin(frame, watch)
             reply = Reply(self._tokenizer, question.on_token)
             if limits.mask_only:
-                reply.take(step.hidden)
+                reply.assume_mask(step.hidden)
             else:
                 for token, state in self._generator.decode(step, limits.new_tokens, cancel):
                     reply.add(token, state)
@@ -337,7 +341,7 @@ class LisaEngine:
                 )
                 for index, question in enumerate(questions)
             ]
-            Together(self._generator, self._masker, limits, watch, end_one).answer(asked)
+            Together(self._generator, self._prefixes, self._masker, limits, watch, end_one).answer(asked)
 
     def memory(self) -> Mapping[str, int]:
         """Bytes held by part: `clip`, `mm_projector`, `language`, `text_hidden_fcs`, `sam`, `frames`, `kv_cache`."""
@@ -355,8 +359,8 @@ class LisaEngine:
         if self._model is None:
             return
         self._model = None
-        self._generator.forget()
-        del self._generator, self._masker, self._memory, self._look
+        self._prefixes.forget()
+        del self._prefixes, self._generator, self._masker, self._memory, self._look
         self._release()
 
     def _ready(self) -> Lisa:
@@ -372,7 +376,7 @@ class LisaEngine:
             watch.lap("preprocess")
             seen = preprocess.clip_input(pixels).to(self._dtype)
             (tokens,) = self._look(seen[None])
-            self._memory.take(tokens.nbytes)
+            self._memory.make_room(tokens.nbytes)
             frame.visual = Visual(tokens)
             watch.lap("clip")
         return frame.visual
@@ -408,7 +412,7 @@ class LisaEngine:
         else:
             return
         # outside the except block, so that the traceback no longer holds the question's tensors
-        self._generator.forget()
+        self._prefixes.forget()
         self._release()
         raise OutOfMemoryError(f"{message} Ask about a smaller image, or use a smaller precision or checkpoint.")
 

@@ -1,5 +1,7 @@
 """What can go wrong in `lisa_core`: every error names the cause and the remedy in one sentence."""
 
+import threading
+
 _OUT_OF_MEMORY = (
     "out of memory",
     "can't allocate memory",
@@ -39,6 +41,17 @@ class DeviceError(LisaError):
 
 class Cancelled(LisaError):
     """The caller cancelled the question."""
+
+
+def cancelled() -> Cancelled:
+    """What to say of a question that the caller gave up."""
+    return Cancelled("The question was cancelled.")
+
+
+def raise_if_cancelled(cancel: threading.Event | None) -> None:
+    """Raises `Cancelled` if the caller has set it; to be called between two stages, and between two tokens."""
+    if cancel is not None and cancel.is_set():
+        raise cancelled()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lisa_core.beside import Wait
-from lisa_core.generation import Visual
 from lisa_core.preprocess import SamSize
 
 
@@ -31,8 +30,19 @@ class Frame:
         return (self.image.shape[0], self.image.shape[1])
 
 
+@dataclass(frozen=True, eq=False)
+class Visual:
+    """A frame as the language model reads it.
+
+    Attributes:
+        tokens: (N, width) input embeddings of its N visual tokens.
+    """
+
+    tokens: Tensor
+
+
 class SamEncoding(NamedTuple):
-    """A frame to the mask decoder.
+    """A frame as the mask decoder reads it.
 
     Attributes:
         embedding: (channels, side, side), to be read after `wait`.
@@ -49,8 +59,8 @@ class Encoded:
     """What one engine has made of a frame, on its device; what is missing is made when it is needed.
 
     Attributes:
-        visual: the frame to the language model.
-        sam: to the mask decoder.
+        visual: for the language model.
+        sam: for the mask decoder.
     """
 
     image: NDArray[np.uint8]

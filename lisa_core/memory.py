@@ -28,8 +28,8 @@ class FrameMemory:
             self._encoded[frame] = self._encoded.pop(frame, Encoded(frame.image))
         return [self._encoded[frame] for frame in frames]
 
-    def count(self, cache: KVCache) -> None:
-        """Its bytes count as long as somebody holds it."""
+    def track(self, cache: KVCache) -> None:
+        """Counts a cache's bytes as long as somebody holds it."""
         self._caches.add(cache)
 
     def frames(self) -> int:
@@ -49,8 +49,8 @@ class FrameMemory:
                 encoded.empty()
         return self._fits(size)
 
-    def take(self, size: int) -> None:
-        """Makes room for so many bytes; raises OutOfMemoryError if there is none."""
+    def make_room(self, size: int) -> None:
+        """Empties idle frames until so many bytes fit; raises OutOfMemoryError if they never do."""
         if not self.has_room(size):
             raise OutOfMemoryError(
                 f"The memory limit leaves no room for {size / 2**20:.1f} MiB more;"

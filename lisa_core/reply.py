@@ -40,8 +40,8 @@ class Reply:
                 self._on_token(text[len(self._told) :])
                 self._told = text
 
-    def take(self, hidden: Tensor) -> None:
-        """Takes "[SEG]." and the end of sequence for the answer; the prompt's last hidden state emitted them."""
+    def assume_mask(self, hidden: Tensor) -> None:
+        """Takes "[SEG]." for the whole answer, without decoding; (1, width) `hidden` ends the prompt."""
         self.ids = self._tokenizer.encode([Special(SEG), ".", Special(EOS)])[1:]
         self.states = [hidden]
 

@@ -11,9 +11,10 @@ from itertools import islice
 from torch import Tensor
 
 from lisa_core.answer import Segment
-from lisa_core.frame import Encoded
-from lisa_core.generation import Generator, Text, Visual
+from lisa_core.frame import Encoded, Visual
+from lisa_core.generation import Generator
 from lisa_core.masking import Masker
+from lisa_core.prefix_cache import PrefixCache, Text
 from lisa_core.question import Limits, Question
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch
@@ -49,12 +50,14 @@ class Together:
     def __init__(
         self,
         generator: Generator,
+        prefixes: PrefixCache,
         masker: Masker,
         limits: Limits,
         watch: Stopwatch,
         end: Callable[[Asked, tuple[Segment, ...] | None], None],
     ) -> None:
         self._generator = generator
+        self._prefixes = prefixes
         self._masker = masker
         self._limits = limits
         self._watch = watch
@@ -69,7 +72,7 @@ class Together:
             one.question.on_stage("answering")
         if self._limits.mask_only:
             for one, text in self._read(asked).items():
-                one.reply.take(text.hidden)
+                one.reply.assume_mask(text.hidden)
                 one.reply.end()
             self._finish(asked)
         else:
@@ -93,7 +96,7 @@ class Together:
             over = [one for one, token in said.items() if self._is_over(one, token)]
             for one in over:
                 one.reply.end()
-                self._generator.keep(one.visual, going.pop(one))
+                self._prefixes.replace(one.visual, going.pop(one))
             self._finish(over)
             if going:
                 self._generator.append(list(going.values()), [said[one] for one in going])

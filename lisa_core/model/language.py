@@ -64,11 +64,11 @@ class KVCache:
         copied = copy(self)
         size = (*self.keys.shape[:2], capacity, self.keys.shape[3])
         copied.keys, copied.values = self.keys.new_zeros(size), self.values.new_zeros(size)
-        copied.take(self, length)
+        copied.copy_from(self, length)
         return copied
 
-    def take(self, other: "KVCache", length: int) -> None:
-        """Takes over the first `length` tokens of another cache."""
+    def copy_from(self, other: "KVCache", length: int) -> None:
+        """Copies the first `length` tokens of another cache."""
         self.keys[:, :, :length] = other.keys[:, :, :length]
         self.values[:, :, :length] = other.values[:, :, :length]
 

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 
 from lisa_core import answer_files, overlay
 from lisa_core.answer import Answer
-from lisa_core.errors import Cancelled, ImageError
-from lisa_core.generation import raise_if_cancelled
+from lisa_core.errors import Cancelled, ImageError, raise_if_cancelled
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
 
 if TYPE_CHECKING:

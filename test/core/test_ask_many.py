@@ -83,7 +83,7 @@ def test_the_next_question_is_undisturbed(v1):
 
 
 def test_an_answer_outgrows_its_cache(v1, monkeypatch):
-    monkeypatch.setattr("lisa_core.generation._GROWTH", 1)
+    monkeypatch.setattr("lisa_core.prefix_cache._GROWTH", 1)
     asked = ASKED[0]
     answer = v1.ask_many(v1.encode(asked.rgb), [asked.instruction], [asked.history])[0]
     same(answer, alone(v1, asked))

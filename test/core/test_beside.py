@@ -92,7 +92,7 @@ def test_a_frame_that_was_emptied_is_begun_again(lisa, aside, many):
 
 def test_where_memory_has_no_room_to_keep_it_it_is_encoded_for_the_masks_alone(lisa, aside, monkeypatch):
     monkeypatch.setattr(lisa._memory, "_room", 0)
-    monkeypatch.setattr(lisa._memory, "take", lambda _: None)
+    monkeypatch.setattr(lisa._memory, "make_room", lambda _: None)
     answer = lisa.ask(lisa.encode(SHORT.rgb), SHORT.instruction, on_stage=aside.order.append)
     assert len(answer.segments) == 1
     assert aside.order == ["answering", "masking", "start", "wait", "decode"]

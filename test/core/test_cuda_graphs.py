@@ -58,10 +58,10 @@ def test_no_part_of_an_answer_waits_for_the_host_while_it_is_recorded(recorder, 
     frame = engine.encode(ASKED.rgb)
     with pytest.raises(NotImplementedError, match="meta"):  # the mask has no pixels that could be copied to the host
         engine.ask(frame, ASKED.instruction, mask_only=True)
-    language, generator = opened.shape.language, engine._generator
+    language, read = opened.shape.language, engine._prefixes.ids
     with torch.inference_mode():
-        generator._read(torch.empty(1, language.width, dtype=dtype, device=GPU), len(generator.ids))
-    prompt = generator._stepper.end(0, len(generator.ids))
+        engine._generator._read(torch.empty(1, language.width, dtype=dtype, device=GPU))
+    prompt = engine._generator._stepper.end(0, len(read))
     clip, sam = opened.shape.clip, opened.shape.sam
     assert recorder.recorded == [
         [(1, 3, clip.image, clip.image)],

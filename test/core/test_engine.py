@@ -81,7 +81,7 @@ def test_a_warm_up_runs_every_part_and_leaves_nothing_behind(small, count):
     small.warm_up()
     assert all(parts)
     assert small.memory() == before
-    assert small._generator.ids == []
+    assert small._prefixes.ids == []
 
 
 class TestMasks:
@@ -334,7 +334,7 @@ class TestOutOfMemory:
 
     @pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
     @pytest.mark.parametrize(
-        "where", ["lisa_core.quantization.quantised_weight", "lisa_core.generation.KVCache.__init__"]
+        "where", ["lisa_core.quantization.quantised_weight", "lisa_core.prefix_cache.KVCache.__init__"]
     )
     def test_of_what_comes_before_and_after_the_weights(self, small_checkpoint, monkeypatch, where, error):
         monkeypatch.setattr(where, self.raising(error))
@@ -459,6 +459,17 @@ class TestFrames:
         for _ in range(5):
             ask_once()
         assert small.memory()["kv_cache"] == alone
+
+    def test_frames_that_are_gone_displace_none_that_are_held(self, small, count):
+        held, other = (small.encode(SHORT.rgb) for _ in range(2))
+        ask(small, SHORT, held, max_new_tokens=1)
+        passing = [small.encode(SHORT.rgb) for _ in range(10)]
+        while passing:
+            for frame in (passing.pop(), other):
+                ask(small, SHORT, frame, max_new_tokens=1)
+        read = count(Language, "forward")
+        small.ask(held, "Why is it hot?", max_new_tokens=1)
+        assert 0 < sum(embeddings.shape[0] for _, embeddings, *_ in read) < 40
 
     def test_a_picture_that_changes_afterwards_is_not_the_frames(self, small):
         """Cameras write into the same buffer again."""
@@ -587,7 +598,10 @@ class TestMemory:
         for each in (frame, other):
             engine.ask(each, "cup", mask_only=True)
         held = [weakref.ref(engine._memory._encoded[frame].visual)]
-        held += [weakref.ref(held[0]()._aside), weakref.ref(engine._memory._encoded[other].sam.embedding)]
+        held += [
+            weakref.ref(engine._prefixes._aside[held[0]()]),
+            weakref.ref(engine._memory._encoded[other].sam.embedding),
+        ]
         assert all(each() is not None for each in held)
         engine.close()
         engine.close()

@@ -9,6 +9,7 @@ from goldens import CASES, TOWER, V1, case
 
 from lisa_core import LisaEngine, cuda_graphs
 from lisa_core.generation import Generator
+from lisa_core.prefix_cache import PrefixCache
 from lisa_core.stepping import Stepper
 
 V1_CASES = [case for case in CASES if case.checkpoint == V1]
@@ -110,14 +111,14 @@ def test_after_the_warm_up_questions_of_usual_length_need_no_more_captures(with_
 def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
     made = []
     language = small._model.language
-    of = language, -1, torch.float32, torch.device("cpu"), small._memory
-    generator = Generator(*of, lambda: made.append(Captures()) or made[-1])
+    prefixes = [PrefixCache(language.shape, torch.float32, torch.device("cpu"), small._memory) for _ in range(2)]
+    generator = Generator(language, -1, prefixes[0], lambda: made.append(Captures()) or made[-1])
     frame = small.encode(LONG.rgb)
     visual = small._memory._encoded[frame].visual
     ids = small._question(frame, LONG.instruction, (), None, None, None).prompt
-    plain = Generator(*of)
+    plain = Generator(language, -1, prefixes[1])
     with torch.inference_mode():
-        more = plain._cache.capacity - len(ids) + 8
+        more = prefixes[1].cache.capacity - len(ids) + 8
         found, wanted = (
             [token for token, _ in each.decode(each.read(visual, ids), more)] for each in (generator, plain)
         )
