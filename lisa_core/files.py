@@ -3,7 +3,6 @@
 import errno
 import io
 import os
-import re
 import secrets
 import shutil
 import tempfile
@@ -15,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
-from safetensors import SafetensorError
 
 from lisa_core.errors import ImageError, LisaError
 
@@ -55,6 +53,8 @@ def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         raise ImageError(f"{path} {error}") from error
     except PermissionError as error:
         raise ImageError(f"{path} may not be read ({error.strerror}).") from error
+    except MemoryError as error:
+        raise ImageError(f"{path} takes more memory than is free; scale it down, or end other programs.") from error
     except Exception as error:  # whatever a damaged file makes a decoder raise means the same
         raise ImageError(f"{path} is no picture that can be read, or damaged ({error}).") from error
 
@@ -75,6 +75,8 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
             if path.exists() and not path.is_file() and not path.is_dir():
                 path.write_bytes(content)
                 continue
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             target = path.resolve()
             temporary = target.with_name(f".{secrets.token_hex(8)}.part")
             staged[temporary] = target
@@ -103,7 +105,7 @@ def whole_folder(out: Path) -> Iterator[Path]:
 
     Raises:
         LisaError: there is something at `out`.
-        OSError: the disk is full or broken, also where safetensors says so in words of its own.
+        OSError: the disk is full or broken.
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,10 +115,6 @@ def whole_folder(out: Path) -> Iterator[Path]:
         for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
             path.chmod(0o755 if path.is_dir() else 0o644)
         partial.rename(out)
-    except SafetensorError as error:
-        found = re.search(r"os error (\d+)", str(error))
-        number = int(found[1]) if found else errno.EIO
-        raise OSError(number, os.strerror(number), str(out.parent)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

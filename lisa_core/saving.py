@@ -8,12 +8,16 @@ memory back. So files of a model in use may be removed or replaced by renaming, 
 written over in place; the same holds for a program's libraries.
 """
 
+import errno
 import json
+import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -89,15 +93,23 @@ def write_weights(
         count: how many parameters there are.
         on_progress: called with (share done, parameter).
         shard_bytes: size of one file at most, but for a tensor that is larger by itself.
+
+    Raises:
+        OSError: the disk is full or broken.
     """
     (folder / OWN_TOWER).mkdir()
     model, tower = _Shards(folder, shard_bytes), _Shards(folder / OWN_TOWER, shard_bytes)
-    for done, (parameter, tensors) in enumerate(parameters, start=1):
-        (tower if parameter.startswith("clip.") else model).add(tensors)
-        if on_progress is not None:
-            on_progress(done / count, parameter)
-    model.finish()
-    tower.finish()
+    try:
+        for done, (parameter, tensors) in enumerate(parameters, start=1):
+            (tower if parameter.startswith("clip.") else model).add(tensors)
+            if on_progress is not None:
+                on_progress(done / count, parameter)
+        model.finish()
+        tower.finish()
+    except SafetensorError as error:  # the disk's error, in words
+        found = re.search(r"os error (\d+)", str(error))
+        number = int(found[1]) if found else errno.EIO
+        raise OSError(number, os.strerror(number), str(folder.parent)) from error
 
 
 def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[str, dict[str, Tensor]]]:

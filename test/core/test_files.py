@@ -141,6 +141,16 @@ def test_too_large_a_picture_is_told_in_our_words(tmp_path):
         read_rgb(path)
 
 
+def test_too_little_memory_is_no_damage(tmp_path, monkeypatch):
+    def fail(*_):
+        raise MemoryError
+
+    path = saved(tmp_path, Image.new("RGB", (4, 4)))
+    monkeypatch.setattr("PIL.Image.Image.convert", fail)
+    with pytest.raises(ImageError, match=r"picture\.png takes more memory than is free; scale it down"):
+        read_rgb(path)
+
+
 @pytest.mark.parametrize("name", ["odd_333x217.png", "wide_1280x720.jpg"])
 def test_a_truncated_picture_is_named(tmp_path, name):
     content = (GOLDENS / "images" / name).read_bytes()
@@ -209,6 +219,14 @@ def test_if_one_cannot_be_written_the_earlier_ones_stay(tmp_path):
     assert Path(caught.value.filename) == tmp_path / "no folder" / "b"
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_bytes() == b"earlier"
+
+
+def test_a_folder_in_the_way_of_one_leaves_none(tmp_path):
+    (tmp_path / "b").mkdir()
+    with pytest.raises(IsADirectoryError) as caught:
+        write_whole({tmp_path / "a": b"new", tmp_path / "b": b"new"})
+    assert Path(caught.value.filename) == tmp_path / "b"
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
 
 
 def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch):
