@@ -6,12 +6,14 @@ addresses they are always the same, so they are recorded once; only what stands 
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from lisa_core.errors import first_line
 from lisa_core.options import ResolvedPrecision
 
 Replay = Callable[[], None]
@@ -118,13 +120,14 @@ class Replayed:
                 self._recorded[sizes] = Recorded(self._work, self._capture, given, made)
             except RuntimeError as error:
                 self._capture = None  # never tried again
+                self._recorded.clear()  # see `capture_for`: of one capture all go together
                 warn(error)
         return made
 
 
 def warn(error: RuntimeError) -> None:
     """That something could not be recorded."""
-    logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", error)
+    logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", first_line(error))
 
 
 def _cuda_graph(
@@ -146,6 +149,10 @@ def _cuda_graph(
                 work()
                 with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                     work()
+        except BaseException:
+            with suppress(Exception):  # torch before 2.12 may go on to count a capture that failed as under way
+                torch._C._cuda_endAllocateToPool(device.index, pool)
+            raise
         finally:
             before.wait_stream(aside)
     return graph.replay

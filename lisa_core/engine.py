@@ -10,6 +10,7 @@ An engine is not thread-safe: one thread owns it.
 import gc
 import math
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -136,7 +137,11 @@ class LisaEngine:
         with loading.fitting(resolved, target):
             engine = cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
             if target.type == "cuda":
-                engine.warm_up()
+                try:
+                    engine.warm_up()
+                except BaseException:
+                    engine.close()  # now, for who tries again needs the memory
+                    raise
         return engine
 
     def warm_up(self) -> None:
@@ -409,9 +414,9 @@ class LisaEngine:
             if not is_out_of_memory(error):
                 raise
             message = f"{self.device} ran out of memory on this question ({first_line(error)})."
+            traceback.clear_frames(error.__traceback__)  # whose tensors would else outlive the release
         else:
             return
-        # outside the except block, so that the traceback no longer holds the question's tensors
         self._prefixes.forget()
         self._release()
         raise OutOfMemoryError(f"{message} Ask about a smaller image, or use a smaller precision or checkpoint.")

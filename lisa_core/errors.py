@@ -7,6 +7,7 @@ _OUT_OF_MEMORY = (
     "can't allocate memory",
     "not enough memory",
     "ALLOC_FAILED",
+    "ALLOCATION_FAILED",
     "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS found no room for itself; a broken GPU says so, too: see `is_lost`
 )
 

@@ -42,7 +42,7 @@ class Masker:
         self._device = device
         capture_for = partial(cuda_graphs.capture_for, device, precision)
         self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for(urgent=False))
-        self._decoder = Replayed(self._decode, capture_for())
+        self._decoder = Replayed(lambda seen, prompts: (*model.sam.decode(seen, prompts),), capture_for())
 
     def begin(self, frame: Encoded, watch: Stopwatch) -> None:
         """Begins to encode a frame beside the language model's next tokens, where that can be."""
@@ -95,9 +95,6 @@ class Masker:
         pixels, _ = preprocess.for_sam(frame.image, side, self._device)
         (embedding,) = self._encoder(preprocess.sam_input(pixels, side).to(self._dtype)[None])
         return embedding
-
-    def _decode(self, embedding: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        return self._model.sam.decode(embedding, prompts)
 
     def _embedding_bytes(self) -> int:
         shape = self._model.shape.sam

@@ -95,7 +95,7 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
     if precision == "nf4":
         parameter = bnb.nn.Params4bit(half, requires_grad=False, quant_type="nf4", compress_statistics=True)
     else:
-        parameter = bnb.nn.Int8Params(half, requires_grad=False, has_fp16_weights=False)
+        parameter = bnb.nn.Int8Params(half.cpu(), requires_grad=False, has_fp16_weights=False)
     return parameter.to(device)
 
 
@@ -169,7 +169,10 @@ def expand_statistics(weight: nn.Parameter) -> None:
 
 
 def check_works(precision: Quantised, device: torch.device, compute: torch.dtype) -> None:
-    """Runs one real product on the device: a bitsandbytes built for another machine imports, then fails here."""
+    """Runs one real product on the device: a bitsandbytes built for another machine imports, then fails here.
+
+    One without kernels for the GPU at hand says so on standard error and ends the process itself.
+    """
     width = 128
     weight = torch.randn(width, width, generator=torch.Generator().manual_seed(0))
     layer = nn.Sequential(nn.Linear(width, width, bias=False, device="meta"))

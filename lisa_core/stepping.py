@@ -93,7 +93,7 @@ class Stepper:
             if is_out_of_memory(error):
                 self._too_long.add(len(filled))
                 return
-            self._capture = None
+            self._capture, self._recorded, self._cache = None, {}, None
             language(embeddings, cache, start)  # a replay that went wrong may have written anything to the cache
 
 

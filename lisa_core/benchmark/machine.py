@@ -47,6 +47,7 @@ class PeakMemory:
     def restart(self) -> None:
         """Forgets earlier peaks."""
         if self._device.type == "cuda":
+            torch.cuda.init()  # which `reset_peak_memory_stats`, of all, does not do by itself
             torch.cuda.reset_peak_memory_stats(self._device)
         try:
             _CLEAR_REFS.write_text("5", encoding="ascii")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 from lisa_core import files
@@ -38,7 +39,8 @@ class Exam:
     def take(self, step: int, model: Lisa, tokenizer: Tokenizer, machine: Machine) -> Sequence[str]:
         """Measures, and writes it down; the figures in words."""
         engine = LisaEngine("in training", model, tokenizer, "v1", TEMPLATE, "fp32", machine.device)
-        results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
+        with closing(engine):
+            results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
         overall = tabletop_report.scores(results)["all"]
         figures = {name: value for name, value in vars(overall).items() if value is not None}
         log, picture = self._folder / "exams.jsonl", self._folder / f"worst_{step:06d}.png"

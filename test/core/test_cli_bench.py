@@ -12,6 +12,7 @@ from PIL import Image
 
 from lisa_core import template
 from lisa_core.benchmark import baseline, cost, shapes, stages
+from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.random_model import ANSWER
 from lisa_core.benchmark.words import WordTokenizer
 from lisa_core.model.language import Language
@@ -203,3 +204,12 @@ def test_the_cost_of_sam_is_what_torch_counts():
         sam.encode(pixels)
     expected = cost.Costs(shape, {"sam": 0}, element=4).sam().flops
     assert expected == pytest.approx(counted.get_total_flops(), rel=0.05)
+
+
+def test_a_gpu_is_made_ready_before_its_peak_is_forgotten(monkeypatch):
+    """torch does so for all its counters but this one."""
+    order = []
+    for name in ("init", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: order.append(name))
+    PeakMemory(torch.device("cuda", 0))
+    assert order == ["init", "reset_peak_memory_stats"]

@@ -1,5 +1,6 @@
 """What an engine does with questions: streams, cancels, survives, and remembers nothing that it should not."""
 
+import gc
 import threading
 import weakref
 
@@ -360,6 +361,20 @@ class TestOutOfMemory:
         assert same_answer(ask(small, TWO_MASKS, other), ask(small, TWO_MASKS))
         assert same_answer(ask(small, LONG, frame), ask(small, LONG))
 
+    def test_what_the_question_had_made_is_gone_before_memory_is_given_back(self, small, frame, monkeypatch):
+        made, there = [], []
+
+        def fails(*_):
+            large = torch.zeros(1)
+            made.append(weakref.ref(large))
+            raise self.ERRORS[0]
+
+        monkeypatch.setattr(Language, "forward", fails)
+        monkeypatch.setattr(small, "_release", lambda: there.append(made[0]()))
+        with pytest.raises(OutOfMemoryError):
+            ask(small, SHORT, frame)
+        assert there == [None]
+
     def test_of_a_copy_that_only_spares_reading_again(self, small, monkeypatch):
         """What was read about one frame while another is asked about is kept where it fits, and else read again."""
         copy, refused = KVCache.copy, []
@@ -609,6 +624,18 @@ class TestMemory:
         for call in (lambda: engine.ask(frame, "cup"), lambda: engine.encode(SHORT.rgb), engine.memory):
             with pytest.raises(LisaError, match="was closed; load the checkpoint again"):
                 call()
+
+    def test_dropped_without_closing(self, small_checkpoint):
+        """Its memory is needed for the next one now, not when Python looks for cycles."""
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        ask(engine, SHORT)
+        model = weakref.ref(engine._model)
+        gc.disable()
+        try:
+            del engine
+            assert model() is None
+        finally:
+            gc.enable()
 
     def test_progress(self, small_checkpoint):
         told = []

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -28,17 +29,21 @@ def take(tmp_path, monkeypatch):
         shutil.copy(file, scenes)
     found = 0
 
-    def evaluate(engine, scene: Tabletop, *counts: int) -> Result:
+    engine = Mock()
+
+    def evaluate(_engine, scene: Tabletop, *counts: int) -> Result:
         shown = files.png(np.zeros(scene.read().owner.shape, np.uint8))
         return Result(scene.name, (Verdict("one", 0, "?", "!", "!", 1, 1, Overlap(found, 100), None, shown),))
 
     monkeypatch.setattr(exam, "evaluate", evaluate)
-    monkeypatch.setattr(exam, "LisaEngine", lambda *_: None)
+    monkeypatch.setattr(exam, "LisaEngine", lambda *_: engine)
 
     def taken(step: int, pixels: int) -> list[tuple[int, float]]:
         nonlocal found
         found = pixels
         exam.Exam(scenes, folder, 10).take(step, None, None, MACHINE)
+        engine.close.assert_called()
+        engine.reset_mock()
         lines = map(json.loads, (folder / "exams.jsonl").read_text().splitlines())
         assert (folder / f"worst_{step:06d}.png").is_file()
         return [(line["step"], round(line["giou"], 2)) for line in lines]

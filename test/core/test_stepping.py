@@ -1,6 +1,7 @@
 """Decoding by replayed steps: with a double for the CUDA graph, which does on the CPU what a replay does on a GPU."""
 
 import logging
+import weakref
 
 import numpy as np
 import pytest
@@ -215,6 +216,37 @@ def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
             (found,) = doubled(torch.full((size,), float(size)))
             assert found.tolist() == [2.0 * size] * size
     assert len(captures.works) == cuda_graphs._MOST
+
+
+def test_where_one_size_cannot_be_captured_none_is_replayed_any_more(caplog):
+    """What their captures share is gone: memory that cuBLAS works in, too."""
+    captures = Captures()
+
+    def capture(work):
+        if len(work.__self__._given[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return captures(work)
+
+    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), capture)
+    one, two = torch.ones(1), torch.ones(2)
+    for given in (one, one, two):
+        doubled(given)
+    replayed = captures.replays
+    assert replayed > 1
+    assert [doubled(given)[0].tolist() for given in (one, two)] == [[2.0], [2.0, 2.0]]
+    assert captures.replays == replayed
+
+
+def test_a_step_that_cannot_be_captured_lets_go_of_the_others_and_of_the_cache(small, with_capture):
+    class Refusing(Texts):
+        def capture_text(self, work, text):
+            raise RuntimeError("operation not permitted when stream is capturing")
+
+    engine = with_capture(Refusing())
+    cache = weakref.ref(engine._prefixes.cache)
+    assert ask(engine, LONG).token_ids == ask(small, LONG).token_ids
+    engine._prefixes.reserve(engine._prefixes.cache.capacity + 1)
+    assert cache() is None
 
 
 def test_nothing_is_captured_under_autocast(with_capture, monkeypatch):
