@@ -11,7 +11,7 @@ Opening reads names, shapes and dtypes only. Weights are read one by one, by `Ch
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -75,33 +75,44 @@ class Checkpoint:
 
     @classmethod
     def open(
-        cls, checkpoint: str | Path, vision_tower: str | Path | None = None, template: str | None = None
+        cls,
+        checkpoint: str | Path,
+        vision_tower: str | Path | None = None,
+        template: str | None = None,
+        on_download: Callable[[str], None] = lambda _: None,
     ) -> "Checkpoint":
         """Opens and checks a checkpoint.
 
         Args:
-            checkpoint: folder or hub id.
+            checkpoint: folder, hub id, or "bundled".
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
             template: one of `options.TEMPLATES`; None: the one it was fine-tuned with, else the layout's.
+            on_download: told a hub id before it is downloaded.
 
         Raises:
             CheckpointError: missing, damaged, or no LISA; names the file or tensor.
         """
         try:
-            return cls._open(checkpoint, vision_tower, template)
+            return cls._open(checkpoint, vision_tower, template, on_download)
         except PermissionError as error:
             raise CheckpointError(not_allowed(error.filename)) from error
 
     @classmethod
-    def _open(cls, checkpoint: str | Path, vision_tower: str | Path | None, template: str | None) -> "Checkpoint":
-        folder = hub.folder_of(checkpoint)
+    def _open(
+        cls,
+        checkpoint: str | Path,
+        vision_tower: str | Path | None,
+        template: str | None,
+        on_download: Callable[[str], None],
+    ) -> "Checkpoint":
+        folder = hub.folder_of(checkpoint, on_download)
         config = _read_config(folder)
         layout = _layout(folder, config)
         weights = _weights(folder, layout)
         tokenizer = Tokenizer.from_folder(folder)
         if layout == "v0" and IM_PATCH not in tokenizer.special_ids:
             raise CheckpointError(f"The tokenizer of {folder} has no {IM_PATCH}, which a v0 checkpoint needs.")
-        tower = _tower_folder(folder, config, vision_tower)
+        tower = _tower_folder(folder, config, vision_tower, on_download)
         stored = {**_catalogue(weights, layout), **_tower_catalogue(tower)}
         shape = read_shape(config, _read_config(tower), {name: tensor.shape for name, tensor in stored.items()})
         if tokenizer.vocabulary_size > shape.language.vocabulary:
@@ -169,16 +180,18 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
     return config
 
 
-def _tower_folder(folder: Path, config: Mapping[str, Any], given: str | Path | None) -> Path:
+def _tower_folder(
+    folder: Path, config: Mapping[str, Any], given: str | Path | None, on_download: Callable[[str], None]
+) -> Path:
     if given is not None:
-        return hub.folder_of(given)
+        return hub.folder_of(given, on_download)
     if (folder / OWN_TOWER).is_dir():
         return folder / OWN_TOWER
     named = config.get("vision_tower") or config.get("mm_vision_tower")
     if not isinstance(named, str):
         raise CheckpointError(f"{folder / 'config.json'} names no vision tower; give one (vision_tower).")
     try:
-        return hub.folder_of(named)
+        return hub.folder_of(named, on_download)
     except CheckpointError as error:
         raise CheckpointError(
             f"The vision tower of {folder} is missing: {error} Or give its folder (vision_tower)."

@@ -115,21 +115,25 @@ class LisaEngine:
         """Loads a checkpoint. From a folder it touches no network.
 
         Args:
-            checkpoint: folder or hub id.
+            checkpoint: folder, hub id, or "bundled", the small one that comes with this package.
             precision: "nf4", "int8", "bf16", "fp16" or "fp32"; "auto": nf4 on a GPU and if stored so, else fp32.
             device: "cuda", "cuda:1", "cpu"; None: the GPU if there is one.
             vision_tower: folder or hub id of CLIP; None: what the checkpoint brings or names.
             template: "llava_v1", "llava_llama_2" or "vicuna_v1_1"; None: the checkpoint's own.
             memory_limit: GiB that weights, KV caches and frames may take together, the least recently used frames
                 giving theirs back first; 0: no limit.
-            on_progress: called with (share done, parameter) while the weights stream in.
+            on_progress: called with (share done, parameter) while the weights stream in, and before that with
+                (0, "downloading ...") if they have to be downloaded first.
 
         Raises:
             CheckpointError: it cannot be loaded so; says why.
             OutOfMemoryError: the device is too small.
         """
         target = loading.resolve_device(device)
-        opened = Checkpoint.open(checkpoint, vision_tower, template)
+        tell = on_progress or (lambda *_: None)
+        opened = Checkpoint.open(
+            checkpoint, vision_tower, template, on_download=lambda name: tell(0.0, f"downloading {name}")
+        )
         resolved = loading.resolve_precision(precision, target, opened.quantised)
         loading.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ _OLDER = "*.bin"
 """Weights, too; a repository may have the same ones in both formats."""
 
 
-def folder_of(name: str | Path) -> Path:
+def folder_of(name: str | Path, on_download: Callable[[str], None] = lambda _: None) -> Path:
     """The local folder of a checkpoint.
 
     "bundled" is the one that comes with this package. A folder is taken as it is, without any network. A hub id is
-    looked up in the local hub cache, and downloaded only if it is not there whole.
+    looked up in the local hub cache, and downloaded only if it is not there whole; `on_download` is told the id then.
 
     Raises:
         CheckpointError: neither; says where it looked.
@@ -51,10 +52,10 @@ def folder_of(name: str | Path) -> Path:
             f"There is no folder {folder}, and it is no hub id either; give a checkpoint's folder or an id such as"
             " xinlai/LISA-7B-v1."
         )
-    return _from_hub(str(name))
+    return _from_hub(str(name), on_download)
 
 
-def _from_hub(name: str) -> Path:
+def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -68,6 +69,7 @@ def _from_hub(name: str) -> Path:
         raise CheckpointError(
             f"There is no folder {name}, and it is no hub id either: {_first_line(error)}."
         ) from error
+    on_download(name)
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES))
         if not is_whole(folder):

@@ -207,7 +207,7 @@ def test_the_cost_of_sam_is_what_torch_counts():
 
 
 def test_a_gpu_is_made_ready_before_its_peak_is_forgotten(monkeypatch):
-    """torch does so for all its counters but this one."""
+    """Torch does so for all its counters but this one."""
     order = []
     for name in ("init", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: order.append(name))

@@ -637,6 +637,19 @@ class TestMemory:
         finally:
             gc.enable()
 
+    def test_a_download_is_told_before_it_begins(self, small_checkpoint, monkeypatch):
+        told = []
+
+        def download(name, on_download):
+            on_download(str(name))
+            return {"a/lisa": small_checkpoint, "a/tower": TOWER}[name]
+
+        monkeypatch.setattr("lisa_core.hub.folder_of", download)
+        LisaEngine.from_pretrained(
+            "a/lisa", "fp32", "cpu", "a/tower", on_progress=lambda share, what: told.append((share, what))
+        )
+        assert told[:2] == [(0.0, "downloading a/lisa"), (0.0, "downloading a/tower")]
+
     def test_progress(self, small_checkpoint):
         told = []
         LisaEngine.from_pretrained(

@@ -42,7 +42,9 @@ def test_offline_says_what_is_missing_and_where_it_looked(cache):
 
 def test_a_cached_snapshot_is_used_without_network(cache):
     whole = snapshot(cache)
-    assert folder_of(NAME) == whole
+    told = []
+    assert folder_of(NAME, told.append) == whole
+    assert told == []
 
 
 def test_what_is_cached_in_part_is_no_checkpoint(cache):
@@ -63,7 +65,9 @@ def test_what_is_cached_in_part_is_downloaded(cache, monkeypatch):
         return str(part)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert folder_of(NAME) == part
+    told = []
+    assert folder_of(NAME, told.append) == part
+    assert told == [NAME]
     assert (part / name).is_file()
 
 
