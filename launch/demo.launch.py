@@ -40,6 +40,11 @@ def generate_launch_description() -> LaunchDescription:
                 choices=["auto", "true", "false"],
                 description="show it in RViz; auto: where RViz is installed",
             ),
+            DeclareLaunchArgument(
+                "fixed_frame",
+                default_value="camera_color_optical_frame",
+                description="RViz's fixed frame: that of the camera's images, or one that tf leads there from",
+            ),
             *(
                 DeclareLaunchArgument(name, default_value=topic, description=f"topic of the camera's {name}")
                 for name, topic in TOPICS.items()
@@ -77,7 +82,7 @@ def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         Node(
             package="rviz2",
             executable="rviz2",
-            arguments=["-d", PathJoinSubstitution([SHARE, "config", "lisa.rviz"])],
+            arguments=["-d", PathJoinSubstitution([SHARE, "config", "lisa.rviz"]), "-f", given["fixed_frame"]],
             parameters=[{"use_sim_time": bool(given["bag"])}],
             remappings=[(here, there) for here, there in shown if here != there],
         )

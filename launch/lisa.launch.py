@@ -13,26 +13,37 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
-from lisa_ros.parameters import camera_rules, node_rules
+from lisa_ros.parameters import Rule, camera_rules, node_rules
 
 CAMERA = "camera"
 """The node's only camera, unless a parameter file names others."""
 
-PARAMETERS = ("checkpoint", "precision", "device", "vision_tower", "template", "standing_instruction", "target_frame")
-TOPICS = ("image", "depth", "camera_info")
+PARAMETERS = (
+    "checkpoint",
+    "precision",
+    "device",
+    "vision_tower",
+    "template",
+    "standing_instruction",
+    "target_frame",
+    "autostart",
+)
+OF_CAMERA = ("image", "transport", "depth", "camera_info")
 """Parameters of the node, and of its camera, that are arguments too."""
 
-BOOLEANS = ["true", "false"]
+BOOLEANS = ["true", "false", "True", "False"]
+"""Other launch files hand on what Python prints."""
 LOG_LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Every argument has the words and the choices that the parameter has in the node."""
-    node, camera = node_rules(), camera_rules(CAMERA, [CAMERA])
-    rules = {name: node[name][1] for name in PARAMETERS} | {name: camera[f"{CAMERA}.{name}"][1] for name in TOPICS}
     return LaunchDescription(
         [
-            *(_argument(name, rule.text, rule.choices) for name, rule in rules.items()),
+            *(
+                _argument(name, rule.text, BOOLEANS if isinstance(default, bool) else rule.choices)
+                for name, (_, default, rule) in _rules().items()
+            ),
             _argument("params_file", "YAML file of parameters; the other arguments override it"),
             _argument("namespace", "of the node and its topics, for several robots"),
             _argument("use_sim_time", "take the time from /clock", BOOLEANS),
@@ -43,6 +54,14 @@ def generate_launch_description() -> LaunchDescription:
             OpaqueFunction(function=_start),
         ]
     )
+
+
+def _rules() -> dict[str, tuple[str, object, Rule]]:
+    """Of each argument that is a parameter its full name, its default in the node and its rule."""
+    node, camera = node_rules(), camera_rules(CAMERA, [CAMERA])
+    return {name: (name, *node[name]) for name in PARAMETERS} | {
+        name: (f"{CAMERA}.{name}", *camera[f"{CAMERA}.{name}"]) for name in OF_CAMERA
+    }
 
 
 def _argument(name: str, text: str, choices: tuple[str, ...] | list[str] = ()) -> DeclareLaunchArgument:
@@ -71,11 +90,24 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 def _parameters(given: Mapping[str, str]) -> list[Any]:
     """The file first, for what comes later wins."""
-    values: dict[str, Any] = {name: given[name] for name in PARAMETERS if name in given}
-    values |= {f"{CAMERA}.{name}": given[name] for name in TOPICS if name in given}
-    parameters: dict[str, Any] = {name: ParameterValue(value, value_type=str) for name, value in values.items()}
+    parameters: dict[str, Any] = {
+        full_name: _is_true(given[name]) if isinstance(default, bool) else ParameterValue(given[name], value_type=str)
+        for name, (full_name, default, _) in _rules().items()
+        if name in given
+    }
     if "use_sim_time" in given:
-        parameters["use_sim_time"] = given["use_sim_time"] == "true"
-    # A shell leaves the ~ of `params_file:=~/x` as it is; Path's expanduser raises for `~nobody`.
-    file = [os.path.expanduser(given["params_file"])] if "params_file" in given else []  # noqa: PTH111
+        parameters["use_sim_time"] = _is_true(given["use_sim_time"])
+    file = [_existing(given["params_file"])] if "params_file" in given else []
     return [*file, parameters] if parameters else file
+
+
+def _is_true(given: str) -> bool:
+    return given.lower() == "true"
+
+
+def _existing(file: str) -> str:
+    """The file's path; a shell leaves the ~ of `params_file:=~/x` as it is. `launch_ros` would go on without a file."""
+    path = os.path.expanduser(file)  # noqa: PTH111 - Path's raises for `~nobody`
+    if not os.path.isfile(path):  # noqa: PTH113
+        raise FileNotFoundError(f"params_file: there is no file {path}")
+    return path

@@ -1,8 +1,9 @@
 """Print constraints.txt as it holds beside a sourced ROS; run by the environment's Python.
 
-What ROS's Python already has stays as it is wherever the ranges in pyproject.toml allow it; NumPy stays in any case,
-because the compiled modules of ROS are built for it. So packages whose exact versions need a newer NumPy are left to
-pip, and setuptools' version holds though there is one already: colcon takes no newer one.
+What ROS's Python already has stays as it is wherever the ranges in pyproject.toml allow it. NumPy stays in any case,
+because the compiled modules of ROS are built for it, and so does a torch: it may be the only one that knows the GPU. So
+packages whose exact versions need a newer NumPy are left to pip, and setuptools' version holds though there is one
+already: colcon takes no newer one.
 """
 
 import re
@@ -22,4 +23,6 @@ for line in Path("constraints.txt").read_text().splitlines():
     name = normalized(line.partition("==")[0])
     if name in ALWAYS or name not in installed.keys() | OLDER_BESIDE_ROS:
         print(line)
-print(f"numpy=={installed['numpy']}")
+for name in ("numpy", "torch"):
+    if name in installed:
+        print(f"{name}=={installed[name]}")

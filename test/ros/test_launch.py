@@ -43,8 +43,8 @@ def test_the_files_are_installed_and_python() -> None:
 def test_arguments_are_parameters_of_the_node() -> None:
     names = constants("lisa.launch.py")
     assert set(names["PARAMETERS"]) <= node_rules().keys()
-    assert {f"camera.{name}" for name in names["TOPICS"]} <= camera_rules("camera", ["camera"]).keys()
-    assert set(constants("demo.launch.py")["TOPICS"]) == set(names["TOPICS"])
+    assert {f"camera.{name}" for name in names["OF_CAMERA"]} <= camera_rules("camera", ["camera"]).keys()
+    assert set(constants("demo.launch.py")["TOPICS"]) <= set(names["OF_CAMERA"])
 
 
 def started(monkeypatch: pytest.MonkeyPatch, file: str, function: str, **given: str) -> Mapping[str, Any]:
@@ -60,14 +60,32 @@ def started(monkeypatch: pytest.MonkeyPatch, file: str, function: str, **given: 
     return node.call_args.kwargs
 
 
-def test_home_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", "/home/ada")
+def test_home_is_known_where_a_shell_leaves_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").touch()
     player = started(monkeypatch, "demo.launch.py", "_world", bag="~/drive1")
-    assert player["arguments"] == ["/home/ada/drive1", "--loop"]
+    assert player["arguments"] == [f"{tmp_path}/drive1", "--loop"]
     live = started(monkeypatch, "demo.launch.py", "_world", bag="")
     assert live["executable"] == "tabletop"
     node = started(monkeypatch, "lisa.launch.py", "_start", params_file="~/mine.yaml")
-    assert node["parameters"] == ["/home/ada/mine.yaml"]
+    assert node["parameters"] == [f"{tmp_path}/mine.yaml"]
+
+
+def test_a_file_of_parameters_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"params_file: there is no file .*/typo\.yaml"):
+        started(monkeypatch, "lisa.launch.py", "_start", params_file=str(tmp_path / "typo.yaml"))
+
+
+@pytest.mark.parametrize(("given", "wanted"), [("true", True), ("True", True), ("false", False), ("False", False)])
+def test_time_as_other_launch_files_hand_it_on(monkeypatch: pytest.MonkeyPatch, given: str, wanted: bool) -> None:
+    node = started(monkeypatch, "lisa.launch.py", "_start", use_sim_time=given)
+    assert node["parameters"] == [{"use_sim_time": wanted}]
+    assert given in constants("lisa.launch.py")["BOOLEANS"]
+
+
+def test_rviz_stands_in_the_frame_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {"rviz": "true", "bag": "", "image": "/camera/image", "fixed_frame": "zed_left"}
+    assert started(monkeypatch, "demo.launch.py", "_rviz", **given)["arguments"][-2:] == ["-f", "zed_left"]
 
 
 def test_the_demos_bag_is_installed() -> None:
@@ -141,15 +159,17 @@ def test_what_is_given_reaches_the_node_and_the_rest_keeps_its_defaults(
     launch: Launch, robot: Robot, tmp_path: Path
 ) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("/**:\n  ros__parameters:\n    queue_size: 3\n    precision: bf16\n    autostart: false\n")
+    file.write_text("/**:\n  ros__parameters:\n    queue_size: 3\n    precision: bf16\n    autostart: true\n")
     given = {"precision": "fp32", "standing_instruction": "7", "image": "/a/image", "depth": "b/depth"}
-    launch("lisa.launch.py", namespace="arm", params_file=file, use_sim_time="true", **given)
+    given |= {"autostart": "False", "transport": "compressed"}
+    launch("lisa.launch.py", namespace="arm", params_file=file, use_sim_time="True", **given)
     assert robot.state() == "unconfigured"
     expected = {
         "precision": "fp32",
         "standing_instruction": "7",
         "camera.image": "/a/image",
         "camera.depth": "b/depth",
+        "camera.transport": "compressed",
         "queue_size": 3,
         "autostart": False,
         "use_sim_time": True,
