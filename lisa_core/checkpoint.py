@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from lisa_core import hub, quantization
+from lisa_core.checkpoint_files import V0_PARTS, weight_files
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import Layout, TemplateName
@@ -153,7 +154,7 @@ class Checkpoint:
 
 
 def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
-    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in hub.V0_PARTS):
+    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in V0_PARTS):
         return "v0"
     return "v1"
 
@@ -200,36 +201,17 @@ def _tower_folder(
 
 def _weights(folder: Path, layout: Layout) -> list[Path]:
     """The files with the checkpoint's weights, all there."""
-    files = _stored_in(folder)
+    files = weight_files(folder)
     if not files:
         raise CheckpointError(
             f"{folder} has no weights: neither model.safetensors nor pytorch_model.bin, nor an index of their shards."
         )
     if layout == "v0" and files[0].suffix == ".bin":
-        files += [folder / part for part in hub.V0_PARTS]
+        files += [folder / part for part in V0_PARTS]
     missing = [file.name for file in files if not file.is_file()]
     if missing:
         raise CheckpointError(f"{folder} lacks {', '.join(missing)}; fetch the missing files.")
     return files
-
-
-def _stored_in(folder: Path) -> list[Path]:
-    """The files with the weights, in the first format of which there is something."""
-    return next(filter(None, (_sharded(folder, name) for name in hub.WEIGHTS)), [])
-
-
-def _sharded(folder: Path, name: str) -> list[Path]:
-    index = folder / f"{name}.index.json"
-    if not index.is_file():
-        return [folder / name] if (folder / name).is_file() else []
-    try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, RecursionError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{index} is no readable index of shards ({error!r}); fetch it again.") from error
-    for shard in shards:
-        if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != Path(name).suffix:
-            raise CheckpointError(f"{index} names {shard!r}, which is no file of its folder.")
-    return [folder / shard for shard in sorted(shards)]
 
 
 def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
@@ -238,13 +220,13 @@ def _catalogue(files: list[Path], layout: Layout) -> dict[str, StoredTensor]:
     for file in files:
         with TensorFile(file) as opened:
             for tensor in opened.catalogue():
-                prefix = "model." if layout == "v0" and file.name in hub.V0_PARTS else ""
+                prefix = "model." if layout == "v0" and file.name in V0_PARTS else ""
                 stored[prefix + tensor.name] = tensor
     return stored
 
 
 def _tower_catalogue(folder: Path) -> dict[str, StoredTensor]:
-    files = _stored_in(folder)
+    files = weight_files(folder)
     if not files or not all(file.is_file() for file in files):
         raise CheckpointError(f"The vision tower {folder} lacks its weights; fetch the whole folder.")
     tensors = _catalogue(files, "v1")

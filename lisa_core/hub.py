@@ -1,24 +1,17 @@
 """From what the user names, a folder or a hub id, to a folder on this machine, and what tells it from another."""
 
-import json
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lisa_core.checkpoint_files import is_whole
 from lisa_core.errors import CheckpointError
 from lisa_core.options import CHECKPOINT
 
 _BUNDLED = Path(__file__).with_name("bundled")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
-"""Files of a v0 checkpoint besides the language model, which is all that its index knows."""
-TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
-LISA_TYPE = "llava"
-"""`model_type` in the `config.json` of a LISA."""
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-"""In one file of these names or in shards; where there are both, the first."""
 _FILES = ["*.json", "*.safetensors", "tokenizer.model"]
 _OLDER = "*.bin"
 """Weights, too; a repository may have the same ones in both formats."""
@@ -87,23 +80,6 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
     return folder
 
 
-def is_whole(folder: Path) -> bool:
-    """Whether a folder has a configuration and all shards of its weights; a LISA all its other parts, too."""
-    try:
-        is_lisa = json.loads((folder / "config.json").read_text()).get("model_type") == LISA_TYPE
-        shard_of = next((found for name in WEIGHTS if (found := _weight_map(folder, name)) is not None), None)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
-        return False
-    if shard_of is None:
-        return False
-    needed = set(shard_of.values())
-    if is_lisa:
-        needed |= set(TOKENIZER_FILES)
-        if shard_of and not any("visual_model" in name for name in shard_of):
-            needed |= set(V0_PARTS)
-    return all((folder / file).is_file() for file in needed)
-
-
 def state_of(model: str) -> list[Any]:
     """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
 
@@ -116,14 +92,6 @@ def state_of(model: str) -> list[Any]:
         return [model]
     states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
-
-
-def _weight_map(folder: Path, name: str) -> dict[str, str] | None:
-    """Which shard each tensor is in, by the index; of weights in one file nothing, None where there are none."""
-    index = folder / f"{name}.index.json"
-    if index.is_file():
-        return {tensor: str(shard) for tensor, shard in dict(json.loads(index.read_text())["weight_map"]).items()}
-    return {} if (folder / name).is_file() else None
 
 
 def _first_line(error: Exception) -> str:

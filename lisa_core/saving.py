@@ -21,8 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lisa_core import files, hub, loading, quantization
+from lisa_core import files, loading, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
+from lisa_core.checkpoint_files import TOKENIZER_FILES
 from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.model.lisa import Lisa, released_name
 from lisa_core.options import CHECKPOINT
@@ -171,7 +172,7 @@ def _copy_the_rest(checkpoint: Checkpoint, out: Path) -> None:
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
     """Copies a checkpoint's tokenizer, and what other programs read beside it where it is there."""
-    for name in hub.TOKENIZER_FILES:
+    for name in TOKENIZER_FILES:
         shutil.copyfile(folder / name, out / name)
     for name in _FOR_OTHERS:
         if (folder / name).is_file():

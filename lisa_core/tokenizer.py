@@ -18,8 +18,8 @@ from typing import Any
 
 import sentencepiece
 
+from lisa_core.checkpoint_files import TOKENIZER_FILES
 from lisa_core.errors import CheckpointError, PromptError
-from lisa_core.hub import TOKENIZER_FILES
 from lisa_core.template import BOS, EOS, IM_END, IM_START, SEG, Image, Piece, Special
 
 IMAGE_ID = -200

@@ -6,9 +6,10 @@ import cli
 import pytest
 
 from lisa_core import LisaEngine, files
+from lisa_core.checkpoint_files import is_whole
 from lisa_core.evaluation.tabletop import Result, evaluate, open_scenes
 from lisa_core.evaluation.tabletop_report import scores
-from lisa_core.hub import folder_of, is_whole
+from lisa_core.hub import folder_of
 
 SCENES = open_scenes(Path(__file__).parents[1] / "data" / "tabletop_scenes")
 SOME = SCENES[:12]

@@ -12,7 +12,8 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lisa_core import CheckpointError
-from lisa_core.hub import folder_of, is_whole
+from lisa_core.checkpoint_files import is_whole
+from lisa_core.hub import folder_of
 
 NAME = "someone/LISA-tiny"
 

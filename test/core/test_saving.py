@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from lisa_core import CheckpointError, LisaEngine, LisaError, quantization
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.checkpoint_files import is_whole
 from lisa_core.cli import main
-from lisa_core.hub import is_whole
 from lisa_core.saving import save_quantised
 
 CPU = torch.device("cpu")
