@@ -1,6 +1,6 @@
-"""Work beside other work on a GPU: SAM encodes a frame while the language model answers.
+"""A second stream on a GPU: SAM encodes a frame while the language model decodes its answer.
 
-A prompt keeps a GPU busy, as SAM does, and goes first; an answer, token by token, leaves most of it idle.
+Prefill alone keeps a GPU busy, so SAM starts after it; decoding token by token leaves most of the GPU idle.
 """
 
 from collections.abc import Callable
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 Wait = Callable[[], None]
-"""What is done after it was called may read a result."""
+"""Makes the current stream wait for a result; kernels that are launched after this call may read it."""
 
 
 class Beside(Protocol):
-    """Where work may go on meanwhile."""
+    """What runs work at the same time as the caller's."""
 
     def start(self, work: Callable[[], Tensor]) -> tuple[Tensor, Wait]:
-        """Begins work after all that was begun before; gives its result, and how to wait for that."""
+        """Starts work after everything that was launched before; returns its result and how to wait for it."""
 
 
 class SideStream:
@@ -34,10 +34,10 @@ class SideStream:
         with torch.cuda.stream(self._stream):
             result = work()
             done = self._stream.record_event()
-        result.record_stream(before)  # which may still read it when it is dropped
+        result.record_stream(before)  # kernels there may still read it when Python drops it
         return result, lambda: torch.cuda.current_stream(self._device).wait_event(done)
 
 
 def beside_on(device: torch.device) -> Beside | None:
-    """Where work may go on beside other work on a device; None on the CPU, whose cores are all busy as it is."""
+    """What runs work beside other work on a device; None on the CPU, whose cores are all busy as it is."""
     return SideStream(device) if device.type == "cuda" else None

@@ -1,7 +1,7 @@
-"""Work of fixed sizes at one call of the driver: on a GPU it is recorded as a CUDA graph, and replayed.
+"""Work of fixed tensor sizes is recorded as a CUDA graph on a GPU, and replayed by one call of the driver.
 
-An encoder or a step of decoding is some thousand small kernels, which take longer to launch than to run. At fixed
-addresses they are always the same, so they are recorded once; only what stands at those addresses changes.
+An encoder or a decoding step launches some thousand small kernels, and launching them takes longer than running them.
+A graph is recorded once for tensors at fixed addresses; before each replay new values are copied to those addresses.
 """
 
 import logging
@@ -18,23 +18,26 @@ from lisa_core.options import ResolvedPrecision
 
 Replay = Callable[[], None]
 Capture = Callable[[Replay], Replay]
-"""Takes work on fixed addresses; gives back what does the same work again."""
+"""Records work on tensors at fixed addresses; returns a function that does the same work again."""
 
 _ALIKE = 0.05
-"""How far the first replay may be from the work as it is without a graph, as a share of the largest element: 16 bit
-sums in another order differ by a tenth of that, and a graph that went wrong by far more."""
+"""Most that the first replay may differ from the same work without a graph, as a share of the largest element. Sums in
+16 bit that are taken in another order differ by a tenth of that, a broken graph by far more."""
 
 
 _MOST = 4
-"""Sizes that a function is recorded for: of a mask decoder as many masks; an encoder has one."""
+"""Most sizes that a function is recorded for. The mask decoder has one size for each number of masks, and an answer
+rarely has more than this many; an encoder has a single size."""
 
 
 def capture_for(device: torch.device, precision: ResolvedPrecision, *, urgent: bool = True) -> Capture | None:
-    """How work is captured on a device; None where it is not: LLM.int8 asks the host about outliers.
+    """What records work on a device; None where nothing can be recorded: on a CPU, and in int8, which asks the host.
 
-    What one of these has captured shares its memory, which it gives back once all of that is dropped. So none of it may
-    be replayed while other work of the same runs, and none be dropped long before the rest: torch frees what cuBLAS
-    works in for a whole stream. Work that is urgent goes before what runs beside it, with torch 2.10 or later.
+    All graphs that one `Capture` has recorded share a memory pool and a stream. So only one of them may run at a time,
+    and they have to be dropped together: when torch drops a graph it frees cuBLAS's workspace of the whole stream.
+
+    Args:
+        urgent: its kernels go before those of work that is not and runs at the same time (torch 2.10 or later).
     """
     if device.type != "cuda" or precision == "int8":
         return None
@@ -47,21 +50,21 @@ def capture_for(device: torch.device, precision: ResolvedPrecision, *, urgent: b
 
 
 def can_record() -> bool:
-    """Whether work may be recorded now: not under autocast, whose copies of weights are gone at the next replay."""
+    """Whether work may be recorded now: not under autocast, whose casted weights are freed before the next replay."""
     return not torch.is_autocast_enabled("cuda")
 
 
 class Recorded:
-    """Work on tensors of fixed sizes.
+    """A function of tensors of fixed sizes, recorded.
 
     Args:
-        work: of tensors, on the device; gives tensors of sizes that follow from those it is given.
-        capture: how it is recorded.
-        given: what it is recorded with.
-        wanted: what the work has made of that, or of a part of it.
+        work: the function; tensors on the device in, tensors on the device out.
+        capture: what records it.
+        given: arguments to record it with.
+        wanted: what `work` returns for these arguments, or the first rows of it.
 
     Raises:
-        RuntimeError: it cannot be recorded, or its first replay is not `wanted`.
+        RuntimeError: it cannot be recorded, or its first replay returns something else than `wanted`.
     """
 
     def __init__(
@@ -76,13 +79,13 @@ class Recorded:
         self._made: tuple[Tensor, ...]
         self._replay = capture(self._do)
         for made in self._made:
-            made.zero_()  # so that a replay that does nothing is seen to be wrong
+            made.zero_()  # so that `_check` notices a replay that does nothing
         self._check(wanted)
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """What the work makes of these."""
+        """What the work returns for these arguments; shorter ones fill the first rows of those it was recorded with."""
         for place, tensor in zip(self._given, given, strict=True):
-            place[: len(tensor)].copy_(tensor, non_blocking=True)  # from the host, too, which does not wait for it
+            place[: len(tensor)].copy_(tensor, non_blocking=True)  # some are on the host, which need not wait
         self._replay()
         return tuple(tensor.clone() for tensor in self._made)
 
@@ -100,8 +103,8 @@ class Replayed:
     """A function of tensors, recorded for the first few sizes that it is called with.
 
     Args:
-        work: what it does.
-        capture: None: it is done anew each time, kernel by kernel.
+        work: the function.
+        capture: what records it; None: its kernels are launched one by one each time.
     """
 
     def __init__(self, work: Callable[..., tuple[Tensor, ...]], capture: Capture | None) -> None:
@@ -110,7 +113,7 @@ class Replayed:
         self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
-        """What the work makes of these tensors."""
+        """What the work returns for these tensors."""
         sizes = tuple(tensor.shape for tensor in given)
         if sizes in self._recorded:
             return self._recorded[sizes](*given)
@@ -120,24 +123,25 @@ class Replayed:
                 self._recorded[sizes] = Recorded(self._work, self._capture, given, made)
             except RuntimeError as error:
                 self._capture = None  # never tried again
-                self._recorded.clear()  # see `capture_for`: of one capture all go together
+                self._recorded.clear()  # graphs of one capture have to be dropped together
                 warn(error)
         return made
 
 
 def warn(error: RuntimeError) -> None:
-    """That something could not be recorded."""
+    """Logs that something could not be recorded."""
     logging.getLogger(__name__).warning("It goes on without a CUDA graph, and slower: %s", first_line(error))
 
 
 def _cuda_graph(
     work: Replay, device: torch.device, pool: Any, aside: torch.cuda.Stream, graphs: list[torch.cuda.CUDAGraph]
 ) -> Replay:
-    """Runs the work once, so that libraries are loaded and their workspaces made, and then records it.
+    """Runs the work once, so that libraries are loaded and have their workspaces, and then records it.
 
     Args:
-        aside: whose priority the kernels keep; torch's own for this belongs to whichever device captured first.
-        graphs: takes the graph, so that it lives as long as the others, though its capture fail.
+        aside: the stream to record on; the kernels keep its priority. (torch's default stream for this is on whichever
+            device recorded first.)
+        graphs: gets the graph, so that it lives as long as the others even if recording fails.
     """
     with torch.cuda.device(device):
         before = torch.cuda.current_stream()
@@ -145,12 +149,12 @@ def _cuda_graph(
         graph = torch.cuda.CUDAGraph()
         graphs.append(graph)
         try:
-            with torch.cuda.stream(aside):  # which goes back to `before` after a capture that failed, too
+            with torch.cuda.stream(aside):  # so that `before` is current again even if recording fails
                 work()
                 with torch.cuda.graph(graph, pool=pool, stream=aside, capture_error_mode="thread_local"):
                     work()
         except BaseException:
-            with suppress(Exception):  # torch before 2.12 may go on to count a capture that failed as under way
+            with suppress(Exception):  # older torch would believe for good that a recording is under way
                 torch._C._cuda_endAllocateToPool(device.index, pool)
             raise
         finally:

@@ -57,7 +57,7 @@ _MANY_WORDS = (
     "which of all the things that one can see in this picture would be the right one to take if somebody wanted to"
     " open a bottle and had nothing else at hand? Please explain why."
 )
-"""As long as people's questions come."""
+"""As long as people's questions get, for the warm-up."""
 
 
 class LisaEngine:
@@ -149,7 +149,7 @@ class LisaEngine:
         return engine
 
     def warm_up(self) -> None:
-        """Asks in few words and in many about nothing: a GPU loads its kernels now, and records what takes usual time.
+        """Asks short and long questions about a black image: a GPU loads its kernels and records its graphs now.
 
         Raises:
             OutOfMemoryError: the device is too small to answer anything.
@@ -161,9 +161,9 @@ class LisaEngine:
         self._prefixes.forget()
 
     def encode(self, rgb: NDArray[np.uint8]) -> Frame:
-        """Encodes an image for the language model, which reads it in one pass with the first question.
+        """Encodes an image with CLIP; the language model prefills it together with the first question.
 
-        SAM encodes it, too, when an answer first needs a mask; on a GPU beside that question's answer.
+        SAM encodes it when an answer first needs a mask; on a GPU while that answer is decoded.
 
         Args:
             rgb: (H, W, 3) uint8 RGB.
@@ -200,7 +200,7 @@ class LisaEngine:
             instruction: what to find or answer; always plain words, whatever it contains.
             history: earlier (question, answer) turns; `[SEG]` in their answers is the token.
             max_new_tokens: end of sequence included.
-            max_segments: masks at most; the text goes on.
+            max_segments: most masks; further `[SEG]`s stay words.
             mask_only: no decoding, "[SEG]." is taken for the answer (the published benchmark's protocol).
             on_token: called with the answer's new text as it comes.
             on_stage: called with "answering" and "masking" when each begins.
@@ -230,10 +230,10 @@ class LisaEngine:
         on_answer: Callable[[int, Answer | Cancelled], None] | None = None,
         cancels: Sequence[threading.Event] = (),
     ) -> list[Answer | Cancelled]:
-        """Answers several questions, each as `ask` would: at once, so that the weights are read once per token for all.
+        """Answers several questions as `ask` would, decoding them together: each pass over the weights serves all.
 
-        A GPU that replays recorded steps is asked one after the other: what it records is the step of one question,
-        and those of several, launched kernel by kernel, take longer than all of theirs.
+        Where decoding replays recorded steps (on a GPU), they are answered one after the other instead. Only the step
+        of a single question is recorded, and unrecorded steps of several take longer than recorded ones in turn.
 
         Args:
             frame: from `encode`, as in `ask`; one for all questions, or one for each.
@@ -242,12 +242,12 @@ class LisaEngine:
             max_new_tokens, max_segments, mask_only: as in `ask`, for each question.
             on_token, on_stage: as in `ask`; called with the question's index first.
             on_answer: called with a question's index and what the list will hold of it, as soon as it has ended.
-            cancels: one for each question, which leaves within one token while the others go on (one that waits for its
-                turn: then); empty: none has any.
+            cancels: one for each question; a cancelled one ends within one token while the others go on (one that waits
+                for its turn ends when that comes); empty: none can be cancelled.
 
         Returns:
-            An answer for each question, `Cancelled` in place of one that was cancelled. The `timings` of an answer are
-            those of all that are answered at once, until it ended.
+            An answer for each question, or `Cancelled`. The `timings` of an answer are those of all questions that are
+            answered together, until this one ended.
 
         Raises:
             PromptError, ImageError, OutOfMemoryError, DeviceError: of any of them, for all.
@@ -378,7 +378,7 @@ class LisaEngine:
         return self._model
 
     def _visual(self, frame: Encoded, watch: Stopwatch) -> Visual:
-        """The frame to the language model; encoded now if it is new, or was emptied."""
+        """The frame for the language model, encoded now if that is missing."""
         if frame.visual is None:
             model = self._ready()
             pixels = preprocess.for_clip(frame.image, model.shape.clip.image, self._torch_device)
@@ -400,7 +400,7 @@ class LisaEngine:
         )
 
     def _as_released(self, question: Question) -> list[int]:
-        """How the checkpoint's layout writes the image: v1 as -200, v0 as its patch tokens."""
+        """The prompt's ids as the authors' code has them: the image is one -200 in v1, patch tokens in v0."""
         if self.layout == "v1":
             return list(question.ids)
         patch = self._tokenizer.special_ids[IM_PATCH]
@@ -408,7 +408,7 @@ class LisaEngine:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """No gradients; when memory runs out, what was read is dropped, so that the next question finds room."""
+        """Without gradients; when memory runs out, the KV cache is dropped so that the next question finds room."""
         try:
             with torch.inference_mode(), loading.current(self._torch_device):
                 yield
@@ -418,7 +418,7 @@ class LisaEngine:
             if not is_out_of_memory(error):
                 raise
             message = f"{self.device} ran out of memory on this question ({first_line(error)})."
-            traceback.clear_frames(error.__traceback__)  # whose tensors would else outlive the release
+            traceback.clear_frames(error.__traceback__)  # they hold the question's tensors
         else:
             return
         self._prefixes.forget()

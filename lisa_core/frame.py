@@ -56,7 +56,7 @@ class SamEncoding(NamedTuple):
 
 @dataclass(eq=False)
 class Encoded:
-    """What one engine has made of a frame, on its device; what is missing is made when it is needed.
+    """A frame as one engine has encoded it, on its device; what is None is encoded when it is needed.
 
     Attributes:
         visual: for the language model.
@@ -74,5 +74,5 @@ class Encoded:
         return tokens + (self.sam.embedding.nbytes if self.sam is not None else 0)
 
     def empty(self) -> None:
-        """Gives the device memory back, and what was read about the frame."""
+        """Frees the device memory, the copy of the frame's keys and values included."""
         self.visual = self.sam = None

@@ -46,7 +46,7 @@ class Generator:
 
     @property
     def records(self) -> bool:
-        """Whether a token of one text is a recorded step; of several texts it never is."""
+        """Whether decoding one text replays recorded steps; decoding several at once never does."""
         return self._stepper.records
 
     def check_length(self, ids: Sequence[int]) -> None:
@@ -104,7 +104,7 @@ class Generator:
         return token == self._end_id
 
     def read_together(self, asked: Sequence[tuple[Visual, Sequence[int]]]) -> list[Text]:
-        """Reads several prompts in one pass; what the frames' own cache holds of each is copied, not read again.
+        """Reads several prompts in one pass; prefixes that the prefix cache holds are copied, not read again.
 
         Raises:
             PromptError: one is longer than the context.
@@ -122,7 +122,7 @@ class Generator:
         return texts
 
     def _read_shared(self, visual: Visual, prompts: Sequence[Sequence[int]]) -> None:
-        """Reads once what all prompts about a frame begin with, if that is new and there are several."""
+        """Reads the common prefix of several prompts about a frame into the prefix cache, if it is not there yet."""
         self._prefixes.switch_to(visual)
         shared = prompts[0][: min(common_length(prompts[0], ids) for ids in prompts)]
         if len(prompts) > 1 and common_length(self._prefixes.ids, shared) < len(shared):
@@ -153,7 +153,7 @@ class Generator:
         embeddings = self._language.embed_tokens(wanted.clamp(min=0))
         seen = sum(token == IMAGE_ID for token in ids[:start])
         if seen < len(visual.tokens):
-            first = ids.index(IMAGE_ID, start) - start  # from here on they stand together
+            first = ids.index(IMAGE_ID, start) - start  # the visual tokens stand together
             embeddings[first : first + len(visual.tokens) - seen] = visual.tokens[seen:].to(embeddings.dtype)
         return embeddings
 

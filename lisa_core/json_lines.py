@@ -8,7 +8,7 @@ from typing import Any
 
 
 def encoded(content: Mapping[str, Any]) -> bytes:
-    """JSON in one line, without its end; what is no UTF-8, as names of files may be, is read back as it was."""
+    """JSON in one line, without a line end; file names that are no UTF-8 survive the round trip."""
     return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
 
 
@@ -26,10 +26,10 @@ def whole_lines(path: Path) -> list[bytes]:
 
 
 class JsonLines:
-    """A file that lines are added to; read `whole_lines` first, which makes room for them."""
+    """A file that lines are appended to; call `whole_lines` first, which cuts off a torn last line."""
 
     def __init__(self, path: Path) -> None:
-        """Opens it, anew or to go on; raises OSError if it cannot be written."""
+        """Creates it, or opens it to append; raises OSError if it cannot be written."""
         self._file = path.open("ab")
 
     @property
@@ -44,5 +44,5 @@ class JsonLines:
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Closes the file, which stays to be gone on with."""
+        """Closes the file; it can be opened again to append."""
         self._file.close()

@@ -1,4 +1,4 @@
-"""A checked checkpoint becomes a model on a device, one tensor at a time, so that it never stands there twice."""
+"""Loads a checked checkpoint to a device one tensor at a time, so that no two copies of it are in memory."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -46,12 +46,12 @@ def resolve_device(device: str | None) -> torch.device:
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:
-    """Kernels of our own start on the GPU that is current in their thread: this one, within."""
+    """A context in which this GPU is the thread's current one: that is where our own kernels are launched."""
     return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether the GPU has failed so that this process can use it no more: it says so to whatever it is asked then."""
+    """Whether the GPU has failed for good in this process: then every call to it fails, a synchronisation too."""
     if device.type != "cuda":
         return False
     try:
@@ -62,7 +62,7 @@ def is_lost(device: torch.device) -> bool:
 
 
 def resolve_precision(precision: str, device: torch.device, quantised: bool = False) -> ResolvedPrecision:
-    """What `auto` means on a device: nf4 on a GPU, fp32 on the CPU; of a checkpoint stored in NF4, nf4 on both."""
+    """The precision that is meant. `auto` is nf4 on a GPU and fp32 on the CPU; nf4 if the checkpoint is stored so."""
     if quantised and precision not in ("auto", "nf4"):
         raise CheckpointError(
             f"This checkpoint is stored in 4 bit, so its precision is nf4, not {precision}; for that give the original."
@@ -76,7 +76,7 @@ def resolve_precision(precision: str, device: torch.device, quantised: bool = Fa
 
 
 def compute_dtype(precision: ResolvedPrecision, device: torch.device) -> torch.dtype:
-    """What activations are in: for 4 and 8 bit fp16 on a GPU, as in the reference, and fp32 on the CPU."""
+    """The dtype of activations; with 4 and 8 bit weights fp16 on a GPU, as in the reference, and fp32 on the CPU."""
     if precision in _DTYPES:
         return _DTYPES[precision]
     return torch.float16 if device.type == "cuda" else torch.float32
@@ -90,7 +90,7 @@ def load(
     *,
     to_learn: bool = False,
 ) -> Lisa:
-    """Streams the weights in. `precision` is resolved; bf16 on a CPU is in an order for answers, if not `to_learn`.
+    """Streams the weights in. On a CPU bf16 weights are packed for inference (`linear.pack`) unless `to_learn`.
 
     Raises:
         CheckpointError: a file turned out damaged, or the precision does not run on the device.
@@ -129,7 +129,7 @@ def load(
 
 
 def _try_device(device: torch.device) -> None:
-    """Has it add two numbers, lest what fails later is blamed for a GPU that is taken, unknown to torch or broken."""
+    """Adds two numbers there, so that a GPU that is taken, unknown to torch or broken is named as the cause."""
     try:
         (torch.ones(1, device=device) + 1).item()
     except RuntimeError as error:

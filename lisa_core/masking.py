@@ -1,4 +1,4 @@
-"""From the hidden states behind the `[SEG]`s to masks of the source image."""
+"""From the hidden states of `[SEG]` tokens to masks of the source image."""
 
 import contextlib
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from lisa_core.stopwatch import Stopwatch
 
 
 class Masker:
-    """SAM, which encodes a frame once, and again only where memory could not keep it.
+    """SAM: encodes a frame once, and again only if there was no memory to keep the embedding.
 
-    On the CPU it does so when the first mask is wanted. With something to do it beside, it begins when it is told to,
-    and gives way to what is waited for.
+    On the CPU it encodes when the first mask is needed. On a GPU (`beside`) it starts with the answer, and with a lower
+    priority.
     """
 
     def __init__(
@@ -45,10 +45,10 @@ class Masker:
         self._decoder = Replayed(lambda seen, prompts: (*model.sam.decode(seen, prompts),), capture_for())
 
     def begin(self, frame: Encoded, watch: Stopwatch) -> None:
-        """Begins to encode a frame beside the language model's next tokens, where that can be."""
+        """Starts to encode a frame beside the decoding of its answer, where the device can do both."""
         if self._beside is None or frame.sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
-        with contextlib.suppress(torch.OutOfMemoryError):  # an answer without a mask does without it
+        with contextlib.suppress(torch.OutOfMemoryError):  # the answer may need no mask
             frame.sam = self._start(frame)
         watch.lap("sam")
 
@@ -83,7 +83,7 @@ class Masker:
         return encoded
 
     def _start(self, frame: Encoded) -> SamEncoding:
-        """On a GPU always beside: what is recorded must not run twice at once."""
+        """Encodes; on a GPU always on the side stream, for the recorded graph must not run twice at the same time."""
         size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
         if self._beside is None:
             return SamEncoding(self._encode(frame), size, _nothing_to_wait_for)
@@ -102,4 +102,4 @@ class Masker:
 
 
 def _nothing_to_wait_for() -> None:
-    """The CPU has done it."""
+    """On the CPU a result is there as soon as the function returns."""

@@ -1,4 +1,4 @@
-"""What frames and the texts read about them hold beside the weights, kept within a limit."""
+"""Keeps the memory of encoded frames and KV caches within a limit."""
 
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary, WeakSet
@@ -9,10 +9,10 @@ from lisa_core.model.language import KVCache
 
 
 class FrameMemory:
-    """What an engine has made of the frames that somebody holds; the least recently used give way first.
+    """The encodings of all frames that the caller still holds; the least recently used are dropped first.
 
     Args:
-        room: bytes that frames and KV caches may take together; inf: any.
+        room: bytes that encodings and KV caches may take together; inf: no limit.
     """
 
     def __init__(self, room: float) -> None:
@@ -22,7 +22,7 @@ class FrameMemory:
         self._caches: WeakSet[KVCache] = WeakSet()
 
     def use(self, frames: Sequence[Frame]) -> list[Encoded]:
-        """What there is of these frames, which are left alone until the next call."""
+        """The encodings of these frames, complete or not; they are not dropped until the next call."""
         self._in_use = WeakSet(frames)
         for frame in dict.fromkeys(frames):
             self._encoded[frame] = self._encoded.pop(frame, Encoded(frame.image))
@@ -33,7 +33,7 @@ class FrameMemory:
         self._caches.add(cache)
 
     def frames(self) -> int:
-        """Bytes of what was made of frames."""
+        """Bytes of all encodings."""
         return sum(encoded.held for encoded in self._encoded.values())
 
     def kv_caches(self) -> int:
@@ -41,7 +41,7 @@ class FrameMemory:
         return sum(cache.nbytes for cache in self._caches)
 
     def has_room(self, size: int) -> bool:
-        """Whether so many bytes more fit, now that idle frames were emptied as far as that takes."""
+        """Whether so many bytes more fit, after dropping as many idle frames' encodings as needed."""
         for frame, encoded in self._encoded.items():
             if self._fits(size):
                 break
@@ -50,7 +50,7 @@ class FrameMemory:
         return self._fits(size)
 
     def make_room(self, size: int) -> None:
-        """Empties idle frames until so many bytes fit; raises OutOfMemoryError if they never do."""
+        """Drops encodings of idle frames until so many bytes fit; raises OutOfMemoryError if they never do."""
         if not self.has_room(size):
             raise OutOfMemoryError(
                 f"The memory limit leaves no room for {size / 2**20:.1f} MiB more;"

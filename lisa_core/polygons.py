@@ -1,7 +1,7 @@
-"""Masks as the polygons of ReasonSeg's format, which give every pixel of them back.
+"""Masks as polygons in ReasonSeg's format, from which every pixel can be restored.
 
-The format knows no holes: it draws each polygon filled, and its outline. So the outline of a hole is joined to the
-one around it by a line there and back, which the rule of even and odd crossings fills with nothing.
+The format has no holes: each polygon is drawn filled (even-odd rule), and its outline on top. So the outline of a hole
+is joined to the one around it by a line there and back, which encloses nothing.
 """
 
 from collections import defaultdict
@@ -15,14 +15,14 @@ Polygon = list[list[int]]
 """x, y in px, at least three."""
 
 LONGEST_OUTLINE = 2_000_000
-"""px; to draw a longer one takes seconds, and the largest pictures have none of it."""
+"""px; drawing a longer one takes seconds, and no real picture needs it."""
 
 _PAIRS = 1 << 20
 """Distances that are computed at once."""
 
 
 def outline_of(points: NDArray[np.float64]) -> float:
-    """How long the outline of (n, 2) points is in px, from the last back to the first; nan if a point is nowhere."""
+    """Length in px of the closed outline of (n, 2) points; nan if a point is not finite."""
     steps = np.abs(points - np.roll(points, -1, axis=0))
     return float(steps.max(axis=1).sum())
 
@@ -45,7 +45,7 @@ def polygons_of(mask: NDArray[np.bool_]) -> list[Polygon]:
 
 @dataclass(frozen=True)
 class _Joint:
-    """From a corner of one ring to a corner of a hole, each by its number."""
+    """A line from a corner of one ring to a corner of a hole; rings and corners by index."""
 
     ring: int
     here: int
@@ -54,7 +54,7 @@ class _Joint:
 
 
 def _joined(ring: NDArray[np.int32], holes: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """The ring and its holes as one line, joined where they are nearest: no shorter way could leave the mask."""
+    """The ring and its holes as one line, joined where they are nearest, so that no joint leaves the mask."""
     rings = [ring, *holes]
     joints = _nearest_first(rings)
     at: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
@@ -62,7 +62,7 @@ def _joined(ring: NDArray[np.int32], holes: list[NDArray[np.int32]]) -> NDArray[
         at[joint.ring, joint.here].append(joint.hole)
     lines: dict[int, list[NDArray[np.int32]]] = {}
     starts = [(joint.hole, joint.there) for joint in joints]
-    for number, start in ((0, 0), *starts)[::-1]:  # what is joined to a hole was joined later than that
+    for number, start in ((0, 0), *starts)[::-1]:  # a ring joined to a hole comes after it in `joints`
         line = lines[number] = []
         for corner in (*range(start, len(rings[number])), *range(start)):
             point = rings[number][corner : corner + 1]
@@ -74,9 +74,9 @@ def _joined(ring: NDArray[np.int32], holes: list[NDArray[np.int32]]) -> NDArray[
 
 
 def _nearest_first(rings: list[NDArray[np.int32]]) -> list[_Joint]:
-    """What joins all to the first, the shortest way first, as Prim finds a shortest tree.
+    """Joints that connect all rings to the first, by Prim's algorithm for a minimum spanning tree.
 
-    Each corner that waits knows the nearest one that is joined, so it looks only at those that were joined last.
+    Each unjoined corner remembers its nearest joined one, so it is compared only with those that were joined last.
     """
     corners = np.concatenate(rings).astype(np.int64)
     owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])

@@ -1,4 +1,4 @@
-"""A camera's image as the two encoders want it, to the pixel as the reference does.
+"""Prepares a camera's image for the two encoders, equal to the reference to the pixel.
 
 CLIP sees the centre: the shortest side resized to its input size (PIL bicubic), then a square cut out of the middle.
 SAM sees all: the longest side resized to 1024 (PIL bilinear), padded right and bottom.
@@ -63,7 +63,7 @@ def check_image(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def for_clip(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> Tensor:
-    """(size, size, 3) uint8 on the device: the centre of a (H, W, 3) RGB image, at CLIP's input size."""
+    """The centre of a (H, W, 3) RGB image at CLIP's input size: (size, size, 3) uint8 on the device."""
     image = _without_far_ends(rgb)
     source_height, source_width = image.shape[:2]
     if source_width < source_height:
@@ -75,13 +75,13 @@ def for_clip(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) ->
 
 
 def for_sam(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> tuple[Tensor, SamSize]:
-    """(h, w, 3) uint8 on the device: a (H, W, 3) RGB image, its longest side at SAM's input size."""
+    """A (H, W, 3) RGB image with its longest side at SAM's input size: (h, w, 3) uint8 on the device."""
     fitted = sam_size(rgb, size)
     return _resized(rgb, fitted.resized, "bilinear", device), fitted
 
 
 def sam_size(rgb: NDArray[np.uint8], size: int) -> SamSize:
-    """Of a (H, W, 3) image in SAM's square input."""
+    """How large a (H, W, 3) image is in SAM's square input."""
     source = (rgb.shape[0], rgb.shape[1])
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
@@ -100,9 +100,9 @@ def sam_input(pixels: Tensor, size: int) -> Tensor:
 
 
 def _resized(rgb: NDArray[np.uint8], size: tuple[int, int], kind: Filter, device: torch.device) -> Tensor:
-    """(h, w, 3) uint8 of (H, W, 3): by PIL, or on another device by what computes the same."""
+    """(H, W, 3) -> (h, w, 3) uint8: by PIL, or on a GPU by `resizing`, which gives the same bytes."""
     if device.type != "cpu":
-        pixels = torch.from_numpy(rgb).pin_memory()  # or the host would wait here for all that the device has to do
+        pixels = torch.from_numpy(rgb).pin_memory()  # else the host would wait here until the GPU is idle
         return resized(pixels.to(device, non_blocking=True), size, kind)
     filters = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
     return torch.from_numpy(np.array(Image.fromarray(rgb).resize(size[::-1], filters[kind])))
@@ -122,6 +122,6 @@ def _normalised(pixels: Tensor, scale: float, mean: tuple[float, ...], std: tupl
 
 @cache
 def _by_channel(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """(3, 1, 1) on the device, made there once: the host waits for it."""
+    """(3, 1, 1) on the device; made once, because the host waits for the copy."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device).view(-1, 1, 1)

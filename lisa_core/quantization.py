@@ -1,7 +1,7 @@
-"""Which layers become 4 or 8 bit, and how a weight becomes one, layer by layer while a checkpoint streams in.
+"""Which layers become 4 or 8 bit, and how each weight is quantised while a checkpoint streams in.
 
-As the reference does it: NF4 with double quantisation (Dettmers et al. 2023, QLoRA) or LLM.int8 (Dettmers et al.
-2022), both by bitsandbytes, for every linear layer but SAM's and CLIP's; the reference's code for v0 leaves two more.
+As in the reference: NF4 with double quantisation (Dettmers et al. 2023, QLoRA) or LLM.int8 (Dettmers et al.
+2022), both by bitsandbytes, for every linear layer but SAM's and CLIP's; in v0 two more stay as they are.
 """
 
 import logging
@@ -79,7 +79,7 @@ def make_quantised(model: nn.Module, layout: Layout, precision: Quantised, compu
 
 
 def widen(model: nn.Module) -> None:
-    """Makes 4-bit layers that compute in fp16 compute in bf16, for training: small gradients are nothing in fp16."""
+    """Lets 4-bit layers that compute in fp16 compute in bf16, for training: fp16 rounds small gradients to zero."""
     layers: list[Any] = [
         module for module in model.modules() if isinstance(module, import_bitsandbytes().nn.Linear4bit)
     ]
@@ -100,7 +100,7 @@ def quantised_weight(weight: Tensor, precision: Quantised, device: torch.device)
 
 
 def rounded(weight: Tensor) -> Tensor:
-    """What NF4 keeps of a weight (out, in), where it is and in its dtype."""
+    """A weight (out, in) after a round trip through NF4, on its device and in its dtype."""
     values, state = import_bitsandbytes().functional.quantize_4bit(
         weight.half(), quant_type="nf4", compress_statistics=True
     )
@@ -108,7 +108,7 @@ def rounded(weight: Tensor) -> Tensor:
 
 
 def statistics_of(weight: nn.Parameter) -> dict[str, Tensor]:
-    """What an NF4 weight is restored from besides its 4-bit values, on the host, by bitsandbytes' names for it."""
+    """The tensors that an NF4 weight is restored from besides its 4-bit values, on the host, by bitsandbytes' names."""
     state: Any = vars(weight)["quant_state"]
     return {name: tensor.cpu() for name, tensor in state.as_dict(packed=True).items()}
 
@@ -156,10 +156,10 @@ def _is(tensor: Tensor, dtype: torch.dtype, count: int) -> bool:
 
 
 def expand_statistics(weight: nn.Parameter) -> None:
-    """Undoes an NF4 weight's double quantisation: its scales stand there as they are multiplied with, bit for bit.
+    """Undoes an NF4 weight's double quantisation: the same scales, bit for bit, as fp32 numbers.
 
-    Else every product would restore them first, two kernels more for each layer and token. It takes 3 bytes more for
-    each 64 weights.
+    Without this every product would compute them first, by two more kernels for each layer and token. They take 3
+    bytes more for each 64 weights.
     """
     bnb = import_bitsandbytes()
     state: Any = vars(weight)["quant_state"]
@@ -207,7 +207,7 @@ def stored_bytes(parameter: nn.Parameter) -> int:
 
 @cache
 def _nf4_linear() -> type[nn.Module]:
-    """Bitsandbytes' layer, whose products on a GPU are ours, for one row those of several layers at once."""
+    """Bitsandbytes' layer with our own products on a GPU, which for one row may be those of several layers at once."""
     bnb = import_bitsandbytes()
 
     class Nf4Linear(bnb.nn.Linear4bit):  # type: ignore[misc, name-defined]
@@ -230,7 +230,7 @@ def _nf4_linear() -> type[nn.Module]:
 
 
 def _products(states: Tensor, layers: Sequence[Any]) -> list[Tensor] | None:
-    """By kernels of ours, what several layers make of (..., in_features); None where bitsandbytes has to do it."""
+    """The outputs of several layers for (..., in_features) by our own kernels; None where bitsandbytes is needed."""
     if states.device.type != "cuda" or not torch.is_inference_mode_enabled():
         return None
     kept = [layer.weight.quant_state for layer in layers]

@@ -12,8 +12,8 @@ class Question:
     """What `LisaEngine.ask` was given.
 
     Attributes:
-        ids: of the whole conversation, `IMAGE_ID` once where the image stands.
-        prompt: the same, `IMAGE_ID` once for each visual token.
+        ids: token ids of the whole conversation, one `IMAGE_ID` where the image stands.
+        prompt: the same with one `IMAGE_ID` for each visual token.
         on_token: called with the answer's new text as it comes.
         on_stage: called with "answering" and "masking" when each begins.
         cancel: set from any thread to end it within one token.

@@ -1,4 +1,4 @@
-"""An answer while it is being said: its tokens, its words as they grow, and the states that ask for masks."""
+"""An answer while it is decoded: its tokens, its words so far, and the hidden states behind its `[SEG]`s."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ from lisa_core.tokenizer import Tokenizer
 
 
 class Reply:
-    """Collects the tokens of one answer and tells its text as it grows.
+    """Collects the tokens of one answer and passes new text on as it comes.
 
     Attributes:
         ids: the tokens so far.
@@ -46,6 +46,6 @@ class Reply:
         self.states = [hidden]
 
     def end(self) -> None:
-        """Tells what has not been told yet."""
+        """Passes on the text that was held back as half a character."""
         if self._on_token is not None and (rest := self.text[len(self._told) :]):
             self._on_token(rest)

@@ -1,4 +1,4 @@
-"""Pillow's resizing on a GPU, to the bit: there the host, which takes milliseconds for it, is what an answer waits for.
+"""Pillow's resizing on a GPU, equal to the bit. On the host it takes milliseconds, for which the GPU would idle.
 
 Source: Pillow's `Resample.c`. Weights are rounded to 22 bits, columns are resized first, rows then, and both round to
 bytes.
@@ -33,7 +33,7 @@ def _along(lines: Tensor, count: int, kind: Filter) -> Tensor:
     """(N, M, 3) uint8 -> (count, M, 3) uint8."""
     first, weights = _weights(len(lines), count, kind, lines.device)
     if lines.is_cuda:
-        for kept in (first, weights):  # on this stream, too, when they are no longer
+        for kept in (first, weights):  # the cache may drop them while this stream still reads them
             kept.record_stream(torch.cuda.current_stream(lines.device))
     total = torch.full((count, *lines.shape[1:]), 1 << (_BITS - 1), dtype=torch.int32, device=lines.device)
     for tap, weight in enumerate(weights):  # past the end they are zero
@@ -43,7 +43,7 @@ def _along(lines: Tensor, count: int, kind: Filter) -> Tensor:
 
 @lru_cache(maxsize=32)
 def _weights(source: int, target: int, kind: Filter, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(target,) which pixel each begins with, and (taps, target) int32 by how much it and those after it count."""
+    """Of each target pixel its first source pixel, (target,), and the weights from there on, (taps, target) int32."""
     scale = source / target
     wider = max(scale, 1.0)
     support = _SUPPORT[kind] * wider

@@ -1,11 +1,10 @@
-"""A checkpoint stored anew in 4 bit: about a third of the size, ready to be mapped into memory and used as it lies.
+"""Stores a checkpoint in 4 bit: about a third of the size, and loaded by memory mapping.
 
 The folder holds what the official v1 layout holds, in safetensors, with the vision tower in a folder of its own. Each
 quantised weight lies beside its statistics under the names that bitsandbytes and transformers use.
 
-On a CPU a model's 4-bit values stay in these files: nothing is read before it is used, and the system can take the
-memory back. So files of a model in use may be removed or replaced by renaming, as is done here, but must not be
-written over in place; the same holds for a program's libraries.
+On a CPU the 4-bit values of a loaded model stay in these files: pages are read when they are used, and the system can
+drop them again. So the files of a model in use may be removed, or replaced by renaming as here, but never overwritten.
 """
 
 import errno
@@ -29,7 +28,7 @@ from lisa_core.model.lisa import Lisa, released_name
 from lisa_core.options import CHECKPOINT
 
 _SHARD = 1 << 30
-"""Bytes of one file at most, and so of what stands in memory before it is written."""
+"""Most bytes of one file, and so of what waits in memory to be written."""
 
 _QUANTISATION = {
     "quant_method": "bitsandbytes",

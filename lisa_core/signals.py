@@ -1,4 +1,4 @@
-"""Being told to end: in order, and not while another process is made."""
+"""Signals that end a process: they unwind it in order, and wait while another process is started."""
 
 import signal
 import sys
@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-"""What tells a process to end."""
+"""Signals that end a process."""
 
 
 @contextmanager
 def ended_in_order() -> Iterator[None]:
-    """Being terminated or hung up unwinds as Ctrl-C does, or files would stay; ignored, as under nohup, it stays so."""
+    """SIGTERM and SIGHUP unwind the stack as Ctrl-C does, so that temporary files go; an ignored one stays ignored."""
     before = {name: signal.getsignal(name) for name in (signal.SIGTERM, signal.SIGHUP)}
     for name, handler in before.items():
         if handler is not signal.SIG_IGN:
@@ -26,11 +26,11 @@ def ended_in_order() -> Iterator[None]:
 
 @contextmanager
 def postponed() -> Iterator[None]:
-    """What tells this process to end is obeyed after the block, in which processes are made.
+    """Delays signals that end this process until after the block, which starts other processes.
 
-    In the middle of a fork Python drops what a handler raises, and the new process would obey the handlers of this one.
+    Python drops an exception that a handler raises during a fork, and the new process would run this one's handlers.
     """
-    if threading.current_thread() is not threading.main_thread():  # no handler runs in it
+    if threading.current_thread() is not threading.main_thread():  # handlers run in the main thread only
         yield
         return
     came: list[int] = []

@@ -1,7 +1,8 @@
-"""Tokens after those that a cache holds, read by recorded steps where the device can (`cuda_graphs`).
+"""Reads tokens into a KV cache, by recorded steps where the device can record (`cuda_graphs`).
 
-A step is recorded for one token, and for texts of a few lengths, which shorter ones fill up: what they are filled up
-with stands behind them in the cache, where nothing sees it before the next token takes its place.
+Steps are recorded for one token, and for texts of a few lengths. A shorter text is padded to the next of these lengths.
+The padding's keys and values land in the cache behind the text, where the attention mask hides them until later tokens
+overwrite them.
 """
 
 from collections.abc import Callable
@@ -15,15 +16,16 @@ from lisa_core.errors import is_out_of_memory
 from lisa_core.model.language import KVCache, Language
 
 _SHORT, _LENGTH = 32, 64
-"""Recorded lengths are 1, the first of these, and all multiples of the second."""
+"""Recorded lengths are 1, `_SHORT` and the multiples of `_LENGTH`: a question on a known frame fits into `_SHORT`, and
+products of up to 32 rows read 4-bit weights directly."""
 
 
 class Step(NamedTuple):
-    """What a text ends with.
+    """The end of a text that was read.
 
     Attributes:
         hidden: (1, width) state of its last token, after the last norm.
-        token: (1,) the next token, greedily, on the device; None if that is still to be computed.
+        token: (1,) the most likely next token, on the device; None if it has not been computed yet.
     """
 
     hidden: Tensor
@@ -31,12 +33,11 @@ class Step(NamedTuple):
 
 
 class Stepper:
-    """Reads tokens after those that a cache holds.
+    """Reads tokens into a KV cache.
 
     Args:
         language: the model.
-        new_capture: makes what captures the steps of one cache, and shares their memory; None: everything is launched
-            kernel by kernel.
+        new_capture: called for each new cache, returns what records the steps on it, or None where nothing is recorded.
     """
 
     def __init__(self, language: Language, new_capture: Callable[[], Capture | None]) -> None:
@@ -45,21 +46,21 @@ class Stepper:
         self._capture = new_capture()
         self._cache: KVCache | None = None
         self._recorded: dict[int, Recorded] = {}
-        self._too_long: set[int] = set()  # lengths that there was no memory to record for this cache
+        self._too_long: set[int] = set()  # lengths that memory did not suffice to record for this cache
 
     @property
     def records(self) -> bool:
-        """Whether steps are recorded: the device can, and nothing has gone wrong so far."""
+        """Whether steps are recorded: the device can record, and no recording has failed so far."""
         return self._capture is not None and can_record()
 
     def end(self, start: int, count: int) -> int:
-        """How many positions of a cache it takes to read so many tokens after the first `start`."""
+        """The cache positions that are written, padding included, when `count` tokens are read after `start` others."""
         return start + (count if self._capture is None else _length(count))
 
     def read(self, embeddings: Tensor, cache: KVCache, start: int) -> Step:
-        """Reads T tokens (T, width) that stand at `start` and after; their keys and values are cached."""
+        """Reads T tokens, (T, width) embeddings, into the cache, after the `start` tokens that it holds."""
         count = len(embeddings)
-        if self._capture is not None and self._cache is not cache:  # lets go of all that was recorded for the last one
+        if self._capture is not None and self._cache is not cache:  # drops all that was recorded for the last cache
             self._cache, self._recorded, self._too_long, self._capture = cache, {}, set(), self._new_capture()
         if self._capture is None or not can_record() or self.end(start, count) > cache.capacity:
             return Step(self._language(embeddings, cache, start)[-1:], None)
@@ -72,9 +73,10 @@ class Stepper:
         return Step(*recorded(embeddings, _place(start, count)))
 
     def _record(self, capture: Capture, embeddings: Tensor, cache: KVCache, start: int, hidden: Tensor) -> None:
-        """Records what was just done; after what cannot be recorded, or goes wrong, nothing is ever tried again.
+        """Records the step that was just done without a graph.
 
-        Where only memory is short, shorter texts still may be, and all of them for another cache.
+        If it fails, nothing is recorded any more, except when only memory was short: then only texts of this length
+        are not recorded for this cache.
         """
         count = len(embeddings)
         filled = embeddings.new_zeros(_length(count), embeddings.shape[1])
@@ -94,16 +96,16 @@ class Stepper:
                 self._too_long.add(len(filled))
                 return
             self._capture, self._recorded, self._cache = None, {}, None
-            language(embeddings, cache, start)  # a replay that went wrong may have written anything to the cache
+            language(embeddings, cache, start)  # a broken replay may have written anything to the cache
 
 
 def _length(count: int) -> int:
-    """The recorded length that so many tokens are filled up to."""
+    """The recorded length that a text of so many tokens is padded to."""
     if count == 1:
         return 1
     return _SHORT if count <= _SHORT else -(-count // _LENGTH) * _LENGTH
 
 
 def _place(start: int, count: int) -> Tensor:
-    """(2,) int64: where a text begins, and which of its tokens is the last."""
+    """(2,) int64: position of a text's first token, and the index of its last token in the text."""
     return torch.tensor([start, count - 1])

@@ -1,7 +1,7 @@
-"""Several questions at once: one pass over the weights for a token of each.
+"""Answers several questions at once: one pass over the weights decodes one token of each.
 
-A question that has said its last word gets its masks and ends, and one that was cancelled ends, while the others go
-on; what either held is free for them.
+A question whose answer is complete gets its masks and ends while the others go on, and so does a cancelled one; its KV
+cache is freed at once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -25,10 +25,10 @@ class Asked:
     """One of several questions.
 
     Attributes:
-        index: which.
-        frame: its own, encoded.
-        visual: the same to the language model.
-        reply: the answer as it is said.
+        index: its place among the questions.
+        frame: its frame, encoded.
+        visual: the frame for the language model.
+        reply: the answer so far.
     """
 
     index: int
@@ -42,8 +42,8 @@ class Together:
     """Answers questions together and ends each as soon as it can.
 
     Args:
-        limits: of each question.
-        watch: told the stages of all together.
+        limits: of each answer.
+        watch: measures the stages of all together.
         end: called once for each question, with its segments, or with None for one that was cancelled.
     """
 
@@ -86,7 +86,7 @@ class Together:
         return dict(zip(asked, texts, strict=True))
 
     def _decode(self, going: dict[Asked, Text]) -> None:
-        """Until all have ended; who has is taken out at once, for nobody else shall hold its cache."""
+        """Decodes until all have ended. One that has is removed from `going`, the only place that holds its cache."""
         self._leave(going)
         while going:
             said = dict(zip(going, self._generator.next_tokens(list(going.values())), strict=True))
@@ -103,7 +103,7 @@ class Together:
             self._leave(going)
 
     def _leave(self, going: dict[Asked, Text]) -> None:
-        """Takes out those that were cancelled."""
+        """Removes cancelled questions."""
         for one in going.keys() - self._still_asked(list(going)):
             del going[one]
 
@@ -113,7 +113,7 @@ class Together:
         return self._generator.is_last(token) or said >= min(self._limits.new_tokens, room)
 
     def _still_asked(self, questions: Iterable[Asked]) -> list[Asked]:
-        """Those that were not cancelled; the others end."""
+        """The questions that were not cancelled; ends the others."""
         kept = []
         for one in questions:
             if one.question.cancel.is_set():
@@ -123,7 +123,7 @@ class Together:
         return kept
 
     def _finish(self, over: Sequence[Asked]) -> None:
-        """Gives each the masks it asked for, those of a frame as one batch, and ends it."""
+        """Decodes the masks of each question, those of one frame as one batch, and ends it."""
         of_frame: dict[Encoded, list[Asked]] = {}
         for one in over:
             of_frame.setdefault(one.frame, []).append(one)

@@ -1,4 +1,4 @@
-"""Where kernels of our own run: on a GPU, for answers, if Triton is there and can compile them."""
+"""When our own Triton kernels are used: on a GPU, in inference, if Triton is installed and can compile them."""
 
 import importlib
 import logging
@@ -13,7 +13,7 @@ _DEVICE = "cuda"
 
 
 def kernels_for(states: Tensor, module: Literal["kernels", "sam_kernels"] = "kernels") -> ModuleType | None:
-    """That module, or None where torch's own operations have to do: elsewhere, and for training."""
+    """The module with kernels, or None where torch's operations are used: on a CPU, and for training."""
     if states.device.type != _DEVICE or not torch.is_inference_mode_enabled():
         return None
     return _kernels(module, states.device)

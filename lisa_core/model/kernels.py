@@ -1,6 +1,6 @@
-"""Triton kernels of the language model on a GPU: what takes torch a dozen launches is one here.
+"""Triton kernels of the language model on a GPU, each in place of about a dozen of torch's.
 
-A token's step is bound by launches and by reading the weights once. Import this module by `gpu.kernels_for` only, for
+A decoding step is bound by kernel launches and by reading the weights once. Import this module by `gpu.kernels_for`:
 Triton is not everywhere. Source of the attention: Milakov and Gimelshein 2018, "Online normalizer calculation".
 """
 
@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 _PARTS, _SEEN = 8, 64
-"""A head's attention is shared by so many, which look at so many tokens at a time."""
+"""Blocks that share a head's attention, and tokens that each reads at a time."""
 
 
 def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -23,7 +23,7 @@ def rms_norm(states: Tensor, weight: Tensor, eps: float) -> Tensor:
 
 
 def sum_and_norm(states: Tensor, more: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum of two (..., width), rounded as theirs are, and that normed as by `rms_norm`."""
+    """The sum of two (..., width), rounded to their dtype, and its `rms_norm`."""
     width = states.shape[-1]
     rows, others = (tensor.reshape(-1, width).contiguous() for tensor in (states, more))
     total, out = torch.empty_like(rows), torch.empty_like(rows)
@@ -50,17 +50,17 @@ def rotate_and_store(
     keys: Tensor,
     values: Tensor,
 ) -> Tensor:
-    """Turns T queries and keys by their positions, and stores keys and values there.
+    """Rotates T queries and keys by their positions, and stores keys and values in the cache.
 
     Args:
         query: (T, heads * head_width).
         key, value: (T, kv_heads * head_width).
         rotation: cosines and sines, (T, head_width) each.
-        places: (T,) int64, the token's positions, on the device.
+        places: (T,) int64 positions of the tokens, on the device.
         keys, values: (kv_heads, capacity, head_width), written to.
 
     Returns:
-        (heads, T, head_width) turned queries.
+        (heads, T, head_width) rotated queries.
     """
     tokens, width = len(query), keys.shape[2]
     heads, kv_heads = query.shape[1] // width, keys.shape[0]
@@ -73,10 +73,10 @@ def rotate_and_store(
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Tensor:
-    """One token's attention to all up to itself.
+    """One token's attention to all tokens up to itself.
 
     Args:
-        query: (heads, 1, head_width), turned.
+        query: (heads, 1, head_width), rotated.
         keys, values: (kv_heads, capacity, head_width), its own included.
         position: (1,) int64 of the token, on the device.
 
@@ -96,7 +96,7 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Ten
 
 
 def try_on(device: torch.device) -> None:
-    """Runs every kernel once; raises whatever keeps one from it."""
+    """Runs every kernel once; raises if one does not compile or run."""
     states, places = torch.ones(1, 16, device=device), torch.zeros(1, dtype=torch.long, device=device)
     cache = torch.zeros(1, 1, 16, device=device)
     query = rotate_and_store(states, states, states, (states, states), places, cache, cache.clone())

@@ -98,9 +98,9 @@ class Language(nn.Module):
         return self._through(embeddings, attend)
 
     def step(self, embeddings: Tensor, cache: KVCache, position: Tensor) -> Tensor:
-        """`forward` of T tokens (T, width); where the first stands, (1,) int64, only the device has to know.
+        """`forward` of T tokens (T, width) whose first position, (1,) int64, only the device knows.
 
-        They look at all of the cache behind a mask, so that the same kernels do it at every position (a CUDA graph).
+        They attend to the whole cache behind a mask, so that the same kernels serve every position (a CUDA graph).
         """
         places = position + torch.arange(len(embeddings), device=embeddings.device)
         rotation = self.rotation(places, embeddings)
@@ -142,7 +142,7 @@ class Language(nn.Module):
         return self._through(embeddings, lambda attention, _, states: attention.uncached(states, rotation, visible))
 
     def _through(self, states: Tensor, attend: Callable[["_Attention", int, Tensor], Tensor]) -> Tensor:
-        """The states after all layers and the last norm; `attend` is given a layer's attention and its number."""
+        """The states after all layers and the last norm; `attend` is called with a layer's attention and number."""
         more = None
         for index, layer in enumerate(self.layers):
             assert isinstance(layer, _Layer)
@@ -207,9 +207,9 @@ class _Layer(nn.Module):
         self.mlp = _Mlp(shape)
 
     def forward(self, states: Tensor, more: Tensor | None, attend: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
-        """The states and what is to be added to them, so that a norm sums on its way; `more` is the layer's before.
+        """Returns the states and a summand that the next norm adds, so that one kernel can add and normalise.
 
-        `attend` is one of the ways of `self_attn`.
+        `more` is the summand of the layer before; `attend` calls one of the methods of `self_attn`.
         """
         norm = self.input_layernorm
         states, normed = (states, norm(states)) if more is None else norm.of_sum(states, more)
@@ -251,9 +251,9 @@ class _Attention(nn.Module):
         keys: Tensor,
         values: Tensor,
     ) -> Tensor:
-        """The same for T tokens at `places`, (T,), that only the device knows.
+        """The same for T tokens at positions `places`, (T,), that only the device knows.
 
-        `bias`, (T, capacity), is what hides from each the tokens after it.
+        `bias`, (T, capacity), hides later tokens from each.
         """
         if kernels := kernels_for(states):
             projected = side_by_side(states, self.q_proj, self.k_proj, self.v_proj)
@@ -271,7 +271,7 @@ class _Attention(nn.Module):
         return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
     def together(self, states: Tensor, places: Sequence[_Place], stores: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """The same for several texts, one after the other in `states`, each over its own (keys, values)."""
+        """The same for several texts, concatenated in `states`, each over its own (keys, values)."""
         lengths = [place.end - place.start for place in places]
         parts = (heads.split(lengths, dim=1) for heads in self.project(states))
         mixed = [
@@ -302,7 +302,7 @@ class _Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(..., T, width) -> queries, keys and values, (..., heads, T, head_width) each; not turned yet."""
+        """(..., T, width) -> queries, keys and values, (..., heads, T, head_width) each, not rotated yet."""
         query, key, value = (
             projection(states).unflatten(-1, (-1, self.head_width)).transpose(-3, -2)
             for projection in (self.q_proj, self.k_proj, self.v_proj)
@@ -311,13 +311,13 @@ class _Attention(nn.Module):
 
 
 def _at_least_two(query: Tensor) -> Tensor:
-    """A single bf16 query, (heads, 1, head_width), twice on a CPU: for one torch's attention takes 4 times as long."""
+    """A single bf16 query, (heads, 1, head_width), doubled on a CPU: torch's attention is 4 times slower for one."""
     lone = query.shape[1] == 1 and query.dtype == torch.bfloat16 and query.device.type == "cpu"
     return query.expand(-1, 2, -1) if lone else query
 
 
 def rotate(heads: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """Queries or keys (..., heads, T, head_width) turned by their positions."""
+    """Queries or keys (..., heads, T, head_width) rotated by their positions."""
     cosines, sines = rotation
     left, right = heads.chunk(2, dim=-1)
     return heads * cosines + torch.cat([-right, left], dim=-1) * sines

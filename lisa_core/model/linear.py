@@ -1,11 +1,11 @@
-"""Linear layers and products of matrices, on a CPU by the library that makes the most of them.
+"""Linear layers and matrix products, on a CPU by the faster of torch's two libraries.
 
-torch multiplies fp32 matrices by MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch
-has, too, uses it on all: at the sizes of SAM ViT-B it is twice as fast on an AMD EPYC. Only what answers asks for it
-(`torch.inference_mode`), for it knows no gradients; elsewhere these are torch's own products.
+torch multiplies fp32 matrices with MKL, which leaves AVX-512 unused on CPUs that are not Intel's. oneDNN, which torch
+also ships, uses it on all: at the sizes of SAM ViT-B it is twice as fast on an AMD EPYC. These calls know no gradients,
+so they are made in `torch.inference_mode` only; elsewhere torch's own products are used.
 
-In bf16 torch asks oneDNN by itself, but for every product of a few rows oneDNN brings the weights into an order of its
-own first, which takes as long as the product. `pack` does that once, for a model that only answers.
+In bf16 torch uses oneDNN by itself. But before every product of a few rows oneDNN reorders the weights, which takes as
+long as the product. `pack` reorders them once, for a model that only answers.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 _ROWS, _WEIGHTS = 16, 1 << 20
-"""It gains from so many rows on, or of so many weights: those it fetches from memory with all cores, MKL with one."""
+"""oneDNN is faster from so many rows on, or so many weights, which it reads from memory with all cores and MKL with
+one."""
 
 
 class Linear(nn.Linear):
@@ -32,9 +33,9 @@ class Linear(nn.Linear):
 
 
 def pack(model: nn.Module) -> None:
-    """Brings the bf16 weights of a model's `Linear` layers on a CPU into oneDNN's order, layer by layer, for good.
+    """Reorders the bf16 weights of a model's `Linear` layers for oneDNN on a CPU, in place and for good.
 
-    Such a model answers, to the same bits or nearly, but does not learn. Where oneDNN gains nothing all stays as it is.
+    The model answers as before, but can no longer be trained. Where oneDNN is not faster nothing is changed.
     """
     for layer in model.modules():
         if isinstance(layer, Linear) and layer.weight.dtype == torch.bfloat16 and layer.weight.device.type == "cpu":
@@ -69,14 +70,14 @@ def _packs() -> bool:
 
 
 def side_by_side(states: Tensor, *layers: nn.Module) -> list[Tensor]:
-    """What several linear layers make of the same (..., in_features), at once where they can."""
+    """The outputs of several linear layers for the same input (..., in_features), by one kernel where there is one."""
     (kind, *others) = {type(layer) for layer in layers}
     together = None if others else getattr(kind, "together", None)
     return together(states, layers) if together else [layer(states) for layer in layers]
 
 
 def multiply(left: Tensor, right: Tensor, more: Tensor | None = None) -> Tensor:
-    """(B, P, K) @ (B, K, Q) -> (B, P, Q), and `more` of that size is added; the result may stand in its place."""
+    """(B, P, K) @ (B, K, Q) -> (B, P, Q), plus `more` of that size, which may be overwritten with the result."""
     product = _onednn() if len(left) == 1 and _suits(left, right) else None
     if more is None:
         return product(left[0], right[0].T, None, "none", [], "")[None] if product else torch.bmm(left, right)
@@ -95,9 +96,9 @@ def _suits(states: Tensor, weights: Tensor) -> bool:
 
 @cache
 def _onednn() -> Callable[..., Any] | None:
-    """A product of inputs (..., K) and weights (N, K); None where there is none, or it gains nothing.
+    """The product of inputs (..., K) and weights (N, K) by oneDNN; None where it is missing or not faster.
 
-    A bias (N,) stands behind the weights, other sums (..., N) before them.
+    Arguments are (inputs, weights, bias (N,), ...), or (inputs, summand (..., N), weights, ...).
     """
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512") or not torch.backends.mkldnn.is_available():
         return None

@@ -1,7 +1,7 @@
-"""Products with NF4 weights, by CUDA kernels of our own: a token's step is mostly this.
+"""Products with NF4 weights by CUDA kernels of our own: most of a decoding step's time.
 
-They are compiled when they are first needed, by the compiler that torch has with it; where that fails, or computes
-something else on the GPU at hand, bitsandbytes' do.
+They are compiled at first use by the compiler that torch brings along. Where that fails, or where a kernel computes
+something wrong on the GPU at hand, bitsandbytes' kernels are used.
 """
 
 import logging
@@ -19,11 +19,11 @@ BLOCK = 64
 _MOST = 3
 """Weights that are multiplied at once."""
 _ROWS = 32
-"""So many rows at most are multiplied by weights in 4 bit, for nf4_rows.cu has room for no more."""
+"""Most rows that are multiplied by weights in 4 bit: nf4_rows.cu has room for no more."""
 _ROW_THREADS = 768
 """Of a block that multiplies one row: THREADS in nf4.cu."""
 _SLICE = 1024
-"""Numbers of that row that a warp has."""
+"""Numbers of that row that one warp holds."""
 _WIDEST = _ROW_THREADS // 32 * _SLICE
 _TABLE = 64 << 10
 """Bytes of shared memory of each kernel's table."""
@@ -59,9 +59,10 @@ class _Kernels(NamedTuple):
 
 
 def products(rows: Tensor, weights: Sequence[Nf4], biases: Sequence[Tensor | None]) -> list[Tensor] | None:
-    """(T, K) fp16 by weights (N, K) with the same codes: (T, N) each; None where that cannot be.
+    """(T, K) fp16 times each of the weights (N, K), which have the same codes: (T, N) each; None if no kernel can.
 
-    One row reads up to three weights in 4 bit at once, up to 32 rows read each; for more each weight is written out.
+    One row is multiplied by up to three 4-bit weights at once, 2 to 32 rows by one at a time. For more rows each weight
+    is first written out in fp16.
     """
     kernels = _suited(rows)
     if kernels is None:
@@ -145,7 +146,7 @@ def _kernels(device: torch.device) -> _Kernels | None:
         with torch.cuda.device(device):
             kernels = _Kernels(*map(_compiled, ("nf4_row", "nf4_expand")))
             _check(kernels, device)
-            _rows_kernel(device)  # now, for no graph can be recorded while it compiles
+            _rows_kernel(device)  # now: compiling while a graph is recorded would break the graph
     except Exception as error:  # whatever keeps a compiler from its work, the answer can be had without
         logging.getLogger(__name__).warning("4 bit is multiplied by bitsandbytes, and slower: %s", error)
         return None

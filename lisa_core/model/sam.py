@@ -135,14 +135,17 @@ class _Block(nn.Module):
         self.mlp = _Mlp(shape.width, shape.hidden, nn.GELU())
 
     def forward(self, states: Tensor, more: Tensor) -> tuple[Tensor, Tensor]:
-        """The states and what is to be added to them, so that a norm sums on its way; `more` is what is before."""
+        """Returns the states and a summand that the next block adds, so that one kernel can add and normalise.
+
+        `more` is the summand that the block before has left.
+        """
         states, normed = _sum_and_norm(states, more, self.norm1)
         states, normed = _sum_and_norm(states, self.attn(normed), self.norm2)
         return states, self.mlp(normed)
 
 
 def _sum_and_norm(states: Tensor, more: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """The sum of both, and its norm; `more` may be for each of a batch."""
+    """The sum of both, and its layer norm; `more` may be broadcast over the batch."""
     if kernels := kernels_for(states, "sam_kernels"):
         return kernels.sum_and_norm(states, more.expand_as(states), norm.weight, norm.bias, norm.eps)
     states = states + more
@@ -152,7 +155,7 @@ def _sum_and_norm(states: Tensor, more: Tensor, norm: nn.LayerNorm) -> tuple[Ten
 def _split_windows(qkv: Tensor, side: int, heads: int, padding: Tensor) -> Tensor:
     """(B, H, W, 3 * width) -> (3, B * windows, heads, side * side, width / heads).
 
-    Whole windows are made right and bottom with `padding`, (3 * width,).
+    Windows that reach beyond the right and bottom edge are filled up with `padding`, (3 * width,).
     """
     batch, height, width, channels = qkv.shape
     rows, columns = math.ceil(height / side), math.ceil(width / side)
@@ -165,7 +168,7 @@ def _split_windows(qkv: Tensor, side: int, heads: int, padding: Tensor) -> Tenso
 
 
 def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
-    """(B * windows, heads, side * side, width / heads) -> (B, H, W, width), for such a shape of the image's."""
+    """(B * windows, heads, side * side, width / heads) -> (B, H, W, width); `shape` begins with (B, H, W)."""
     batch, height, width = shape[:3]
     rows, columns = math.ceil(height / side), math.ceil(width / side)
     padded = windows.unflatten(2, (side, side)).unflatten(0, (batch, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
@@ -186,11 +189,11 @@ class _ImageAttention(nn.Module):
         self.rel_pos_w = nn.Parameter(torch.empty(2 * side - 1, shape.width // shape.heads))
 
     def forward(self, states: Tensor) -> Tensor:
-        # projected before and after the windows' padding, not with it: a padded patch is zero, so its qkv is the bias
+        # The padding of the windows is not projected: a padded patch is zero, so its qkv is the bias.
         return self.proj(self._attend(self.qkv(states)))
 
     def _attend(self, qkv: Tensor) -> Tensor:
-        """(B, H, W, 3 * width) -> (B, H, W, width), every patch of a square to all of it."""
+        """(B, H, W, 3 * width) -> (B, H, W, width); every patch attends to all patches of its square."""
         side = self.window or qkv.shape[1]
         if kernels := kernels_for(qkv, "sam_kernels"):
             query, key, value = kernels.fold(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, self.heads, side)
@@ -201,10 +204,10 @@ class _ImageAttention(nn.Module):
         return _merge_windows(attend(query, key, value, *self._relative(query, side)), side, qkv.shape)
 
     def _relative(self, query: Tensor, side: int) -> tuple[Tensor, Tensor]:
-        """What each query adds for the rows and for the columns of the keys, (B, heads, side * side, side) each.
+        """Score that each query adds for each row and for each column of keys, (B, heads, side * side, side) each.
 
-        One product by all distances, the keys' order being that of falling ones: from a patch to the next what is read
-        of it starts one earlier, which a stride says.
+        One product gives the scores for all distances, from the farthest key behind a query to the farthest before it.
+        Which of them a query needs shifts by one from a row or column to the next, so the results are strided views.
         """
         tables = torch.cat([functional.pad(table.flip(0), (0, 0, 0, 1)) for table in (self.rel_pos_h, self.rel_pos_w)])
         products = (query @ tables.T).contiguous()  # (B, heads, side * side, 4 * side)
@@ -216,24 +219,24 @@ class _ImageAttention(nn.Module):
 
 
 def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Attention with relative positions, by one kernel; all (B, heads, patches, ...)."""
+    """Attention with relative positions by one kernel, with a bias for every pair; all (B, heads, patches, ...)."""
     bias = (rows[..., :, None] + columns[..., None, :]).flatten(3, 4)
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
 _BLOCK = 1 << 20
-"""Scores that a CPU core keeps in its cache while they are summed, normalised and used."""
+"""Scores that fit a CPU core's cache while they are summed, normalised and multiplied."""
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """The same on a CPU, where the bias of all pairs does not fit the caches: as many scores at a time as do."""
+    """The same on a CPU, in blocks of as many scores as fit its cache."""
     outer, patches, side = query.shape[:2], query.shape[2], rows.shape[3]
     query = query * query.shape[3] ** -0.5
     whole = patches**2 <= _BLOCK
-    if whole:  # several small squares at a time, their relative positions as more columns of queries and keys
+    if whole:  # several small squares at a time, with relative positions as extra columns of queries and keys
         query, key = torch.cat([query, rows, columns], dim=3), _with_places(key, side)
     query, key, value, rows, columns = (
-        part.flatten(0, 1).contiguous()  # once, or products in bf16 copy it for every block
+        part.flatten(0, 1).contiguous()  # once, for products in bf16 would copy it for every block
         for part in (query, key.transpose(2, 3), value, rows, columns)
     )
     if whole:
@@ -251,14 +254,14 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
 
 
 def _with_places(key: Tensor, side: int) -> Tensor:
-    """Keys (..., side * side, width) -> (..., side * side, width + 2 * side), 1 at the row and the column of each."""
+    """Keys (..., side * side, width) -> (..., side * side, width + 2 * side): one-hot rows and columns appended."""
     ones = torch.eye(side, dtype=key.dtype, device=key.device)
     places = torch.cat([ones.repeat_interleave(side, dim=0), ones.repeat(side, 1)], dim=1)
     return torch.cat([key, places.expand(*key.shape[:2], -1, -1)], dim=3)
 
 
 def _shares(scores: Tensor) -> Tensor:
-    """Their softmax, in their place where nothing learns: new memory costs as much as the sums."""
+    """Their softmax, in place unless gradients are needed: allocating memory takes as long as the sums."""
     return torch.softmax(scores, -1, out=None if scores.requires_grad else scores)
 
 
@@ -304,7 +307,7 @@ class PromptEncoder(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Output tokens and the prompt attend to the image and back; the first mask token then reads the mask off it."""
+    """Tokens attend to the image and back; the first mask token's output, dotted with each pixel, gives the mask."""
 
     def __init__(self, shape: SamShape) -> None:
         super().__init__()
@@ -386,7 +389,7 @@ class _TwoWayBlock(nn.Module):
         self.norm4 = nn.LayerNorm(width)
 
     def forward(self, queries: Tensor, patches: Tensor, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        if self.first:  # the first block has the tokens themselves as queries, so their position is in already
+        if self.first:  # here the queries are the tokens themselves, so their position is already in them
             queries = self.self_attn(queries, queries, queries)
         else:
             queries = queries + self.self_attn(queries + tokens, queries + tokens, queries)

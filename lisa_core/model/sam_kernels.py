@@ -1,7 +1,7 @@
-"""Triton kernels of SAM's image encoder on a GPU: what is around its attention is bytes moved, here once each.
+"""Triton kernels for what surrounds attention in SAM's image encoder on a GPU; each moves its bytes once.
 
-Relative positions become more columns of queries and keys: attention needs no bias of all pairs then, and any kernel of
-torch's does it. Import this module by `sam` only, for Triton is not everywhere.
+Relative positions become extra columns of queries and keys. So attention needs no bias for every pair, and any of
+torch's fused kernels can do it. Import this module by `sam` only, for Triton is not everywhere.
 """
 
 import math
@@ -15,11 +15,13 @@ from torch import Tensor
 def fold(
     qkv: Tensor, padding: Tensor, down: Tensor, across: Tensor, heads: int, side: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Splits an image into squares, whose attention by the scale of `width` has the relative positions in it.
+    """Splits an image into squares, with the relative positions in extra columns of queries and keys.
+
+    Attention has to be scaled as for heads of `width`.
 
     Args:
         qkv: (B, H, W, 3 * heads * width).
-        padding: (3 * heads * width,), of a patch that fills the squares right and bottom.
+        padding: (3 * heads * width,), the qkv of patches beyond the right and bottom edge.
         down, across: (2 * side - 1, width), for the distances of rows and of columns.
 
     Returns:
@@ -52,7 +54,7 @@ def unfold(mixed: Tensor, image: tuple[int, int, int], side: int) -> Tensor:
 
 
 def sum_and_norm(states: Tensor, more: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The sum of two (..., width), rounded as theirs are, and its layer norm, computed in fp32."""
+    """The sum of two (..., width), rounded to their dtype, and its layer norm, computed in fp32."""
     width = states.shape[-1]
     rows, others = states.contiguous(), more.contiguous()
     total, out = torch.empty_like(rows), torch.empty_like(rows)
@@ -63,7 +65,7 @@ def sum_and_norm(states: Tensor, more: Tensor, weight: Tensor, bias: Tensor, eps
 
 
 def try_on(device: torch.device) -> None:
-    """Runs every kernel once; raises whatever keeps one from it."""
+    """Runs every kernel once; raises if one does not compile or run."""
     qkv, table = torch.ones(1, 4, 4, 48, device=device), torch.ones(7, 16, device=device)
     _, _, value = fold(qkv, qkv[0, 0, 0], table, table, heads=1, side=4)
     states = unfold(value, (1, 4, 4), 4)
@@ -75,7 +77,10 @@ def _fold(
     qkv, padding, down, across, query, key, value, height, width, high, wide, scale,
     HEADS: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr, COLUMNS: tl.constexpr, LINE: tl.constexpr,
 ):  # fmt: skip
-    """Of a head of a square: a row's queries, keys and values, and the same column's products of the queries."""
+    """One program for each (head, line, square): writes queries, keys and values of a row of patches.
+
+    It also writes what relative positions add: for the queries of row `line`, and for those of column `line`.
+    """
     head, line, square = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     qkv += (square // (high * wide)).to(tl.int64) * height * width * (3 * HEADS * WIDTH)
     start = (square.to(tl.int64) * HEADS + head) * (SIDE * SIDE)
@@ -113,7 +118,7 @@ def _products(
     qkv, padding, table, patch, real, head, line,
     HEADS: tl.constexpr, SIDE: tl.constexpr, WIDTH: tl.constexpr, LINE: tl.constexpr,
 ):  # fmt: skip
-    """(LINE, LINE): a head's queries of these patches by what the table has for the distances from `line` to each."""
+    """(LINE, LINE): queries of these patches times the table's rows for the distances from `line` to each line."""
     step = tl.arange(0, LINE)
     distance = line + SIDE - 1 - step
     product = tl.zeros([LINE, LINE], tl.float32)
