@@ -33,7 +33,7 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
 from lisa_core.errors import ImageError
 from lisa_core.options import CHECKPOINT
-from lisa_core.signals import postponed
+from lisa_core.signals import ended_in_order, postponed
 from lisa_ros import recording
 from lisa_ros.bags import BagError
 from lisa_ros.client import AskError, Reply, ask
@@ -77,8 +77,12 @@ class DemoError(Exception):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs the demo and exits: 0 answered, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C."""
-    app(args=None if argv is None else list(argv), prog_name="lisa_demo")
+    """Runs the demo and exits.
+
+    0 answered, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 terminated, 129 hung up.
+    """
+    with ended_in_order():
+        app(args=None if argv is None else list(argv), prog_name="lisa_demo")
     sys.exit(0)
 
 
@@ -112,8 +116,6 @@ def demo(
     if image is not None and not question:
         raise typer.BadParameter("say with --question what to ask about the picture")
     model = {"checkpoint": checkpoint, "vision_tower": vision_tower, "precision": precision}
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    signal.signal(signal.SIGHUP, lambda *_: sys.exit(128 + signal.SIGHUP))
     sheet = out / "contact_sheet.png"
     try:
         out.mkdir(parents=True, exist_ok=True)

@@ -253,6 +253,18 @@ def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> Non
     eventually(lambda: _has_ended(node), "the node's end")
 
 
+def test_under_nohup_it_answers_after_a_hang_up(start: Any) -> None:
+    hang_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
+    try:
+        demo = start(*MODEL, "--image", GOLDENS / "images" / "odd_333x217.png", "-q", "Where?")
+    finally:
+        signal.signal(signal.SIGHUP, hang_up)
+    demo.node()
+    demo.send(signal.SIGHUP)
+    code, printed = demo.end()
+    assert code == 0, printed
+
+
 def test_killed_it_leaves_no_process(start: Any) -> None:
     demo = start(*MODEL)
     node = demo.node()
