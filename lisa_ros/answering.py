@@ -84,7 +84,7 @@ class Answerer:
         try:
             yield
         except BaseException as error:  # whatever it is, it is told
-            end(ticket, self.failure(ticket, error))
+            self.fail(ticket, error, end)
 
     def _prepared(self, ticket: Ticket) -> "_Asked":
         """The question with its picture encoded; raises what the engine raises, and Refused."""
@@ -167,22 +167,16 @@ class Answerer:
         self._statistics.add_latencies(stages | {f"model: {stage}": took for stage, took in answer.timings.items()})
         return Outcome(Code.OK, answer=message)
 
-    def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
-        """The code and the sentence for what was raised on the way to its answer."""
-        if isinstance(error, Refused):
-            return error.outcome
-        if isinstance(error, Cancelled):
-            return Outcome(Code.CANCELED, f"canceled while {ticket.stage}")
-        if isinstance(error, PromptError | ImageError):
-            return Outcome(Code.BAD_REQUEST, str(error))
-        if isinstance(error, OutOfMemoryError | MemoryError):
+    def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
+        """End the question with what was raised on the way to its answer; free memory, log or give up as that asks."""
+        outcome = _outcome_of(error, ticket.stage)
+        if outcome.code is Code.OUT_OF_MEMORY:
             self._subjects.forget_encodings()
-            return Outcome(Code.OUT_OF_MEMORY, str(error) or "out of memory")
-        if isinstance(error, DeviceError):
+        elif isinstance(error, DeviceError):
             self._give_up(str(error))
-            return Outcome(Code.INTERNAL, str(error))
-        self._log_unforeseen(ticket, error)
-        return Outcome(Code.INTERNAL, f"internal error, the node's log has more: {type(error).__name__}: {error}")
+        elif outcome.code is Code.INTERNAL:
+            self._log_unforeseen(ticket, error)
+        end(ticket, outcome)
 
     def _log_unforeseen(self, ticket: Ticket, error: BaseException) -> None:
         """With its traceback; a standing question, which fails again and again, tells the same only once."""
@@ -239,6 +233,21 @@ class Answerer:
             placements=[of_segment.placement for of_segment in points],
             include_masks=include_masks,
         )
+
+
+def _outcome_of(error: BaseException, stage: str) -> Outcome:
+    """The code and the sentence for what was raised while the question was in that stage."""
+    if isinstance(error, Refused):
+        return error.outcome
+    if isinstance(error, Cancelled):
+        return Outcome(Code.CANCELED, f"canceled while {stage}")
+    if isinstance(error, PromptError | ImageError):
+        return Outcome(Code.BAD_REQUEST, str(error))
+    if isinstance(error, OutOfMemoryError | MemoryError):
+        return Outcome(Code.OUT_OF_MEMORY, str(error) or "out of memory")
+    if isinstance(error, DeviceError):
+        return Outcome(Code.INTERNAL, str(error))
+    return Outcome(Code.INTERNAL, f"internal error, the node's log has more: {type(error).__name__}: {error}")
 
 
 @contextmanager

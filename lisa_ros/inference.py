@@ -92,8 +92,8 @@ class Answering(Protocol):
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
         """Answer them together, ending each as soon as it can; called on the inference thread, and may raise."""
 
-    def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
-        """What to say when `answer` raised."""
+    def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
+        """React to what `answer` raised, and end the question."""
 
 
 class Frames(Protocol):
@@ -189,7 +189,7 @@ class InferenceThread:
                 self._answering.answer(tickets, self._end)
             except BaseException as error:  # whatever it is, the thread lives on
                 for ticket in list(self._current):
-                    self._end(ticket, self._answering.failure(ticket, error))
+                    self._answering.fail(ticket, error, self._end)
 
     def _end(self, ticket: Ticket, outcome: Outcome) -> None:
         with self._changed:

@@ -42,8 +42,8 @@ class Frames:
                 raise RuntimeError("broken on purpose")
             end(ticket, Outcome(Code.OK))
 
-    def failure(self, ticket: Ticket, error: BaseException) -> Outcome:
-        return Outcome(Code.INTERNAL, str(error))
+    def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
+        end(ticket, Outcome(Code.INTERNAL, str(error)))
 
     def is_ready(self, ticket: Ticket) -> bool:
         return self.young and ticket.question.instruction not in self.late
