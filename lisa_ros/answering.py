@@ -23,7 +23,7 @@ from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused
 from lisa_ros.subjects import Subjects
 
-NOT_OURS = ("waiting", "encoding", "answering")
+MODEL_STAGES = ("waiting", "encoding", "answering")
 """Stages in which the model is at work, for this question or those before it."""
 
 
@@ -162,7 +162,7 @@ class Answerer:
             self._publications.publish(picture, answer, bare, points)
         self._subjects.remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
         self._model.measure()
-        stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in NOT_OURS)
+        stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in MODEL_STAGES)
         stages["total"] = time.monotonic() - ticket.asked
         self._statistics.add_latencies(stages | {f"model: {stage}": took for stage, took in answer.timings.items()})
         return Outcome(Code.OK, answer=message)
@@ -200,7 +200,7 @@ class Answerer:
 
     def _complete(self, picture: Picture) -> None:
         """What belongs to the picture often comes after it, and is there by the time that it is encoded or answered."""
-        self._publications.locate(picture)
+        self._publications.add_transform(picture)
         self._subjects.complete(picture)
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:

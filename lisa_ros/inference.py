@@ -27,7 +27,7 @@ class Ticket:
         asked: when, on the steady clock.
         cancel: set when the engine should stop; nobody waits for the answer any more.
         stage: where it is: waiting, encoding, answering, masking.
-        received: when the image that it is asked about came, on the steady clock; known once it is encoded.
+        received: when its picture was received, on the steady clock; None until the picture is chosen.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Ticket:
         self.asked = time.monotonic()
         self.cancel = threading.Event()
         self.stage = "waiting"
-        self.received = 0.0
+        self.received: float | None = None
         self._text = ""
         self._on_done = on_done
         self._on_progress = on_progress

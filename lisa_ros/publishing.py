@@ -57,7 +57,7 @@ class Publications:
         if placement is not None:
             _publish(self._target, lambda: self._target_message(placement, picture))
 
-    def locate(self, picture: Picture) -> None:
+    def add_transform(self, picture: Picture) -> None:
         """Keep with the picture where its camera was, as far as that is known by now: answers may come much later."""
         if picture.to_target is None and (target_frame := self.target_frame) is not None:
             picture.to_target = target_frame.find(picture.header)

@@ -23,12 +23,14 @@ class StandingInstruction:
         submit: Callable[[Ticket], None],
         cancel: Callable[[Ticket], None],
         on_end: Callable[[Question, Outcome], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._parameters = parameters
         self._cameras = cameras
         self._submit = submit
         self._cancel = cancel
         self._on_end = on_end
+        self._clock = clock
         self._lock = threading.Lock()
         self._asking = False
         self._ticket: Ticket | None = None  # the last one
@@ -56,7 +58,7 @@ class StandingInstruction:
         if not parameters.standing_instruction.strip() or camera != parameters.standing_view:
             return
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             self._early = now < self._due
             if self._asking or self._early:
                 return
@@ -80,25 +82,23 @@ class StandingInstruction:
         newest = self._newest(parameters.standing_view)
         if not self._early or newest is None or newest is self._tried or newest.received == self._asked_about:
             return
-        if time.monotonic() < newest.received + parameters.max_frame_age:
+        if self._clock() < newest.received + parameters.max_frame_age:
             self.frame_arrived(parameters.standing_view)
 
     def _ask(self, question: Question) -> None:
-        def on_progress(stage: str, _: str) -> None:
-            if stage == "encoding":
-                self._asked_about = ticket.received
-
         def on_done(outcome: Outcome) -> None:
             with self._lock:
                 self._asking = False
+                if ticket.received is not None:
+                    self._asked_about = ticket.received
                 if outcome.code not in (Code.OK, Code.CANCELED):
-                    self._due = max(self._due, time.monotonic() + PAUSE_AFTER_FAILURE)
+                    self._due = max(self._due, self._clock() + PAUSE_AFTER_FAILURE)
             self._on_end(question, outcome)
             newest = self._newest(question.camera)
             if newest is not None and newest.received != self._asked_about:
                 self.frame_arrived(question.camera)
 
-        ticket = self._ticket = Ticket(question, on_done, on_progress)
+        ticket = self._ticket = Ticket(question, on_done)
         try:
             self._submit(ticket)
         except Refused as refused:  # the node is on its way down

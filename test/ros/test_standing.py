@@ -127,29 +127,27 @@ def test_what_is_no_longer_asked_is_given_up_and_the_new_asked_at_once(robot: Ro
     assert robot.ask("green").success, "the engine is free"
 
 
-def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_late_question_does_not_shift_the_beat_and_is_not_caught_up_with() -> None:
     now, asked = [0.0], []
 
     def answer(ticket: Ticket) -> None:
         asked.append(now[0])
         ticket.complete(Outcome(Code.OK))
 
-    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
     parameters = validated({"standing_instruction": "red", "standing_rate": 1.0})
-    standing = StandingInstruction(lambda: parameters, {}, answer, lambda _: None, lambda *_: None)
+    standing = StandingInstruction(lambda: parameters, {}, answer, lambda _: None, lambda *_: None, lambda: now[0])
     for now[0] in (10.0, 10.9, 11.4, 11.9, 12.1, 15.5, 15.6, 16.4, 16.6):
         standing.frame_arrived("camera")
     assert asked == [10.0, 11.4, 12.1, 15.5, 16.6]
 
 
-def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time() -> None:
     now, asked, fails = [0.0], [], False
 
     def answer(ticket: Ticket) -> None:
         asked.append(now[0])
         if not fails:
             ticket.received = view.newest.received
-            ticket.enter("encoding")
         ticket.complete(Outcome(Code.INTERNAL if fails else Code.OK))
 
     def arrive() -> None:
@@ -161,10 +159,10 @@ def test_a_frame_that_came_too_early_is_asked_about_when_it_is_time(monkeypatch:
             now[0] += 0.25
             standing.beat()
 
-    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
     parameters = validated({"standing_instruction": "red", "standing_rate": 0.5, "max_frame_age": 2.0})
     view: Any = SimpleNamespace(newest=None)
-    standing = StandingInstruction(lambda: parameters, {"camera": view}, answer, lambda _: None, lambda *_: None)
+    listeners = (answer, lambda _: None, lambda *_: None)
+    standing = StandingInstruction(lambda: parameters, {"camera": view}, *listeners, lambda: now[0])
     now[0] = 10.0
     arrive()
     now[0] = 10.5
@@ -192,7 +190,6 @@ def test_a_frame_that_comes_while_the_one_before_is_read_is_asked_about_too() ->
         asked.append(ticket.received)
         if len(asked) == 1:  # before the engine has it
             view.newest = SimpleNamespace(received=2.0)
-        ticket.enter("encoding")
         ticket.complete(Outcome(Code.OK))
 
     parameters = validated({"standing_instruction": "red"})
@@ -202,22 +199,21 @@ def test_a_frame_that_comes_while_the_one_before_is_read_is_asked_about_too() ->
     assert asked == [1.0, 2.0]
 
 
-def test_what_fails_is_not_asked_more_often_than_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_fails_is_not_asked_more_often_than_its_rate() -> None:
     now, asked = [0.0], []
 
     def fail(ticket: Ticket) -> None:
         asked.append(now[0])
         ticket.complete(Outcome(Code.OUT_OF_MEMORY))
 
-    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
     slow = validated({"standing_instruction": "red", "standing_rate": 0.1})
-    standing = StandingInstruction(lambda: slow, {}, fail, lambda _: None, lambda *_: None)
+    standing = StandingInstruction(lambda: slow, {}, fail, lambda _: None, lambda *_: None, lambda: now[0])
     for now[0] in (10.0, 10.5, 11.5, 13.0, 20.0, 21.0):
         standing.frame_arrived("camera")
     assert asked == [10.0, 20.0]
 
 
-def test_a_faster_rate_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faster_rate_counts_at_once() -> None:
     now, rate, asked = [10.0], [0.001], []
 
     def answer(ticket: Ticket) -> None:
@@ -227,8 +223,7 @@ def test_a_faster_rate_counts_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def parameters() -> Parameters:
         return validated({"standing_instruction": "red", "standing_rate": rate[0]})
 
-    monkeypatch.setattr("lisa_ros.standing.time", SimpleNamespace(monotonic=lambda: now[0]))
-    standing = StandingInstruction(parameters, {}, answer, lambda _: None, lambda *_: None)
+    standing = StandingInstruction(parameters, {}, answer, lambda _: None, lambda *_: None, lambda: now[0])
     standing.follow_parameters()
     standing.frame_arrived("camera")
     rate[0], now[0] = 10.0, 11.0
