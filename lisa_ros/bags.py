@@ -18,10 +18,11 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lisa_core.errors import LisaError
 from lisa_ros.pairing import stamp_of
 
 
-class BagError(Exception):
+class BagError(LisaError):
     """A bag cannot be read or written; the sentence names the file, the cause and the remedy."""
 
 
@@ -82,7 +83,7 @@ def _message_folder() -> Path:
     for folder in candidates:
         if (folder / "Answer.msg").is_file():
             return folder
-    raise BagError(f"share/lisa_ros/msg is nowhere above {here}: install the package, its messages included")
+    raise BagError(f"share/lisa_ros/msg is nowhere above {here}: install the package, its messages included.")
 
 
 @dataclass(frozen=True)
@@ -109,17 +110,17 @@ class BagReader:
 
     def __enter__(self) -> "BagReader":
         if not self.path.exists():
-            raise BagError(f"there is no bag at {self.path}")
+            raise BagError(f"There is no bag at {self.path}.")
         if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
             raise BagError(
                 f"{self.path} has no metadata.yaml: no bag, or a recording that was never closed; "
-                "for the latter, `ros2 bag reindex` writes one"
+                "for the latter, `ros2 bag reindex` writes one."
             )
         _check_openable(self.path)
         with self._damage_named():
             self._reader = AnyReader([self.path], default_typestore=typestore())
             if not self._reader.is2:
-                raise BagError(f"{self.path} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it")
+                raise BagError(f"{self.path} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it.")
             self._reader.open()
         for connection in self._reader.connections:
             earlier = self.topics.get(connection.topic, Topic(connection.topic, connection.msgtype, 0, ()))
@@ -140,7 +141,7 @@ class BagReader:
     def span(self) -> Span:
         """When the recording begins and ends; raises BagError for a bag without messages."""
         if not self._reader.message_count:
-            raise BagError(f"{self.path} has no messages")
+            raise BagError(f"{self.path} has no messages.")
         return Span(self._reader.start_time, self._reader.end_time - 1)
 
     def require(self, name: str, *types: str) -> Topic:
@@ -191,11 +192,11 @@ class BagReader:
         except Exception as error:
             if why := _beyond_rosbags(self.path, error):
                 raise BagError(
-                    f"{self.path} cannot be read by rosbags ({why}): `ros2 bag convert` makes a bag in MCAP from it"
+                    f"{self.path} cannot be read by rosbags ({why}): `ros2 bag convert` makes a bag in MCAP from it."
                 ) from error
             raise BagError(
                 f"{self.path} is cut off or damaged ({error}). If its recording was interrupted, "
-                "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there"
+                "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there."
             ) from error
 
 
@@ -208,7 +209,7 @@ def _check_openable(bag: Path) -> None:
     found = re.search(r"[#?]|%[0-9A-Fa-f]{2}", str(bag))
     if found and _is_sqlite3(bag):
         raise BagError(
-            f"{bag} cannot be read by rosbags, for there is a {found[0]} in its path: rename the file or folder"
+            f"{bag} cannot be read by rosbags, for there is a {found[0]} in its path: rename the file or folder."
         )
 
 

@@ -23,7 +23,7 @@ from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from lisa_core.errors import ImageError
+from lisa_core.errors import ImageError, LisaError
 from lisa_core.geometry import Intrinsics
 from lisa_ros import conversions
 from lisa_ros.pairing import NEVER, SILENCE, Apart, of_one_moment, stamp_of
@@ -41,7 +41,7 @@ RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
 
 
-class CameraError(Exception):
+class CameraError(LisaError):
     """A camera's topic cannot be subscribed to; the message says which and why."""
 
 
@@ -209,7 +209,7 @@ class Camera:
                 except Exception as error:  # rclpy's words for it name neither, and are of memory
                     raise CameraError(
                         f"camera {self.name}: {stream} cannot be heard on {topic}, which may be a topic of another type"
-                        f" here ({str(error).partition(', at /')[0]})"
+                        f" here ({str(error).partition(', at /')[0]})."
                     ) from error
 
     def _subscribe(

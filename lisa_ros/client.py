@@ -27,6 +27,7 @@ from rclpy.task import Future
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
+from lisa_core.errors import LisaError
 from lisa_ros.conversions import image_message
 from lisa_ros.msg import Answer
 from lisa_ros.parameters import Parameters
@@ -70,8 +71,8 @@ class Reply:
     answer: Answer
 
 
-class AskError(Exception):
-    """The question was not answered.
+class AskError(LisaError):
+    """The question was not answered; the message is the node's, if it gave one.
 
     Attributes:
         code: why, one of the service's constants.
@@ -144,7 +145,7 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
         server.found = math.inf  # it may have ended, and the next has to find this client, too
     await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
-        raise AskError(Code.TIMEOUT, f"nobody serves {client.srv_name}: start the node, or name it in `server`")
+        raise AskError(Code.TIMEOUT, f"Nobody serves {client.srv_name}: start the node, or name it in `server`.")
     server.found = min(server.found, time.monotonic())
     if (rest := server.found + SETTLING - time.monotonic()) > 0:
         await _settled(node, Future(), lambda: False, rest)
@@ -154,7 +155,7 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
     if response.done():
         return response.result()
     client.remove_pending_request(response)
-    raise AskError(Code.TIMEOUT, f"{client.srv_name} went away, or did not answer in time")
+    raise AskError(Code.TIMEOUT, f"{client.srv_name} went away, or did not answer in time.")
 
 
 def _client(node: Node, service: str) -> Client:

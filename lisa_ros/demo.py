@@ -31,11 +31,10 @@ from rich.text import Text
 from lisa_core import files
 from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
-from lisa_core.errors import ImageError
+from lisa_core.errors import LisaError
 from lisa_core.options import CHECKPOINT
 from lisa_core.signals import ended_in_order, postponed
 from lisa_ros import recording
-from lisa_ros.bags import BagError
 from lisa_ros.client import AskError, Reply, ask
 from lisa_ros.contact_sheet import Shown, box, contact_sheet, position
 from lisa_ros.msg import Answer
@@ -72,7 +71,7 @@ app = typer.Typer(
 )
 
 
-class DemoError(Exception):
+class DemoError(LisaError):
     """The demo cannot go on; the sentence says why."""
 
 
@@ -125,7 +124,7 @@ def demo(
                 shown.append(answer(readable(words)))
                 _report(shown[-1])
         files.write_whole({sheet: files.png(contact_sheet(shown))})
-    except (DemoError, BagError, ImageError) as error:
+    except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
         terminal.fail(f"{error.strerror}: {error.filename}")

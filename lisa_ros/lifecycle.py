@@ -16,6 +16,8 @@ from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallba
 from rclpy.node import Node
 from rclpy.task import Future
 
+from lisa_core.errors import LisaError
+
 T = TypeVar("T")
 
 TRANSITIONS: dict[int, tuple[str, str]] = {
@@ -33,7 +35,7 @@ SLOW = ("configure", "cleanup", "shutdown")
 """Transitions that take a thread; the others create and destroy subscriptions, which belongs on the executor's."""
 
 
-class TransitionFailed(Exception):
+class TransitionFailed(LisaError):
     """A transition cannot be done; the message says why, and the node stays in the state that it was in."""
 
 
@@ -147,7 +149,7 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
     def _attempt(self, action: Callable[[], None]) -> TransitionCallbackReturn:
         try:
             action()
-        except TransitionFailed as error:
+        except LisaError as error:
             self.reason = str(error)
         except BaseException as error:
             self.get_logger().error(traceback.format_exc())

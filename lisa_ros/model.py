@@ -4,7 +4,6 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from lisa_core.errors import LisaError
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.parameters import Parameters
 
@@ -43,7 +42,7 @@ class Model:
         self.facts: dict[str, object] = {}
 
     def load(self, parameters: Parameters) -> None:
-        """Load the checkpoint that the parameters name; raises TransitionFailed with the reason."""
+        """Load the checkpoint that the parameters name; raises LisaError with the reason."""
         self.progress = "starting"
         began = time.monotonic()
         try:
@@ -56,8 +55,6 @@ class Model:
                 memory_limit=parameters.memory_limit,
                 on_progress=self._on_progress,
             )
-        except LisaError as error:
-            raise TransitionFailed(str(error)) from error
         finally:
             self.progress = ""
         self.engine = engine
@@ -84,7 +81,7 @@ class Model:
 
     def _on_progress(self, fraction: float, what: str) -> None:
         if not self._wanted():
-            raise TransitionFailed("the node was ended while it loaded the model")
+            raise TransitionFailed("the node was ended while it loaded the model.")
         self.progress = f"{fraction:.0%}, {what}"
 
 

@@ -29,7 +29,7 @@ from std_msgs.msg import String
 
 from lisa_ros import arguments, transforms
 from lisa_ros.answering import Answerer
-from lisa_ros.cameras import Camera, CameraError, image_topic
+from lisa_ros.cameras import Camera, image_topic
 from lisa_ros.declaration import DeclaredParameters
 from lisa_ros.diagnostics import Diagnostics, Statistics, camera_status, idle_camera_status, model_status
 from lisa_ros.inference import InferenceThread, Ticket
@@ -126,7 +126,7 @@ class LisaNode(SelfStartingNode):
         """Load the model and start the thread that owns it."""
         frame = self._settings().target_frame
         if frame and not transforms.is_installed():
-            raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py")
+            raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py.")
         self._model.load(self._settings())
         subjects = Subjects(self._cameras, self._settings)
         outputs = self._publications, self._statistics
@@ -136,15 +136,12 @@ class LisaNode(SelfStartingNode):
     def activate(self) -> None:
         """Listen to the cameras."""
         if self._inference is None or self._inference.closed:
-            raise TransitionFailed("the model is half cleaned up: clean up again, when the engine has come to its end")
+            raise TransitionFailed("the model is half cleaned up: clean up again, when the engine has come to its end.")
         try:
             if frame := self._settings().target_frame:
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
-        except CameraError as error:
-            self.deactivate()
-            raise TransitionFailed(str(error)) from error
         except BaseException:
             self.deactivate()
             raise
@@ -163,7 +160,7 @@ class LisaNode(SelfStartingNode):
     def cleanup(self) -> None:
         """End the inference thread and give the model's memory back."""
         if self._inference is not None and not self._inference.close(CLOSING_TIME):
-            raise TransitionFailed("the engine is still at work and does not stop; try again later")
+            raise TransitionFailed("the engine is still at work and does not stop; try again later.")
         self._inference = None
         self._model.close()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lisa_core import coco
 from lisa_core.answer import Answer, Box, Segment
+from lisa_core.errors import LisaError
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
 from lisa_core.json_lines import JsonLines, encoded, whole_lines
@@ -20,7 +21,7 @@ SHIFT, RELATIVE_SHIFT = 0.005, 0.02
 """m, and m for each metre from the camera: what a position may move and be the expected one."""
 
 
-class RecordError(Exception):
+class RecordError(LisaError):
     """A file of answers cannot be read or does not belong here; the sentence names the file and the remedy."""
 
 
@@ -167,7 +168,7 @@ def read_records(path: Path) -> list[Record]:
     try:
         return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
     except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}") from error
+        raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}.") from error
 
 
 class Journal:
@@ -196,12 +197,12 @@ class Journal:
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
         except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again") from error
+            raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again.") from error
         if changed:
             raise RecordError(
                 f"{self.path} has the answers of a run that was not finished, and of which this one differs in "
                 f"{', '.join(changed)}: give the same arguments, files and device to finish that one, or delete the "
-                "file to start again"
+                "file to start again."
             )
         self.records = {record.key: record for record in records}
 

@@ -21,14 +21,14 @@ from std_msgs.msg import Header
 
 from lisa_core.cli import options
 from lisa_core.cli.terminal import readable
-from lisa_core.errors import ImageError, LisaError
+from lisa_core.errors import LisaError
 from lisa_core.hub import state_of
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_core.signals import ended_in_order
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
-from lisa_ros.bags import BagError, BagReader, TopicError, discard_unfinished, typestore, write_bag
+from lisa_ros.bags import BagReader, TopicError, discard_unfinished, typestore, write_bag
 from lisa_ros.model import Load, load_engine
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import (
@@ -182,12 +182,12 @@ def replay(
                 journal.delete()
     except (TopicError, RecordError) as error:
         _fail(str(error), 2)
-    except (BagError, LisaError) as error:
+    except LisaError as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied", 1)
+        _fail(f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied.", 1)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        _fail("Stopped; the same command goes on from here.", 130)
     differences = [] if expected is None else list(compare(expected, records, min_iou))
     _report_unplaced(frames)
     _report(out, records, differences, compared=expected is not None)
@@ -243,19 +243,19 @@ def _journal(out: Path) -> Path:
 def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
     """Raises RecordError if something stands where the results go, unless this command may replace it."""
     if bag.path.resolve().is_relative_to(out.resolve()):
-        raise RecordError(f"{out} is the recording: choose another --out for its answers")
+        raise RecordError(f"{out} is the recording: choose another --out for its answers.")
     json_file = out.with_name(out.name + ".json")
     if out.exists() and not (out / "metadata.yaml").is_file():
-        raise RecordError(f"{out} exists and is no bag: choose another --out")
+        raise RecordError(f"{out} exists and is no bag: choose another --out.")
     if out.exists() and not ((json_file.exists() or _journal(out).exists()) and _are_answers(out)):
-        raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out")
+        raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out.")
     if json_file.exists():
         read_records(json_file)
     if _journal(out).exists():  # a run that was killed while it wrote them
         return
     for path in (out, json_file):
         if path.exists() and not overwrite:
-            raise RecordError(f"{path} exists: choose another --out, or replace it with --overwrite")
+            raise RecordError(f"{path} exists: choose another --out, or replace it with --overwrite.")
 
 
 def _are_answers(bag: Path) -> bool:
@@ -299,7 +299,7 @@ def _answer_frame(
         return
     try:
         encoded = engine.encode(frames.rgb(frame))
-    except (LisaError, BagError) as error:
+    except LisaError as error:
         yield from (Record(frame.number, frame.stamp, question, error=str(error)) for question in questions)
         return
     for question in questions:
@@ -310,7 +310,7 @@ def _answer_frame(
             continue
         try:
             placements = frames.placements(frame, answer)
-        except (ImageError, BagError) as error:
+        except LisaError as error:
             console.print(f"frame {frame.number}: no positions, {escape(str(error))}")
             placements = [None] * len(answer.segments)
         yield Record.of(frame.number, frame.stamp, question, answer, placements)

@@ -219,7 +219,7 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
 
             yield rgb
     except bags.BagError as error:
-        terminal.fail(f"{error}.")
+        terminal.fail(str(error))
 
 
 def _of_folder(folder: Path) -> Callable[[int], Path]:

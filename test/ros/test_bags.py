@@ -126,7 +126,7 @@ def test_a_new_bag_takes_the_place_of_an_old_one(tmp_path: Path) -> None:
 
 
 def test_no_bag(tmp_path: Path) -> None:
-    with pytest.raises(BagError, match="there is no bag at"), BagReader(tmp_path / "nothing"):
+    with pytest.raises(BagError, match="There is no bag at"), BagReader(tmp_path / "nothing"):
         pass
 
 

@@ -231,7 +231,7 @@ def test_a_recording_that_is_not_installed(start: Any, tmp_path: Path) -> None:
     (tmp_path / "share/ament_index/resource_index/packages/lisa_ros").touch()
     code, printed = start(*MODEL, AMENT_PREFIX_PATH=f"{tmp_path}:{os.environ['AMENT_PREFIX_PATH']}").end()
     assert code == 1
-    assert f"there is no bag at {tmp_path}/share/lisa_ros/demo_bag" in printed
+    assert f"There is no bag at {tmp_path}/share/lisa_ros/demo_bag" in printed
 
 
 def test_its_graph_is_its_own(start: Any) -> None:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import tabletop
 from pycocotools import mask as coco
 from typer.testing import CliRunner
 
@@ -45,8 +46,21 @@ def test_frames_of_a_bag_become_pictures(tmp_path):
     assert np.array_equal(samples["frame_000000.png"].truth == TARGET, mask)
 
 
+def test_a_damaged_frame_of_a_bag_is_told_and_the_rest_is_written(tmp_path):
+    messages = tabletop.messages()
+    first = next(message for message in messages if message.topic == tabletop.IMAGE)
+    messages[messages.index(first)] = first._replace(data=first.data[:40])
+    bag = tabletop.save(tmp_path / "bag", messages)
+    mask = np.ones(tabletop.labels()[0].shape, bool)
+    (tmp_path / "cups.json").write_text(json.dumps({"answers": [answer(0, mask), answer(1, mask)]}))
+    result = label(tmp_path / "cups.json", bag, "--camera", tabletop.IMAGE, "--out", tmp_path / "out", "--val", 0)
+    assert result.exit_code == 1
+    assert f"{bag} is cut off or damaged" in result.stderr
+    assert [entry.name for entry in open_split(tmp_path / "out", "train").entries] == ["frame_000001.png"]
+
+
 def test_what_is_no_bag_is_told(tmp_path):
     (tmp_path / "cups.json").write_text('{"answers": []}')
     result = label(tmp_path / "cups.json", tmp_path / "nowhere", "--out", tmp_path / "out")
     assert result.exit_code == 1
-    assert "there is no bag at" in result.stderr
+    assert "There is no bag at" in result.stderr
