@@ -20,10 +20,10 @@ from rclpy.publisher import Publisher
 from rclpy.serialization import serialize_message
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
-from rich.console import Console
-from rich.markup import escape
 from rosgraph_msgs.msg import Clock
 
+from lisa_core.cli import terminal
+from lisa_core.cli.terminal import plain
 from lisa_ros.arguments import refuse
 from lisa_ros.bag_qos import offered
 from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
@@ -42,7 +42,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -111,9 +110,9 @@ def play(
                 raise typer.BadParameter(f"--start-offset is beyond the end of {bag}")
             _publish(context.obj, reader, wanted, Pace(start, rate, clock), loop=loop, wait=wait)
     except TopicError as error:
-        _fail(str(error), 2)
+        terminal.fail(str(error), 2)
     except BagError as error:
-        _fail(str(error), 1)
+        terminal.fail(str(error))
 
 
 class Pace:
@@ -229,9 +228,4 @@ def message_type(name: str) -> Any:
 
 
 def _say(sentence: str) -> None:
-    console.print(sentence, markup=False, soft_wrap=True)
-
-
-def _fail(sentence: str, code: int) -> NoReturn:
-    console.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
-    raise typer.Exit(code)
+    terminal.stderr().print(plain(sentence))

@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +13,13 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 from rclpy.serialization import serialize_message
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 from std_msgs.msg import Header
 
-from lisa_core.cli import options
-from lisa_core.cli.terminal import readable
+from lisa_core.cli import options, terminal
+from lisa_core.cli.progress import over_pictures
+from lisa_core.cli.terminal import plain, readable
 from lisa_core.errors import LisaError
 from lisa_core.hub import state_of
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
@@ -52,7 +51,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
-console = Console(stderr=True, highlight=False)
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
@@ -181,13 +179,14 @@ def replay(
                 write_records(out.with_name(out.name + ".json"), run, records)
                 journal.delete()
     except (TopicError, RecordError) as error:
-        _fail(str(error), 2)
+        terminal.fail(str(error), 2)
     except LisaError as error:
-        _fail(str(error), 1)
+        terminal.fail(str(error))
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied.", 1)
+        what = f"{error.strerror or error}: {error.filename or out}"
+        terminal.fail(f"{what}. The same command goes on once that is remedied.")
     except KeyboardInterrupt:
-        _fail("Stopped; the same command goes on from here.", 130)
+        terminal.fail("Stopped; the same command goes on from here.", 130)
     differences = [] if expected is None else list(compare(expected, records, min_iou))
     _report_unplaced(frames)
     _report(out, records, differences, compared=expected is not None)
@@ -269,19 +268,24 @@ def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) ->
     failed: dict[tuple[int, str], Record] = {}
     total = len(frames) * len(asking.questions)
     if journal.resumed:
-        console.print(f"going on after {len(journal.records)} of {total} answers of an earlier run")
+        _say(f"going on after {len(journal.records)} of {total} answers of an earlier run")
     if len(journal.records) == total:
         return failed
-    with _progress() as progress:
-        task = progress.add_task("loading the model", total=total, completed=len(journal.records))
-        engine = load(on_progress=lambda _, what: progress.update(task, description=escape(what)))
-        progress.update(task, description="answering")
+    with over_pictures(total, len(journal.records)) as progress:
+
+        def say(words: Text) -> None:
+            with progress.paused():
+                terminal.stderr().print(words)
+
+        progress.current("loading the model")
+        engine = load(on_progress=lambda _, what: progress.current(what))
+        progress.current("answering")
         try:
             for frame in frames:
                 missing = [q for q in asking.questions if (frame.number, q) not in journal.records]
-                for record in _answer_frame(engine, frames, frame, missing, asking):
-                    progress.console.print(_line(record))
-                    progress.advance(task)
+                for record in _answer_frame(engine, frames, frame, missing, asking, say):
+                    say(_line(record))
+                    progress.advance()
                     if record.error:
                         failed[record.key] = record
                     else:
@@ -292,7 +296,12 @@ def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) ->
 
 
 def _answer_frame(
-    engine: Any, frames: Frames, frame: FrameOfBag, questions: Sequence[str], asking: Asking
+    engine: Any,
+    frames: Frames,
+    frame: FrameOfBag,
+    questions: Sequence[str],
+    asking: Asking,
+    say: Callable[[Text], None],
 ) -> Iterator[Record]:
     """The records of these questions about one frame; a frame or a question that fails gives records that say why."""
     if not questions:
@@ -311,7 +320,7 @@ def _answer_frame(
         try:
             placements = frames.placements(frame, answer)
         except LisaError as error:
-            console.print(f"frame {frame.number}: no positions, {escape(str(error))}")
+            say(plain(f"frame {frame.number}: no positions, {error}"))
             placements = [None] * len(answer.segments)
         yield Record.of(frame.number, frame.stamp, question, answer, placements)
 
@@ -348,41 +357,35 @@ def _messages(record: Record, rgb: NDArray[np.uint8], header: Header) -> Mapping
     }
 
 
-def _progress() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, console=console)
-
-
-def _line(record: Record) -> str:
-    where = f"{record.stamp / 1e9:.3f}  {escape(record.question)}  "
+def _line(record: Record) -> Text:
+    line = plain(f"{record.stamp / 1e9:.3f}  {record.question}  ")
     if record.error:
-        return f"{where}[red]{escape(record.error)}[/red]"
+        return line.append(plain(record.error, "red"))
     masks = len(record.segments)
-    return f"{where}[bold]{escape(record.text)}[/bold]  {masks} mask{'' if masks == 1 else 's'}"
+    return line.append(plain(record.text, "bold")).append(f"  {masks} mask{'' if masks == 1 else 's'}")
 
 
 def _report_unplaced(frames: Frames) -> None:
     """Why this run found no positions in some frames, once for each reason."""
     for reasons in frames.unplaced.values():
         number, reason = next(iter(reasons.items()))
-        console.print(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {escape(reason)}")
+        _say(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {reason}")
 
 
 def _report(out: Path, records: Sequence[Record], differences: Sequence[Difference], compared: bool) -> None:
     failed = sum(bool(record.error) for record in records)
-    console.print(f"{len(records) - failed} answered, {failed} failed: {escape(str(out))}, {escape(str(out))}.json")
+    _say(f"{len(records) - failed} answered, {failed} failed: {out}, {out}.json")
     if not compared:
         return
     if not differences:
-        console.print("all answers are as expected")
+        _say("all answers are as expected")
         return
     table = Table("frame", "stamp", "question", "what", "expected", "got", title="Not as expected")
     for change in differences:
         cells = (change.question, change.what, change.expected, change.got)
-        table.add_row(str(change.frame), f"{change.stamp / 1e9:.3f}", *map(escape, cells))
-    Console().print(table)
+        table.add_row(str(change.frame), f"{change.stamp / 1e9:.3f}", *map(plain, cells))
+    terminal.stdout().print(table)
 
 
-def _fail(sentence: str, code: int) -> NoReturn:
-    console.print(f"[red]error:[/red] {escape(sentence)}", soft_wrap=True)
-    raise typer.Exit(code)
+def _say(sentence: str) -> None:
+    terminal.stderr().print(plain(sentence))

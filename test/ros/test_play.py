@@ -276,6 +276,12 @@ def test_wrong_usage(tmp_path: Path) -> None:
     assert "parse remap rule" in play("--ros-args", "-r", "/camera/image", code=2)
 
 
+def test_nothing_is_said_that_a_terminal_would_obey() -> None:
+    said = play("--topics", "/\x1b[2J[b]front", code=2)
+    assert "\x1b[2J" not in said
+    assert "/\ufffd[2J[b]front" in said
+
+
 def test_a_damaged_bag(tmp_path: Path) -> None:
     (tmp_path / "bag.mcap").write_bytes((BAG / "tabletop_bag.mcap").read_bytes()[:100_000])
     assert "cut off or damaged" in play(bag=tmp_path / "bag.mcap", code=1)

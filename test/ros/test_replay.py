@@ -408,6 +408,13 @@ def test_a_question_that_fails_is_reported_and_the_rest_goes_on(replay: Replay) 
     assert "that cannot be asked: ask something else" in printed
 
 
+def test_nothing_is_said_that_a_terminal_would_obey(replay: Replay) -> None:
+    words = "the \x1b[2J[b]green ball"
+    for said in (replay("--ask", words, "--out", replay.folder / "out"), replay.ask("x", "--camera", words, code=2)):
+        assert "\x1b[2J" not in said
+        assert "the \ufffd[2J[b]green ball" in said
+
+
 def test_depth_that_is_none_costs_the_position_only(replay: Replay) -> None:
     edited = [changed(m, encoding="rgb8") if m.topic == DEPTH and i > 20 else m for i, m in enumerate(messages())]
     bag = save(replay.folder / "bag", edited)
