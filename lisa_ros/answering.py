@@ -13,14 +13,14 @@ import lisa_core
 from lisa_core.errors import Cancelled, DeviceError, ImageError, OutOfMemoryError, PromptError
 from lisa_core.geometry import SurfacePoints, deproject
 from lisa_ros import conversions
-from lisa_ros.cameras import Picture
 from lisa_ros.conversations import Conversation, Turn
-from lisa_ros.diagnostics import Statistics
 from lisa_ros.inference import End, Ticket
 from lisa_ros.model import Model
 from lisa_ros.parameters import Parameters
+from lisa_ros.pictures import Picture
 from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused
+from lisa_ros.statistics import Statistics
 from lisa_ros.subjects import Subjects
 
 MODEL_STAGES = ("waiting", "encoding", "answering")

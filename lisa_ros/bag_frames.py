@@ -14,7 +14,7 @@ from lisa_core.answer import Answer
 from lisa_core.geometry import Placement, locate
 from lisa_ros import conversions
 from lisa_ros.bags import BagError, BagReader, Message, TopicError
-from lisa_ros.pairing import SILENCE, Apart, of_one_moment
+from lisa_ros.pairing import MOST_APART, Apart, of_one_moment
 from lisa_ros.parameters import CameraParameters
 
 IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage", "sensor_msgs/msg/CameraInfo"
@@ -126,7 +126,7 @@ class Frames:
             return ""
         if not of_one_moment((stamps, 0.0), self._depth_max_dt):
             return f"is {stamps / 1e9:.3f} s from the image by its stamp; --depth-max-dt is {self._depth_max_dt:g} s"
-        return f"was recorded {receipts:.3f} s from the image, more than {SILENCE:g} s"
+        return f"was recorded {receipts:.3f} s from the image, more than {MOST_APART:g} s"
 
     def _read(self, topic: str, recorded: _Recorded) -> Any:
         return self._bag.decode(self._bag.at(topic, recorded.time, recorded.place))

@@ -10,94 +10,34 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
+from typing import Any
 
 import numpy as np
-from geometry_msgs.msg import TransformStamped
 from numpy.typing import NDArray
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
 
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.geometry import Intrinsics
 from lisa_ros import conversions
-from lisa_ros.pairing import NEVER, SILENCE, Apart, of_one_moment, stamp_of
+from lisa_ros.pairing import of_one_moment
 from lisa_ros.parameters import CameraParameters
-
-if TYPE_CHECKING:
-    from lisa_core import Frame
+from lisa_ros.pictures import Arrival, Companions, Picture
 
 _LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
-
-COMPANIONS_KEPT = 8
-"""Depth images, and as many CameraInfos, that wait for their colour image; they come in any order."""
 
 RATE_WINDOW = 32
 """Receipts over which the frame rate is taken."""
 
+SILENCE = 5.0
+"""Seconds without a message after which a camera, or its depth, is called silent."""
+
 
 class CameraError(LisaError):
     """A camera's topic cannot be subscribed to; the message says which and why."""
-
-
-@dataclass(frozen=True, eq=False)
-class Arrival:
-    """A message as it came over the wire, and when, in seconds of the steady clock."""
-
-    serialized: bytes
-    received: float
-
-    @property
-    def stamp(self) -> int:
-        """The header's, in ns."""
-        return stamp_of(self.serialized)
-
-    def apart(self, other: "Arrival | Picture") -> Apart:
-        """How far they are from each other in time: by their stamps, and by their receipts where stamps are equal."""
-        return (abs(self.stamp - other.stamp), abs(self.received - other.received))
-
-
-@dataclass(eq=False)
-class Picture:
-    """One image that questions are asked about, with all that belongs to it.
-
-    Attributes:
-        header: the message's.
-        camera: its name; empty if the image came with the question.
-        rgb: (H, W, 3) uint8.
-        received: when, in seconds of the steady clock.
-        depth: (h, w) float32 m; None without.
-        intrinsics: of the (H, W) image; None without.
-        depth_apart, intrinsics_apart: how far from the image those two are in time, as `Arrival.apart` has it.
-        encoded: the engine's frame, once somebody asked.
-        to_target: from the image's frame to `target_frame` at the image's time, once tf knew it.
-    """
-
-    header: Header
-    camera: str
-    rgb: NDArray[np.uint8]
-    received: float = 0.0
-    depth: NDArray[np.float32] | None = None
-    intrinsics: Intrinsics | None = None
-    depth_apart: Apart = NEVER
-    intrinsics_apart: Apart = NEVER
-    encoded: "Frame | None" = None
-    to_target: TransformStamped | None = None
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W) in px."""
-        return (self.rgb.shape[0], self.rgb.shape[1])
-
-    @property
-    def stamp(self) -> int:
-        """The header's, in ns."""
-        return int(self.header.stamp.sec) * 1_000_000_000 + int(self.header.stamp.nanosec)
 
 
 @dataclass(frozen=True)
@@ -108,45 +48,14 @@ class CameraHealth:
     rate: float
 
 
-class _Companions:
-    """The newest messages that may belong to an image, and for each image that was asked for, as long as it lives, the
-    nearest of all that came.
-    """
-
-    def __init__(self) -> None:
-        self._newest: deque[Arrival] = deque(maxlen=COMPANIONS_KEPT)
-        self._nearest: WeakKeyDictionary[Arrival | Picture, Arrival | None] = WeakKeyDictionary()
-
-    def add(self, arrival: Arrival) -> None:
-        self._newest.append(arrival)
-        for image, nearest in list(self._nearest.items()):
-            if nearest is None or arrival.apart(image) < nearest.apart(image):
-                self._nearest[image] = arrival
-
-    def nearest_to(self, image: Arrival | Picture) -> Arrival | None:
-        """What is nearest to it by now; from now on that is kept up to date."""
-        if image not in self._nearest:
-            kept = [*filter(None, self._nearest.values()), *self._newest]
-            self._nearest[image] = min(kept, key=lambda arrival: arrival.apart(image), default=None)
-        return self._nearest[image]
-
-    def forget(self, image: Picture) -> None:
-        """It is not asked for again soon."""
-        self._nearest.pop(image, None)
-
-    @property
-    def last(self) -> Arrival | None:
-        return self._newest[-1] if self._newest else None
-
-
 @dataclass(eq=False)
 class _Streams:
     """What has come in; guarded by a lock, for the executor writes and the inference thread reads."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     image: Arrival | None = None
-    depths: _Companions = field(default_factory=_Companions)
-    infos: _Companions = field(default_factory=_Companions)
+    depths: Companions = field(default_factory=Companions)
+    infos: Companions = field(default_factory=Companions)
     receipts: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
 
@@ -340,28 +249,21 @@ class Camera:
         return CameraHealth(now - receipts[-1], len(recent) / span if span > 0 else 0.0)
 
     def warn_if_silent(self) -> None:
-        """Log a warning that names topic and QoS once per spell of silence; without images, of those alone."""
-        silent = self._silent()
+        """Log a warning for each stream that has fallen silent, once per silence; without images, for the images alone.
+
+        CameraInfo may come once and never again.
+        """
+        silent = {stream for stream in self._subscriptions if self._quiet_for(stream) > SILENCE}
+        if self._streams.infos.last is not None:
+            silent.discard("camera_info")
         if "image" in silent:
             silent = {"image"}
         for stream in sorted(silent - self._warned):
-            self._node.get_logger().warning(self.silence(stream))
+            self._node.get_logger().warning(self.why_silent(stream))
         self._warned = silent
 
-    def _silent(self) -> set[str]:
-        """The streams of which nothing came for a while; CameraInfo may come once and never again."""
-        silent = {stream for stream in self._subscriptions if self._silence_of(stream) > SILENCE}
-        return silent if self._streams.infos.last is None else silent - {"camera_info"}
-
-    def _silence_of(self, stream: str) -> float:
-        """Seconds since something of it came, or since it is listened to."""
-        streams = self._streams
-        with streams.lock:
-            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}[stream]
-        return time.monotonic() - (newest.received if newest else self._opened)
-
-    def silence(self, stream: str = "image") -> str:
-        """Why nothing of it comes, as far as can be seen: the topic, its QoS here and that of its publishers."""
+    def why_silent(self, stream: str = "image") -> str:
+        """Why no message of the stream comes, as far as can be seen: its topic, its QoS here and its publishers'."""
         publishers = self._node.get_publishers_info_by_topic(self._names[stream])
         heard = "nothing publishes there"
         if publishers:
@@ -371,4 +273,11 @@ class Camera:
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
         where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
-        return f"camera {self.name}: no {stream} for {min(SILENCE, self._silence_of(stream)):.2g} s on {where}: {heard}"
+        return f"camera {self.name}: no {stream} for {min(SILENCE, self._quiet_for(stream)):.2g} s on {where}: {heard}"
+
+    def _quiet_for(self, stream: str) -> float:
+        """Seconds since its last message, or since it was subscribed to."""
+        streams = self._streams
+        with streams.lock:
+            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}[stream]
+        return time.monotonic() - (newest.received if newest else self._opened)

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from lisa_ros.cameras import Picture
+from lisa_ros.pictures import Picture
 
 Turn = tuple[str, str]
 """A question and its answer."""

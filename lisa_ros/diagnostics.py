@@ -1,85 +1,48 @@
-"""How the node does, once a second on `/diagnostics`."""
+"""The health of the node, once a second on `/diagnostics`."""
 
-import threading
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from lisa_ros.cameras import Camera
+from lisa_ros.cameras import SILENCE, Camera
 from lisa_ros.model import Model
-from lisa_ros.pairing import SILENCE
-from lisa_ros.questions import Code, Outcome, Question
-
-LATENCIES_KEPT = 256
-"""Answers over which percentiles are taken."""
+from lisa_ros.questions import Code
+from lisa_ros.statistics import Statistics
 
 REFUSALS = frozenset({Code.LOADING, Code.INACTIVE, Code.BUSY, Code.BAD_REQUEST})
 """Ends of questions that the model never saw; the others but OK and CANCELED are failures."""
 
 
-class Statistics:
-    """Counts questions by how they ended and keeps the latencies of the last ones; thread-safe."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._ends: Counter[Code] = Counter()
-        self._latencies: dict[str, deque[float]] = {}
-        self._standing_failure = ""
-        self._fault = ""
-
-    def add_outcome(self, question: Question | None, outcome: Outcome) -> None:
-        """Count the end of a question; None for one that was none."""
-        with self._lock:
-            self._ends[outcome.code] += 1
-            if outcome.code in (Code.OK, Code.INTERNAL):
-                self._fault = outcome.message if outcome.code is Code.INTERNAL else ""
-            if question is not None and question.standing:
-                failed = outcome.code not in (Code.OK, Code.INACTIVE, Code.CANCELED)
-                self._standing_failure = f"{outcome.code.name}: {outcome.message}" if failed else ""
-
-    def add_latencies(self, stages: Mapping[str, float]) -> None:
-        """Add the seconds that an answer spent by stage."""
-        with self._lock:
-            for stage, seconds in stages.items():
-                self._latencies.setdefault(stage, deque(maxlen=LATENCIES_KEPT)).append(seconds)
-
-    def forget_standing_failure(self) -> None:
-        """The standing instruction has changed: what was wrong with the old one is the past."""
-        with self._lock:
-            self._standing_failure = ""
-
-    def status(self, ahead: int) -> DiagnosticStatus:
-        """The status `questions`; `ahead` of them are waiting or being answered."""
-        with self._lock:
-            ends = Counter(self._ends)
-            latencies = {stage: list(seconds) for stage, seconds in self._latencies.items()}
-            standing_failure, fault = self._standing_failure, self._fault
-        failed = {code: n for code, n in ends.items() if code not in REFUSALS | {Code.OK, Code.CANCELED}}
-        values: list[tuple[str, object]] = [
-            ("in the queue", ahead),
-            ("answered", ends[Code.OK]),
-            ("refused", sum(ends[code] for code in REFUSALS)),
-            ("canceled", ends[Code.CANCELED]),
-            ("failed", sum(failed.values())),
-            *((f"failed with {code.name}", n) for code, n in sorted(failed.items())),
+def questions_status(statistics: Statistics, ahead: int) -> DiagnosticStatus:
+    """The status `questions`; `ahead` of them are waiting or being answered."""
+    summary = statistics.summary()
+    ends = summary.ends
+    failed = {code: n for code, n in ends.items() if code not in REFUSALS | {Code.OK, Code.CANCELED}}
+    values: list[tuple[str, object]] = [
+        ("in the queue", ahead),
+        ("answered", ends[Code.OK]),
+        ("refused", sum(ends[code] for code in REFUSALS)),
+        ("canceled", ends[Code.CANCELED]),
+        ("failed", sum(failed.values())),
+        *((f"failed with {code.name}", n) for code, n in sorted(failed.items())),
+    ]
+    for stage, seconds in summary.latencies.items():
+        median, p95 = np.percentile(seconds, (50, 95))
+        values += [
+            (f"{stage}, last, s", f"{seconds[-1]:.4f}"),
+            (f"{stage}, p50, s", f"{median:.4f}"),
+            (f"{stage}, p95, s", f"{p95:.4f}"),
         ]
-        for stage, seconds in latencies.items():
-            median, p95 = np.percentile(seconds, (50, 95))
-            values += [
-                (f"{stage}, last, s", f"{seconds[-1]:.4f}"),
-                (f"{stage}, p50, s", f"{median:.4f}"),
-                (f"{stage}, p95, s", f"{p95:.4f}"),
-            ]
-        if fault:
-            return _status("questions", DiagnosticStatus.ERROR, f"the last question failed inside: {fault}", values)
-        if standing_failure:
-            text = f"the standing instruction fails with {standing_failure}"
-            return _status("questions", DiagnosticStatus.WARN, text, values)
-        return _status("questions", DiagnosticStatus.OK, f"{ends[Code.OK]} answered", values)
+    if summary.fault:
+        text = f"the last question failed inside: {summary.fault}"
+        return _status("questions", DiagnosticStatus.ERROR, text, values)
+    if summary.standing_failure:
+        text = f"the standing instruction fails with {summary.standing_failure}"
+        return _status("questions", DiagnosticStatus.WARN, text, values)
+    return _status("questions", DiagnosticStatus.OK, f"{ends[Code.OK]} answered", values)
 
 
 def camera_status(camera: Camera) -> DiagnosticStatus:
@@ -113,7 +76,7 @@ def model_status(state: str, reason: str, model: Model) -> DiagnosticStatus:
 
 
 class Diagnostics:
-    """Publishes the statuses at 1 Hz of the steady clock, so a paused simulation does not silence them.
+    """Publishes the statuses once a second of the steady clock, so that a paused simulation does not silence them.
 
     Each is named after the node: `lisa: model`, `robot1/lisa: model`.
     """
@@ -134,7 +97,7 @@ class Diagnostics:
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._publisher.publish(message)
         except Exception as error:
-            if self._node.context.ok():  # else the node is on its way out
+            if self._node.context.ok():  # else the node is shutting down
                 self._node.get_logger().error(f"diagnostics: {error}", throttle_duration_sec=10.0)
 
 

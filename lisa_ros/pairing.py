@@ -3,8 +3,8 @@
 import math
 import struct
 
-SILENCE = 5.0
-"""Seconds without an image after which a camera is called silent, and after which depth is of another one."""
+MOST_APART = 5.0
+"""Seconds between two receipts beyond which depth is of another moment, whatever the stamps say: all may be zero."""
 
 Apart = tuple[float, float]
 """ns between two stamps and s between two receipts."""
@@ -24,10 +24,15 @@ def stamp_of(cdr: bytes) -> int:
         return 0
     # After 4 bytes that say how the rest is encoded: int32 sec, uint32 nanosec; odd is little-endian.
     sec, nanosec = struct.unpack_from("<iI" if cdr[1] & 1 else ">iI", cdr, 4)
-    return int(sec) * 1_000_000_000 + int(nanosec)
+    return nanoseconds(sec, nanosec)
+
+
+def nanoseconds(sec: int, nanosec: int) -> int:
+    """A stamp's two numbers as one, ns."""
+    return sec * 1_000_000_000 + nanosec
 
 
 def of_one_moment(apart: Apart, depth_max_dt: float) -> bool:
     """Whether depth so far from an image is of its moment (`depth_max_dt` in s); stamps of zero are never apart."""
     stamps, receipts = apart
-    return stamps <= depth_max_dt * 1e9 and receipts <= SILENCE
+    return stamps <= depth_max_dt * 1e9 and receipts <= MOST_APART

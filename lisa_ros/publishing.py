@@ -12,8 +12,8 @@ import lisa_core
 from lisa_core import overlay
 from lisa_core.geometry import Placement, SurfacePoints
 from lisa_ros import conversions
-from lisa_ros.cameras import Picture
 from lisa_ros.msg import Answer
+from lisa_ros.pictures import Picture
 from lisa_ros.qos import ANSWERS
 from lisa_ros.transforms import TargetFrame
 

@@ -15,6 +15,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from lisa_ros.bag_qos import offered
 from lisa_ros.bags import BagReader, Message
 from lisa_ros.conversions import to_rgb_compressed
+from lisa_ros.pairing import nanoseconds
 
 IMAGE = "camera/image"
 COMPRESSED, DEPTH, CAMERA_INFO = f"{IMAGE}/compressed", "camera/depth", "camera/camera_info"
@@ -70,7 +71,7 @@ class Recording:
     def frame(self, stamp: Time) -> tuple[str, NDArray[np.uint8]]:
         """Which frame has that stamp, for people, and its picture, (H, W, 3) RGB."""
         images = {frame.image.stamp: (number, frame.image) for number, frame in enumerate(self._frames, start=1)}
-        number, image = images[stamp.sec * 1_000_000_000 + stamp.nanosec]
+        number, image = images[nanoseconds(stamp.sec, stamp.nanosec)]
         return f"frame {number} of {len(images)}", to_rgb_compressed(deserialize_message(image.data, CompressedImage))
 
 

@@ -16,6 +16,7 @@ from lisa_core.errors import LisaError
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
 from lisa_core.json_lines import JsonLines, encoded, whole_lines
+from lisa_ros.pairing import nanoseconds
 
 SHIFT, RELATIVE_SHIFT = 0.005, 0.02
 """m, and m for each metre from the camera: what a position may move and be the expected one."""
@@ -105,10 +106,10 @@ class Record:
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a file: the stamp as ROS writes it; no `error` in an answer, and no answer in an error."""
-        seconds, nanoseconds = divmod(self.stamp, 1_000_000_000)
+        sec, nanosec = divmod(self.stamp, 1_000_000_000)
         entry = {
             "frame": self.frame,
-            "stamp": {"sec": seconds, "nanosec": nanoseconds},
+            "stamp": {"sec": sec, "nanosec": nanosec},
             "question": self.question,
         }
         if self.error:
@@ -131,7 +132,7 @@ class Record:
         )
         return cls(
             frame=int(entry["frame"]),
-            stamp=int(entry["stamp"]["sec"]) * 1_000_000_000 + int(entry["stamp"]["nanosec"]),
+            stamp=nanoseconds(int(entry["stamp"]["sec"]), int(entry["stamp"]["nanosec"])),
             question=str(entry["question"]),
             text=str(entry.get("text", "")),
             segments=tuple(segments),

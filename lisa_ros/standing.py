@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 
-from lisa_ros.cameras import Arrival, Camera
+from lisa_ros.cameras import Camera
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import Parameters
+from lisa_ros.pictures import Arrival
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
 PAUSE_AFTER_FAILURE = 1.0

@@ -8,10 +8,11 @@ import numpy as np
 
 from lisa_core.errors import ImageError
 from lisa_ros import conversions
-from lisa_ros.cameras import Arrival, Camera, Picture
+from lisa_ros.cameras import Camera
 from lisa_ros.conversations import Conversation, Conversations, Turn
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import Parameters
+from lisa_ros.pictures import Arrival, Picture
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
 
@@ -48,7 +49,7 @@ class Subjects:
         camera = self._camera(ticket.question)
         newest = camera.newest if camera else None  # read once: another thread may close the camera
         if camera is None or newest is None:
-            why = camera.silence() if camera else "the camera is closed"
+            why = camera.why_silent() if camera else "the camera is closed"
         else:
             age = time.monotonic() - newest.received
             why = (

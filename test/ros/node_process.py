@@ -4,7 +4,7 @@ import sys
 
 from fake_engine import FakeEngine
 
-from lisa_ros.node import main
+from lisa_ros.process import main
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv, load=FakeEngine.from_pretrained))

@@ -11,13 +11,13 @@ from scenes import box_of, scene
 from std_msgs.msg import Header
 
 from lisa_ros.answering import Answerer
-from lisa_ros.cameras import Picture
 from lisa_ros.conversations import Conversation, Conversations
 from lisa_ros.conversions import image_message
-from lisa_ros.diagnostics import Statistics
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import validated
+from lisa_ros.pictures import Picture
 from lisa_ros.questions import Code, Question
+from lisa_ros.statistics import Statistics
 from lisa_ros.subjects import Subjects
 
 TTL = 60.0
@@ -149,7 +149,7 @@ def test_the_same_image_goes_on_with_it(robot: Robot) -> None:
 
 def test_the_same_image_is_encoded_once() -> None:
     engine: Any = SimpleNamespace(encode=lambda rgb: object())
-    outputs: Any = SimpleNamespace(locate=lambda picture: None)
+    outputs: Any = SimpleNamespace(add_transform=lambda picture: None)
     node: Any = SimpleNamespace(get_logger=lambda: None)
     model: Any = SimpleNamespace(engine=engine)
     subjects = Subjects({}, lambda: validated({}))

@@ -16,10 +16,10 @@ from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
-from lisa_ros.cameras import Arrival, Picture, _Companions
 from lisa_ros.conversions import image_message
 from lisa_ros.pairing import of_one_moment
 from lisa_ros.parameters import CameraParameters
+from lisa_ros.pictures import Arrival, Companions, Picture
 
 Vector = tuple[float, float, float]
 
@@ -213,7 +213,7 @@ def arrival(stamp: float, received: float) -> Arrival:
 
 @pytest.mark.parametrize("first", ["depth", "image"])
 def test_depth_waits_for_its_image_however_much_comes_after_it(first: str) -> None:
-    image, depth, kept = arrival(7.0, 7.0), arrival(7.01, 7.1), _Companions()
+    image, depth, kept = arrival(7.0, 7.0), arrival(7.01, 7.1), Companions()
     steps = [lambda: kept.add(depth), lambda: kept.nearest_to(image)]
     for step in steps if first == "depth" else reversed(steps):
         step()

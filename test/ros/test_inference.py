@@ -9,8 +9,8 @@ import pytest
 from harness import PATIENCE, eventually
 
 from lisa_ros import subjects
-from lisa_ros.cameras import Arrival
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
+from lisa_ros.pictures import Arrival
 from lisa_ros.questions import Code, Outcome, Question
 
 

@@ -12,11 +12,12 @@ from lisa_ros.msg import Answer
 from scenes import box_of, scene
 from std_msgs.msg import String
 
-from lisa_ros.diagnostics import Statistics
+from lisa_ros.diagnostics import questions_status
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import Parameters, validated
 from lisa_ros.questions import Code, Outcome
 from lisa_ros.standing import StandingInstruction
+from lisa_ros.statistics import Statistics
 
 
 @pytest.fixture(scope="module")
@@ -276,11 +277,11 @@ def test_a_failure_inside_shows_in_the_diagnostics_until_a_question_is_answered(
     statistics = Statistics()
     statistics.add_outcome(None, Outcome(Code.INTERNAL, "RuntimeError: CUDA error: an illegal memory access"))
     statistics.add_outcome(None, Outcome(Code.BAD_REQUEST, "no instruction"))
-    broken = statistics.status(0)
+    broken = questions_status(statistics, 0)
     assert broken.level == DiagnosticStatus.ERROR
     assert broken.message == "the last question failed inside: RuntimeError: CUDA error: an illegal memory access"
     statistics.add_outcome(None, Outcome(Code.OK))
-    assert statistics.status(0).level == DiagnosticStatus.OK
+    assert questions_status(statistics, 0).level == DiagnosticStatus.OK
 
 
 def test_diagnostics_tell_of_model_camera_and_questions(robot: Robot, diagnostics: list[Any]) -> None:
