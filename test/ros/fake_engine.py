@@ -125,24 +125,26 @@ class FakeEngine:
 
     def ask_many(
         self,
-        frames: Sequence[FakeFrame],
+        frame: FakeFrame | Sequence[FakeFrame],
         instructions: Sequence[str],
-        histories: Sequence[Sequence[tuple[str, str]]],
+        histories: Sequence[Sequence[tuple[str, str]]] = (),
         *,
-        max_new_tokens: int,
-        max_segments: int,
-        mask_only: bool,
-        on_token: Callable[[int, str], None],
-        on_stage: Callable[[int, str], None],
-        on_answer: Callable[[int, Answer | Cancelled], None],
-        cancels: Sequence[threading.Event],
-    ) -> None:
+        max_new_tokens: int = 512,
+        max_segments: int = 16,
+        mask_only: bool = False,
+        on_token: Callable[[int, str], None] | None = None,
+        on_stage: Callable[[int, str], None] | None = None,
+        on_answer: Callable[[int, Answer | Cancelled], None] | None = None,
+        cancels: Sequence[threading.Event] = (),
+    ) -> list[Answer | Cancelled]:
         """As `ask`, a step of each in turns."""
         self._check_thread()
         count = len(instructions)
-        going = {}
+        frames = [frame] * count if isinstance(frame, FakeFrame) else frame
+        histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in instructions]
+        going, ends = {}, {}
         for index, of_one in enumerate(zip(frames, instructions, histories, strict=True)):
-            listeners = partial(on_token, index), partial(on_stage, index)
+            listeners = partial(on_token or _nobody, index), partial(on_stage or _nobody, index)
             going[index] = _answering(*of_one, max_segments, mask_only, *listeners, cancels[index], count)
         while going:
             for index, steps in list(going.items()):
@@ -152,7 +154,9 @@ class FakeEngine:
                     answer = cancelled
                 if answer is not None:
                     del going[index]
-                    on_answer(index, answer)
+                    ends[index] = answer
+                    (on_answer or _nobody)(index, answer)
+        return [ends[index] for index in range(count)]
 
     def memory(self) -> Mapping[str, int]:
         """Bytes by part."""

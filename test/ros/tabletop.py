@@ -1,7 +1,8 @@
 """The bag in `test/data` and the truth about it: an engine that knows where everything on the table is, at once."""
 
 import json
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,20 @@ class TabletopEngine:
         """The number of the picture in the bag."""
         return frame_numbers()[rgb.tobytes()]
 
-    def ask(self, frame: int, instruction: str, *, max_new_tokens: int, mask_only: bool) -> Answer:
+    def ask(
+        self,
+        frame: int,
+        instruction: str,
+        history: Sequence[tuple[str, str]] = (),
+        *,
+        max_new_tokens: int = 512,
+        max_segments: int = 16,
+        mask_only: bool = False,
+        on_token: Callable[[str], None] | None = None,
+        on_stage: Callable[[str], None] | None = None,
+        cancel: threading.Event | None = None,
+    ) -> Answer:
         """One segment for each thing that is named, in the order of the truth; "unspeakable" is an error."""
-        del max_new_tokens
         if "unspeakable" in instruction:
             raise PromptError("that cannot be asked: ask something else")
         named = [i for i, thing in enumerate(truth()["things"], start=1) if thing["name"] in instruction]

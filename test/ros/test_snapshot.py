@@ -28,7 +28,7 @@ class Engine:
         self.image, self.size, self.timings = rgb, rgb.shape[:2], {}
         return self
 
-    def ask(self, frame, question, history=(), *, on_token, **_):
+    def ask(self, frame, instruction, history=(), *, on_token, **_):
         on_token(f"red is on {found(frame.image, 'red').sum()} px of {frame.size}")
         return Answer("red")
 
