@@ -1,4 +1,4 @@
-"""From a question to its answer: what the engine says, where that is, and who is told."""
+"""Answers questions: asks the engine, locates the segments, publishes and returns the answer."""
 
 import time
 import traceback
@@ -24,12 +24,12 @@ from lisa_ros.statistics import Statistics
 from lisa_ros.subjects import Subjects
 
 MODEL_STAGES = ("waiting", "encoding", "answering")
-"""Stages in which the model is at work, for this question or those before it."""
+"""Stages in which the model works, for this question or for those before it."""
 
 
 @dataclass(eq=False)
 class _Asked:
-    """A question on the engine's desk: about which frame, after which turns, and the seconds it took by stage."""
+    """A question that is ready for the engine: its picture and frame, earlier turns, and the seconds spent by stage."""
 
     ticket: Ticket
     picture: Picture
@@ -40,7 +40,7 @@ class _Asked:
 
 
 class Answerer:
-    """Answers questions about their subjects with an engine; all of it on the inference thread."""
+    """Answers questions with an engine; every method runs on the inference thread."""
 
     def __init__(
         self,
@@ -64,7 +64,7 @@ class Answerer:
         self._standing_failure = ""
 
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
-        """Answer the questions, several of them together; each fails by itself."""
+        """Answer the questions, several of them together; if one fails, the others are still answered."""
         asked: list[_Asked] = []
         for ticket in tickets:
             with self._failing_alone(ticket, end):
@@ -72,7 +72,7 @@ class Answerer:
         if len(asked) > 1:
             try:
                 self._ask_together(asked, end)
-            except BaseException as error:  # whatever it is: one by one it shows whose it is, or does not come again
+            except BaseException as error:  # asked one by one, only the question that causes it fails
                 self._logger.info(f"{len(asked)} questions together failed with {error!r}: asking one by one")
         for one in asked:
             if not one.ended:
@@ -83,11 +83,11 @@ class Answerer:
     def _failing_alone(self, ticket: Ticket, end: End) -> Iterator[None]:
         try:
             yield
-        except BaseException as error:  # whatever it is, it is told
+        except BaseException as error:  # whatever it is, the one who asked is told
             self.fail(ticket, error, end)
 
     def _prepared(self, ticket: Ticket) -> "_Asked":
-        """The question with its picture encoded; raises what the engine raises, and Refused."""
+        """Find and encode the question's picture; raises Refused and whatever the engine raises."""
         if ticket.cancel.is_set():
             raise Cancelled("given up while those asked with it were encoded")
         self._subjects.expire()
@@ -146,7 +146,7 @@ class Answerer:
         )
 
     def _answered(self, one: "_Asked", answer: lisa_core.Answer) -> Outcome:
-        """Where it is, who is told and what is remembered of it."""
+        """Locate the segments, publish the answer, and remember it for its conversation."""
         ticket, picture, stages, question = one.ticket, one.picture, one.stages, one.ticket.question
         with _timed(stages, "position"):
             self._complete(picture)
@@ -168,7 +168,7 @@ class Answerer:
         return Outcome(Code.OK, answer=message)
 
     def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
-        """End the question with what was raised on the way to its answer; free memory, log or give up as that asks."""
+        """End the question with this error; free memory, end the node or log it, as the error demands."""
         outcome = _outcome_of(error, ticket.stage)
         if outcome.code is Code.OUT_OF_MEMORY:
             self._subjects.forget_encodings()
@@ -179,7 +179,7 @@ class Answerer:
         end(ticket, outcome)
 
     def _log_unforeseen(self, ticket: Ticket, error: BaseException) -> None:
-        """With its traceback; a standing question, which fails again and again, tells the same only once."""
+        """Log the traceback; for the standing question, which may fail again and again, only if the error is new."""
         told, standing = repr(error), ticket.question.standing
         if not standing or told != self._standing_failure:
             trace = "".join(traceback.format_exception(error))
@@ -199,12 +199,12 @@ class Answerer:
         return picture.encoded
 
     def _complete(self, picture: Picture) -> None:
-        """What belongs to the picture often comes after it, and is there by the time that it is encoded or answered."""
+        """Add transform, depth and intrinsics that have come by now; they often come after their picture."""
         self._publications.add_transform(picture)
         self._subjects.complete(picture)
 
     def _points(self, picture: Picture, answer: lisa_core.Answer) -> list[SurfacePoints]:
-        """The points of each segment; none at all without depth and intrinsics."""
+        """The points of each segment; an empty list without depth and intrinsics."""
         depth, intrinsics = picture.depth, picture.intrinsics
         if depth is None or intrinsics is None:
             return []
@@ -236,7 +236,7 @@ class Answerer:
 
 
 def _outcome_of(error: BaseException, stage: str) -> Outcome:
-    """The code and the sentence for what was raised while the question was in that stage."""
+    """The code and the sentence for an error that was raised while the question was in that stage."""
     if isinstance(error, Refused):
         return error.outcome
     if isinstance(error, Cancelled):

@@ -1,14 +1,13 @@
-"""The API of ROS's `cv_bridge`: the one place that knows how images lie in messages.
+"""Reads and writes the pixels of image messages, with the API of ROS's `cv_bridge`.
 
-There is no wheel of `cv_bridge`, and where ROS has installed it, it may have been built for another NumPy: then it is
-imported without complaint and takes the process down at the first conversion. So `CvBridge` here has its methods and
-needs only NumPy and OpenCV. ROS's own does the reading where it is installed, a trial has shown that it works, and the
-message is one that it reads right (its Python side takes rows padded to other than whole pixels for slanted ones, and
-refuses half of the encodings below).
+There is no wheel of `cv_bridge`, and one that ROS installed may have been built for another NumPy: it can be imported
+then, but crashes the process at the first conversion. So `CvBridge` here has the same methods and needs only NumPy and
+OpenCV. It calls ROS's own where that is installed, works in a trial, and reads the message correctly: ROS's Python side
+shears images whose row padding is no whole number of pixels, and refuses half of the encodings below.
 
-Encodings are those of sensor_msgs/image_encodings.hpp. Differences to ROS's own, all in what it does not do:
-`8UC1` and `8UC3` may be converted, as `mono8` and `bgr8`; so may `uyvy`, `yuyv`, `nv21` and `nv24`; mono16 becomes
-8 bit by its high byte; damaged and oversized compressed images are refused.
+Encodings are those of sensor_msgs/image_encodings.hpp. What ROS's own does not do: `8UC1` and `8UC3` are converted, as
+`mono8` and `bgr8`; so are `uyvy`, `yuyv`, `nv21` and `nv24`; mono16 becomes 8 bit by its high byte; damaged and
+oversized compressed images are refused.
 """
 
 import array
@@ -30,7 +29,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 MAX_COMPRESSED_PIXELS = 1 << 26
-"""Compressed images of more pixels are refused before they are unpacked: a few kB can ask for all of the memory."""
+"""Compressed images with more pixels are refused before they are decoded: a few kB can claim all of the memory."""
 
 PASSTHROUGH = "passthrough"
 
@@ -41,18 +40,18 @@ _LAYOUTS = {
     **dict.fromkeys(("mono8", "bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"), ("u1", 1)),
     "mono16": ("u2", 1),
 }
-"""NumPy type and channels of the encodings that do not say them in their names, as `8UC3` does."""
+"""NumPy type and number of channels, for encodings whose names do not say them as `8UC3` does."""
 
 _GENERIC_TYPES = {"8U": "u1", "8S": "i1", "16U": "u2", "16S": "i2", "32S": "i4", "32F": "f4", "64F": "f8"}
 _GENERIC_NAMES = {numpy_name: name for name, numpy_name in _GENERIC_TYPES.items()}
 
 _DIGITS = 3
-"""Of a number of channels; OpenCV has 512 at most."""
+"""Most digits in a number of channels; OpenCV allows 512 channels."""
 
 _PLANAR_ROWS = {"nv21": 1.5, "nv24": 3}
-"""Rows of width bytes in which the planes of one row of pixels lie."""
+"""Rows of `width` bytes per row of pixels, over all planes."""
 
-# OpenCV names a Bayer pattern by its second row, ROS by its first.
+# OpenCV names a Bayer pattern by its second row, ROS by its first row.
 _TO_RGB = {
     **dict.fromkeys(("bgr8", "8UC3"), cv2.COLOR_BGR2RGB),
     **dict.fromkeys(("mono8", "8UC1", "mono16"), cv2.COLOR_GRAY2RGB),
@@ -79,46 +78,46 @@ _READ_BY_ROS = frozenset(COLOUR_ENCODINGS) - {"8UC1", "8UC3", "mono16", "uyvy", 
 
 
 class CvBridgeError(TypeError):
-    """The message or array cannot be converted as asked; says why, with the numbers or names that are wrong."""
+    """The message or array cannot be converted; the sentence names the wrong numbers or names."""
 
 
 class CvBridge:
     """Converts between messages and OpenCV's arrays, with the methods of ROS's `cv_bridge.CvBridge`.
 
-    Where ROS's own is installed, the first conversion of a process takes a second longer, for the trial.
+    If ROS's own is installed, its trial makes the first conversion of a process take a second longer.
     """
 
     def imgmsg_to_cv2(self, img_msg: Image, desired_encoding: str = PASSTHROUGH) -> NDArray[Any]:
         """The message's pixels, (H, W) or (H, W, channels), in this machine's byte order.
 
         Args:
-            img_msg: of any encoding for "passthrough", of one of `COLOUR_ENCODINGS` otherwise.
-            desired_encoding: rgb8, bgr8, rgba8, bgra8, mono8, or "passthrough": as it is, in the message's own memory
-                where that is possible; nv21 and nv24 then are (1.5 H, W) and (3 H, W), plane below plane.
+            img_msg: in any encoding for "passthrough", else in one of `COLOUR_ENCODINGS`.
+            desired_encoding: rgb8, bgr8, rgba8, bgra8, mono8, or "passthrough": not converted, and in the message's own
+                memory where possible; nv21 and nv24 are (1.5 H, W) and (3 H, W) then, one plane below the other.
 
         Raises:
-            CvBridgeError: unknown encoding, or width, height, step and length of the data do not fit together.
+            CvBridgeError: the encoding is unknown, or width, height, step and length of the data do not agree.
         """
         pixels = _pixels(img_msg)
         if desired_encoding in (PASSTHROUGH, img_msg.encoding):
             return np.ascontiguousarray(pixels)
         if img_msg.encoding in _READ_BY_ROS and pixels.flags.c_contiguous and (ros := _cv_bridge_of_ros()):
-            with contextlib.suppress(TypeError):  # that is its CvBridgeError: what it refuses may be known below
+            with contextlib.suppress(TypeError):  # its CvBridgeError: what it refuses may be converted below
                 return ros.imgmsg_to_cv2(img_msg, desired_encoding)
         return _recode(_rgb(pixels, img_msg.encoding), desired_encoding)
 
     def compressed_imgmsg_to_cv2(
         self, cmprs_img_msg: CompressedImage, desired_encoding: str = PASSTHROUGH
     ) -> NDArray[Any]:
-        """The pixels of a JPEG or PNG as they lie in the file: a rotation that a JPEG's EXIF asks for is not done.
+        """The pixels of a JPEG or PNG as stored in the file; a rotation in a JPEG's EXIF is ignored.
 
         Args:
-            cmprs_img_msg: its `format` is not looked at, for drivers differ in what they write there.
+            cmprs_img_msg: its `format` is ignored, for drivers differ in what they write there.
             desired_encoding: rgb8, bgr8, rgba8, bgra8, mono8 (16 bit become 8 by the high byte; an alpha channel is
-                dropped), or "passthrough": as it is, colours in the order of bgr8 and bgra8.
+                dropped), or "passthrough": not converted, colours in the order of bgr8 and bgra8.
 
         Raises:
-            CvBridgeError: neither JPEG nor PNG, damaged, cut off, or of more than `MAX_COMPRESSED_PIXELS`.
+            CvBridgeError: neither JPEG nor PNG, damaged, cut off, or more than `MAX_COMPRESSED_PIXELS`.
         """
         data = bytes(cmprs_img_msg.data)
         _check_compressed(data)
@@ -130,10 +129,10 @@ class CvBridge:
         return image if passthrough else _recode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), desired_encoding)
 
     def cv2_to_imgmsg(self, cvim: NDArray[Any], encoding: str = PASSTHROUGH, header: Header | None = None) -> Image:
-        """A message of the (H, W) or (H, W, channels) array, which is copied once.
+        """A message of the (H, W) or (H, W, channels) array, copied once.
 
         Raises:
-            CvBridgeError: the array's type or channels are not those of the encoding.
+            CvBridgeError: the encoding has another type or number of channels than the array.
         """
         height, width, channels = cvim.shape if cvim.ndim == 3 else (*cvim.shape, 1)
         byte_order, numpy_name = cvim.dtype.str[0], cvim.dtype.str[1:]
@@ -151,10 +150,10 @@ class CvBridge:
         )
 
     def cv2_to_compressed_imgmsg(self, cvim: NDArray[Any], dst_format: str = "jpg") -> CompressedImage:
-        """A message of the array as OpenCV writes it to a file of that kind (jpg, png...); colours as bgr8 or bgra8.
+        """A message of the array, encoded by OpenCV in that format (jpg, png...); colours in the order bgr8 or bgra8.
 
         Raises:
-            CvBridgeError: OpenCV cannot write such an array to such a file.
+            CvBridgeError: OpenCV cannot encode such an array in that format.
         """
         try:
             done, data = cv2.imencode(f".{dst_format}", cvim)
@@ -166,7 +165,7 @@ class CvBridge:
 
 
 def _layout(encoding: str) -> tuple[str, int]:
-    """NumPy's name of the type without its byte order, and the number of channels."""
+    """NumPy's name of the type, without byte order, and the number of channels."""
     if encoding in _LAYOUTS:
         return _LAYOUTS[encoding]
     name, _, channels = encoding.partition("C")
@@ -176,7 +175,7 @@ def _layout(encoding: str) -> tuple[str, int]:
 
 
 def _pixels(message: Image) -> NDArray[Any]:
-    """(H, W) or (H, W, channels) in native byte order; a view of the message, rows apart by its step, if it can be."""
+    """(H, W) or (H, W, channels) in native byte order; where possible a view of the message, with its step."""
     if not message.width or not message.height:
         raise CvBridgeError(f"the image is empty: {message.width}x{message.height} px")
     if message.encoding in _PLANAR_ROWS:
@@ -197,7 +196,7 @@ def _pixels(message: Image) -> NDArray[Any]:
 def _planes(message: Image) -> NDArray[np.uint8]:
     """(1.5 H, W) of nv21 or (3 H, W) of nv24: luma, and below it the interleaved chroma.
 
-    `step` is that of the luma rows, as drivers fill it in, or of luma and chroma together, as Image.msg has it.
+    `step` may be of a row of luma alone, as drivers fill it in, or of luma and chroma together, as in Image.msg.
     """
     width, height = message.width, message.height
     if message.encoding == "nv21" and (width % 2 or height % 2):
@@ -223,7 +222,7 @@ def _check_rows(message: Image, rows: int, step: int, row: int) -> None:
 
 
 def _rgb(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
-    """(H, W, 3) uint8 RGB of what `_pixels` gave."""
+    """(H, W, 3) uint8 RGB of the result of `_pixels`."""
     if encoding == "rgb8":
         return pixels
     if encoding == "nv24":
@@ -241,7 +240,7 @@ def _rgb(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
 
 
 def _rgb_of_nv24(planes: NDArray[np.uint8]) -> NDArray[Any]:
-    """OpenCV has no code for it, but one for two pixels that share their colour: so each pixel is given twice."""
+    """OpenCV cannot convert nv24, but formats in which two pixels share their colour: so each pixel is doubled."""
     height, width = len(planes) // 3, planes.shape[1]
     luma = planes[:height]
     blue, red = cv2.split(planes[height:].reshape(height, width, 2))
@@ -259,14 +258,14 @@ def _recode(rgb: NDArray[Any], encoding: str) -> NDArray[Any]:
 
 
 def _buffer(pixels: NDArray[Any]) -> "array.array[int]":
-    """The bytes of the array in the only type that a message takes over without looking at each of them."""
+    """The bytes of the array, in the only type that a message accepts without checking every element."""
     buffer = array.array("B")
     buffer.frombytes(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
     return buffer
 
 
 def _check_compressed(data: bytes) -> None:
-    """Refuse what OpenCV would make room for however large it says it is, or, cut off, would fill up with grey."""
+    """Refuse images of huge size, which OpenCV would allocate, and cut off ones, which it would fill with grey."""
     width, height = _size_of_png(data) or _size_of_jpeg(data) or (0, 0)
     if not width or not height:
         raise CvBridgeError(f"the {len(data)} bytes of compressed image are neither JPEG nor PNG")
@@ -277,12 +276,12 @@ def _check_compressed(data: bytes) -> None:
 
 
 def _jpeg_is_whole(data: bytes) -> bool:
-    """Whether there is an end after the last scan; a thumbnail in front of it has one, too."""
+    """Whether the end marker comes after the last scan; an embedded thumbnail has an end marker of its own."""
     return data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda")
 
 
 def _png_is_whole(data: bytes) -> bool:
-    """Whether chunk follows chunk up to the last one: OpenCV allocates what a chunk claims to be long."""
+    """Whether the chunks are complete up to IEND: OpenCV allocates whatever length a chunk claims."""
     at = 8
     while at + 12 <= len(data):
         length, name = struct.unpack(">I4s", data[at : at + 8])
@@ -293,17 +292,17 @@ def _png_is_whole(data: bytes) -> bool:
 
 
 def _size_of_png(data: bytes) -> tuple[int, int] | None:
-    """Width and height, None where it is no PNG."""
+    """Width and height; None if it is no PNG."""
     if len(data) < 24 or not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return None
     return struct.unpack(">II", data[16:24])
 
 
 def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
-    """Width and height out of the header of the frame, None where it is no JPEG."""
+    """Width and height from the frame header; None if it is no JPEG."""
     at = 2 if data.startswith(b"\xff\xd8") else len(data)
     while at + 9 <= len(data) and data[at] == 0xFF:
-        if data[at + 1] == 0xFF:  # any number of these may stand before a marker (T.81, B.1.1.2)
+        if data[at + 1] == 0xFF:  # fill bytes: any number may precede a marker (T.81, B.1.1.2)
             at += 1
             continue
         marker, length = struct.unpack(">BH", data[at + 1 : at + 4])
@@ -316,10 +315,10 @@ def _size_of_jpeg(data: bytes) -> tuple[int, int] | None:
 
 @functools.cache
 def _cv_bridge_of_ros() -> Any:
-    """An instance of ROS's own `CvBridge`, None where there is none or it does not work."""
+    """An instance of ROS's own `CvBridge`; None if it is not installed or does not work."""
     if importlib.util.find_spec("cv_bridge") is None:
         return None
-    # In a process of its own: one that was built for another NumPy does not raise, it dies.
+    # In a process of its own: if it was built for another NumPy, it does not raise but crashes.
     trial = subprocess.run(
         [sys.executable, "-c", _TRIAL],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -1,8 +1,8 @@
-"""The newest colour image, depth and intrinsics of each camera, unconverted until somebody asks.
+"""Cameras: the newest colour image, depth and intrinsics of each, not converted before a question needs them.
 
 Ages and rates are measured by receipt on the steady clock. Stamps serve for two things only: they are copied into
-the answers, and they pair depth and intrinsics with colour. So stamps of zero, jumps and loops of the clock change
-nothing.
+the answers, and they pair depth and intrinsics with colour. So stamps of zero, and a clock that jumps or loops, do no
+harm.
 """
 
 import threading
@@ -42,7 +42,7 @@ class CameraError(LisaError):
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """How a camera does: seconds since the newest image (None: never one) and images per second."""
+    """Seconds since a camera's newest image (None: no image yet), and images per second."""
 
     age: float | None
     rate: float
@@ -50,7 +50,7 @@ class CameraHealth:
 
 @dataclass(eq=False)
 class _Streams:
-    """What has come in; guarded by a lock, for the executor writes and the inference thread reads."""
+    """The messages received; guarded by a lock, for the executor writes and the inference thread reads."""
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     image: Arrival | None = None
@@ -66,10 +66,10 @@ def image_topic(node: Node, parameters: CameraParameters) -> str:
 
 
 class Camera:
-    """Subscribes to one camera's topics and keeps the newest of each.
+    """Subscribes to one camera's topics and keeps the newest message of each.
 
-    Images are taken from the middleware serialized: nothing is converted, and at 1080p a message object alone
-    would cost ten times what the callback may.
+    Messages are taken from the middleware serialised: at 1080p, building the message object alone would take ten times
+    as long as the callback may.
     """
 
     def __init__(
@@ -89,10 +89,10 @@ class Camera:
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
         self._message_type = CompressedImage if self._compressed else Image
-        # Remapped once, by rclpy, but for a compressed image: that is remapped by the name of the image, too.
+        # rclpy remaps the names, but for a compressed image, remapping the name of the image has to count, too.
         image = image_topic(node, parameters) if self._compressed else parameters.image
         self._names = {"image": image, "depth": parameters.depth, "camera_info": parameters.camera_info}
-        self._group = ReentrantCallbackGroup()  # its own, for a group remembers all that was ever in it
+        self._group = ReentrantCallbackGroup()  # of its own, for a group keeps all that was ever in it
         self._subscriptions: dict[str, Any] = {}
         try:
             self._listen()
@@ -115,7 +115,7 @@ class Camera:
             if topic := self._names[stream]:
                 try:
                     self._subscriptions[stream] = self._subscribe(message_type, topic, keep)
-                except Exception as error:  # rclpy's words for it name neither, and are of memory
+                except Exception as error:  # rclpy's message names neither stream nor topic
                     raise CameraError(
                         f"camera {self.name}: {stream} cannot be heard on {topic}, which may be a topic of another type"
                         f" here ({str(error).partition(', at /')[0]})."
@@ -133,9 +133,9 @@ class Camera:
         return self._node.create_subscription(message_type, topic, callback, qos, raw=True, callback_group=self._group)
 
     def ask_for_latched(self) -> None:
-        """Hear a CameraInfo that was published once, before, as soon as all who publish there are seen to offer that.
+        """Also subscribe with transient local durability, for a CameraInfo that was published once, before.
 
-        To be called on the executor's thread.
+        Only while there is no CameraInfo yet and every publisher is seen to offer it. Call on the executor's thread.
         """
         name = self._names["camera_info"]
         if self._latched or not name or self._streams.infos.last is not None:
@@ -145,7 +145,7 @@ class Camera:
             self._latched = self._subscribe(CameraInfo, name, self._keep_info, latched=True)
 
     def close(self) -> None:
-        """Unsubscribe; what was kept is forgotten. To be called on the executor's thread."""
+        """Unsubscribe and forget all messages. Call on the executor's thread."""
         for subscription in filter(None, (*self._subscriptions.values(), self._latched)):
             self._node.destroy_subscription(subscription)
         self._subscriptions, self._latched = {}, None
@@ -175,7 +175,7 @@ class Camera:
         return self._streams.image
 
     def picture(self, arrival: Arrival) -> Picture:
-        """The image converted, with the depth that is there by now; raises ImageError if it cannot be read."""
+        """Convert the image, and add the depth that has come by now; raises ImageError if it cannot be read."""
         message = deserialize_message(arrival.serialized, self._message_type)
         rgb = conversions.to_rgb_compressed(message) if self._compressed else conversions.to_rgb(message)
         picture = Picture(header=message.header, camera=self.name, rgb=rgb, received=arrival.received)
@@ -183,9 +183,9 @@ class Camera:
         return picture
 
     def add_companions(self, picture: Picture) -> None:
-        """Give the picture the depth and the intrinsics nearest in time, as far as there are any.
+        """Add the depth and the intrinsics that are nearest in time, if there are any.
 
-        Called again later it finds better ones, for both often come after their colour image; they are kept meanwhile.
+        Both often come after their colour image: a later call may find nearer ones.
         """
         with self._streams.lock:
             depth, info = self._streams.depths.nearest_to(picture), self._streams.infos.nearest_to(picture)
@@ -201,7 +201,7 @@ class Camera:
             picture.depth = self._depth(depth)
 
     def let_go(self, picture: Picture) -> None:
-        """The picture was answered about; log a warning if there is depth, but none of its moment."""
+        """Stop matching depth to the picture; log a warning if there is depth, but none of the picture's moment."""
         with self._streams.lock:
             depth = self._streams.depths.nearest_to(picture)
             self._streams.depths.forget(picture)
@@ -238,7 +238,7 @@ class Camera:
 
     @property
     def health(self) -> CameraHealth:
-        """Age of the newest image and the rate at which they come."""
+        """Age of the newest image, and the rate at which images come."""
         now = time.monotonic()
         with self._streams.lock:
             receipts = list(self._streams.receipts)

@@ -36,10 +36,10 @@ from lisa_ros.questions import Code
 from lisa_ros.srv import ReasonSegment
 
 DISCOVERY = 5.0
-"""Seconds that the node may take to be found, and to be late with an answer."""
+"""Seconds to wait for the node to be discovered, and for an answer beyond its timeout."""
 
 SETTLING = 0.2
-"""Seconds more for the node to find a new client: to one that it has not found it answers in vain."""
+"""Seconds to wait after that for the node to discover a new client: earlier, its answer would be lost."""
 
 POLL = 0.05
 """Seconds between two looks."""
@@ -47,7 +47,7 @@ POLL = 0.05
 
 @dataclass(eq=False)
 class _Server:
-    """Whom a node asks, and since when that one has been seen to be there, on the steady clock."""
+    """A node's client of one server, and since when that server has been discovered, on the steady clock."""
 
     client: Client
     found: float = math.inf
@@ -58,7 +58,7 @@ _servers: "weakref.WeakKeyDictionary[Node, dict[str, _Server]]" = weakref.WeakKe
 
 @dataclass(frozen=True, eq=False)
 class Reply:
-    """What the node answered.
+    """The node's answer.
 
     Attributes:
         text: the words, `[SEG]` where a mask belongs.
@@ -72,7 +72,7 @@ class Reply:
 
 
 class AskError(LisaError):
-    """The question was not answered; the message is the node's, if it gave one.
+    """The question was not answered; the message is the node's, if it sent one.
 
     Attributes:
         code: why, one of the service's constants.
@@ -99,9 +99,9 @@ async def ask(
     """Ask, and await the reply; arguments as in ReasonSegment.srv.
 
     Args:
-        node: the one who asks; it has to be spinning.
-        timeout: s for the whole question; 0: the node's parameter. Only a timeout that is given here ends the waiting
-            for a node that was killed and soon replaced, for the middleware takes the new one for the old.
+        node: the node that asks; it has to be spinning.
+        timeout: s for the whole question; 0: the server's parameter. If the server is killed and soon replaced, only a
+            timeout given here ends the waiting: the middleware takes the new server for the old one.
         image: (H, W, 3) uint8 RGB, or a message; None: the camera's newest.
         server: name of the node that answers.
 
@@ -142,7 +142,7 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
     server = servers[service]
     client = server.client
     if not client.service_is_ready():
-        server.found = math.inf  # it may have ended, and the next has to find this client, too
+        server.found = math.inf  # it may have ended, and the next one has to discover this client again
     await _settled(node, Future(), client.service_is_ready, DISCOVERY)
     if not client.service_is_ready():
         raise AskError(Code.TIMEOUT, f"Nobody serves {client.srv_name}: start the node, or name it in `server`.")
@@ -159,15 +159,15 @@ async def _call(node: Node, service: str, request: Any, timeout: float) -> Any:
 
 
 def _client(node: Node, service: str) -> Client:
-    """In a group of its own: the node's may be taken until the callback ends that awaits the reply."""
+    """In a callback group of its own: the node's may be busy until the callback that awaits the reply ends."""
     return node.create_client(ReasonSegment, service, qos_profile=BURST, callback_group=ReentrantCallbackGroup())
 
 
 async def _settled(node: Node, future: Future, given_up: Callable[[], bool], limit: float) -> None:
-    """Return when the future is done, or `given_up` says something, or after `limit` seconds.
+    """Return when the future is done, or `given_up` returns true, or after `limit` seconds.
 
-    With an executor of several threads whoever awaits may just be looked at when that happens, and then be left to wait
-    for the next thing to happen; so the executor is woken, and again until they go on.
+    An executor of several threads may miss it if the future is done just while it looks at the task that awaits it, and
+    would then sleep until the next event. So it is woken again and again until that task goes on.
     """
     settled, over = Future(), threading.Event()
     deadline = time.monotonic() + limit
@@ -178,17 +178,17 @@ async def _settled(node: Node, future: Future, given_up: Callable[[], bool], lim
             node.executor.wake()
 
     def watch() -> None:
-        with suppress(Exception):  # the client may be no more
+        with suppress(Exception):  # the client may be destroyed
             while not settled.done() and not given_up() and time.monotonic() < deadline:
                 if over.wait(POLL):
                     return
-        with suppress(Exception):  # nor the node
+        with suppress(Exception):  # and so may the node
             settle()
             while not over.wait(POLL) and node.executor is not None and node.context.ok():
                 node.executor.wake()
 
     future.add_done_callback(settle)
-    # No timer: one that is destroyed while another thread of the executor is about to call it ends Humble's executor.
+    # No timer: Humble's executor ends if a timer is destroyed while another of its threads is about to call it.
     threading.Thread(target=watch, name="lisa_ask", daemon=True).start()
     try:
         await settled

@@ -1,4 +1,4 @@
-"""One picture of several questions: of each the frame with its masks, the words, and where that is."""
+"""A contact sheet: for each question the picture with its masks, the answer, and the positions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from lisa_ros.msg import Segment
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A question that was answered.
+    """An answered question.
 
     Attributes:
-        source: which picture it was asked about, for people.
+        source: name of the picture, for people.
         rgb: that picture, (H, W, 3) uint8.
     """
 
@@ -41,7 +41,7 @@ def box(segment: Segment) -> Box:
 
 
 def position(segment: Segment) -> str:
-    """Where the segment is, to the millimetre; `unknown` without depth."""
+    """The segment's position, to the millimetre; `unknown` without depth."""
     if not segment.has_position:
         return "unknown"
     at = segment.position
@@ -49,7 +49,7 @@ def position(segment: Segment) -> str:
 
 
 def contact_sheet(answers: Sequence[Shown]) -> Picture:
-    """A panel for each of the answers (at least one), in their order."""
+    """One panel per answer, in their order; takes at least one answer."""
     return overlay.contact_sheet([_panel(shown) for shown in answers])
 
 

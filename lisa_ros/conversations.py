@@ -1,4 +1,4 @@
-"""What was said before, and about which picture: bounded in number and in time."""
+"""Earlier questions and answers, and the picture they are about; bounded in number and in time."""
 
 import threading
 import time
@@ -21,9 +21,9 @@ class Conversation:
 
 
 class Conversations:
-    """Conversations by id; the least recently used goes first, and one without a question for a while goes too.
+    """Conversations by id; forgets the least recently used if there are too many, and those unused for too long.
 
-    Thread-safe: the inference thread keeps them, and the deadlines' thread looks whether there is one.
+    Thread-safe: the inference thread adds conversations, and the deadlines' thread looks them up.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -39,7 +39,7 @@ class Conversations:
             return iter([conversation for _, conversation in self._kept.values()])
 
     def get(self, conversation_id: str, time_to_live: float) -> Conversation | None:
-        """The conversation of that id, None if there is none or its last use was over `time_to_live` seconds ago."""
+        """The conversation with that id; None if there is none, or it was last used over `time_to_live` seconds ago."""
         with self._lock:
             self._expire(time_to_live)
             _, conversation = self._kept.get(conversation_id, (0.0, None))
@@ -55,7 +55,7 @@ class Conversations:
                 self._kept.popitem(last=False)
 
     def expire(self, time_to_live: float) -> None:
-        """Forget those whose last use was over `time_to_live` seconds ago, with their pictures."""
+        """Forget conversations that were last used over `time_to_live` seconds ago, and their pictures."""
         with self._lock:
             self._expire(time_to_live)
 

@@ -1,6 +1,6 @@
-"""Between messages and what `lisa_core` takes and gives: free functions without state, for any thread.
+"""Converts messages to what `lisa_core` takes, and its answers to messages; free functions, for any thread.
 
-Every message that is made here carries the header that it is given, which is that of the source image.
+Each message gets the header that is passed in: that of the source image.
 """
 
 import array
@@ -22,15 +22,15 @@ from lisa_ros.bridge import CvBridge, CvBridgeError
 from lisa_ros.msg import Answer, Segment
 
 DEPTH_ENCODINGS = ("32FC1", "16UC1", "mono16")
-"""REP 118 has the first in metres and the second in millimetres; older drivers name the second like the third."""
+"""By REP 118, 32FC1 is in metres and 16UC1 in millimetres; older drivers call the latter mono16."""
 
 _bridge = CvBridge()
 
 
 def to_rgb(image: Image) -> NDArray[np.uint8]:
-    """(H, W, 3) RGB, contiguous; the memory of the message itself where it is rgb8 without padding.
+    """(H, W, 3) RGB, contiguous; shares the message's memory if that is rgb8 without padding.
 
-    Raises ImageError for an encoding that holds no colours or is unknown, and where sizes do not fit together.
+    Raises ImageError if the encoding is unknown or holds no colours, or width, height, step and data do not agree.
     """
     with _image_errors():
         return _bridge.imgmsg_to_cv2(image, "rgb8")
@@ -39,16 +39,16 @@ def to_rgb(image: Image) -> NDArray[np.uint8]:
 def to_rgb_compressed(image: CompressedImage) -> NDArray[np.uint8]:
     """(H, W, 3) RGB, contiguous.
 
-    Raises ImageError for what is neither JPEG nor PNG, damaged, cut off or too large.
+    Raises ImageError if the data is neither JPEG nor PNG, or is damaged, cut off or too large.
     """
     with _image_errors():
         return _bridge.compressed_imgmsg_to_cv2(image, "rgb8")
 
 
 def to_depth(image: Image) -> NDArray[np.float32]:
-    """(H, W) metres; unknown depth as it comes: 0, NaN or infinite.
+    """(H, W) metres; unknown depth stays as it is in the message: 0, NaN or infinite.
 
-    Raises ImageError for another encoding than `DEPTH_ENCODINGS`, and where sizes do not fit together.
+    Raises ImageError if the encoding is not in `DEPTH_ENCODINGS`, or width, height, step and data do not agree.
     """
     if image.encoding not in DEPTH_ENCODINGS:
         raise ImageError(f"'{image.encoding}' is no depth: give one of {', '.join(DEPTH_ENCODINGS)}")
@@ -57,11 +57,11 @@ def to_depth(image: Image) -> NDArray[np.float32]:
 
 
 def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
-    """The pinhole camera behind images of size (H, W), None where the message does not describe it.
+    """The pinhole camera of images of size (H, W); None if the message does not describe it.
 
-    That is so for an uncalibrated camera, whose numbers are all zero, and for images of another size than the
-    calibrated one after its binning and region of interest. The numbers are those of rectified images (P; K where a
-    driver leaves P empty); distortion is left out: use rectified images, or a camera with little of it.
+    None for an uncalibrated camera, whose numbers are all zero, and for images that have not the calibrated size after
+    binning and region of interest. The numbers are those of rectified images (P, or K if the driver leaves P empty);
+    distortion is ignored: use rectified images, or a camera with little distortion.
     """
     binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
     roi = info.roi
@@ -69,7 +69,7 @@ def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
     if height and width and (height // binning_y, width // binning_x) != tuple(size):
         return None
     fx, _, cx, _, _, fy, cy, *_ = (float(number) for number in info.p)
-    if fx == 0:  # a driver that fills in K only
+    if fx == 0:  # the driver fills in K only
         fx, _, cx, _, fy, cy, *_ = (float(number) for number in info.k)
     if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
         return None
@@ -77,7 +77,7 @@ def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
 
 
 def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str, header: Header) -> Image:
-    """A message of the (H, W) or (H, W, channels) array; raises ImageError if the encoding is not of its type."""
+    """A message of the (H, W) or (H, W, channels) array; raises ImageError if encoding and type do not agree."""
     with _image_errors():
         return _bridge.cv2_to_imgmsg(pixels, encoding, header)
 
@@ -106,7 +106,7 @@ def answer_message(
     placements: Sequence[Placement | None] = (),
     include_masks: bool = False,
 ) -> Answer:
-    """The whole answer; `placements` are those of its segments, in order, and may be none at all."""
+    """The whole answer; `placements` has one entry per segment, in order, or is empty."""
     placements = placements or [None] * len(answer.segments)
     return Answer(
         header=header,
@@ -125,7 +125,7 @@ def answer_message(
 def segment_message(
     segment: lisa_core.Segment, header: Header, placement: Placement | None = None, *, include_mask: bool = False
 ) -> Segment:
-    """One segment, with its position if there is a placement and its mask if it is asked for."""
+    """One segment, with its position if `placement` is given, and its mask if `include_mask` is set."""
     x, y, width, height = segment.box
     message = Segment(
         roi=RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height),
@@ -142,7 +142,7 @@ def segment_message(
 
 
 def points_message(surfaces: Sequence[SurfacePoints], rgb: NDArray[np.uint8], header: Header) -> PointCloud2:
-    """The points of all segments with their colours in the (H, W, 3) image, as RViz shows them: x, y, z, rgb."""
+    """The points of all segments, with their colours in the (H, W, 3) image, in the fields x, y, z, rgb of RViz."""
     cloud = np.empty(
         sum(len(surface.xyz) for surface in surfaces),
         [("xyz", np.float32, 3), ("bgra", np.uint8, 4)],  # a packed rgb is 0x00rrggbb, little-endian
@@ -167,7 +167,7 @@ def points_message(surfaces: Sequence[SurfacePoints], rgb: NDArray[np.uint8], he
 
 
 def target_message(placement: Placement, header: Header) -> PoseStamped:
-    """Where a segment is, with identity orientation, in the camera's frame."""
+    """The position of a segment in the camera's frame, with identity orientation."""
     pose = Pose(position=Point(**_xyz(placement.position)), orientation=Quaternion(w=1.0))
     return PoseStamped(header=header, pose=pose)
 

@@ -1,8 +1,8 @@
-"""The one thread that owns the engine, and the queue before it.
+"""The thread that owns the engine, and its queue.
 
-Questions wait in a bounded queue; the thread takes the first that can be answered now, those of people before the
-node's own, and with it those that can be answered together with it. A second thread watches the clock, because the
-first may hang in the engine: whatever happens there, every question is answered once, and within its time.
+Questions wait in a bounded queue. The thread takes the first question that can be answered now, users' questions before
+the node's own, together with those that can be answered in one batch with it. A second thread watches the deadlines,
+because the first may hang in the engine: every question gets exactly one outcome, within its time.
 """
 
 import math
@@ -14,19 +14,19 @@ from typing import Protocol
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
 MOST_TOGETHER = 8
-"""Questions that are answered together at most: each takes device memory of its own while it is."""
+"""Most questions in one batch: each takes device memory of its own while it is answered."""
 
 LONGEST_SLEEP = 60.0
-"""Seconds after which the clock is looked at in any case; some timeouts are longer than a lock can wait."""
+"""Seconds between two looks at the deadlines at most: some timeouts are longer than a lock can wait."""
 
 
 class Ticket:
-    """A question on its way; completed exactly once, by whoever comes first.
+    """A question from its request to its outcome; whoever completes it first decides the outcome.
 
     Attributes:
-        asked: when, on the steady clock.
-        cancel: set when the engine should stop; nobody waits for the answer any more.
-        stage: where it is: waiting, encoding, answering, masking.
+        asked: when it was asked, on the steady clock.
+        cancel: set to stop the engine, when nobody waits for the answer any more.
+        stage: waiting, encoding, answering or masking.
         received: when its picture was received, on the steady clock; None until the picture is chosen.
     """
 
@@ -54,11 +54,11 @@ class Ticket:
 
     @property
     def deadline(self) -> float:
-        """When it is to be answered at the latest, on the steady clock."""
+        """When it has to be answered at the latest, on the steady clock."""
         return self.asked + self.question.timeout
 
     def complete(self, outcome: Outcome) -> None:
-        """End it with this outcome, unless it has ended."""
+        """End it with this outcome, unless it has ended already."""
         with self._lock:
             if self._done:
                 return
@@ -66,14 +66,14 @@ class Ticket:
         self._on_done(outcome)
 
     def enter(self, stage: str) -> None:
-        """Tell how far it is; answering begins with no words, also when it begins again."""
+        """Enter a stage and report it; answering starts with no text, also when it starts again."""
         self.stage = stage
         if stage == "answering":
             self._text = ""
         self._tell()
 
     def add_text(self, text: str) -> None:
-        """Tell the words that are new."""
+        """Add new text of the answer and report it."""
         self._text += text
         self._tell()
 
@@ -83,34 +83,34 @@ class Ticket:
 
 
 End = Callable[[Ticket, Outcome], None]
-"""Ends a question that is being answered."""
+"""Ends a question that is being answered, with its outcome."""
 
 
 class Answering(Protocol):
-    """What answers questions for the inference thread."""
+    """Answers questions for the inference thread."""
 
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
-        """Answer them together, ending each as soon as it can; called on the inference thread, and may raise."""
+        """Answer the questions, and end each as soon as possible; called on the inference thread, may raise."""
 
     def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
-        """React to what `answer` raised, and end the question."""
+        """React to an error that `answer` raised, and end the question."""
 
 
 class Frames(Protocol):
-    """What the inference thread needs to know about frames that questions wait for; asked on any thread."""
+    """Tells whether the frames that questions wait for have come; called on any thread."""
 
     def is_ready(self, ticket: Ticket) -> bool:
-        """Whether it can be answered now; what was ready may be no longer, for frames grow old."""
+        """Whether it can be answered now; a ready question may become unready again, for frames grow old."""
 
     def patience(self, ticket: Ticket) -> float:
-        """Until when it may wait for a frame (steady clock)."""
+        """Until when it may wait for a frame, on the steady clock."""
 
     def no_frame(self, ticket: Ticket) -> Outcome:
-        """What to say when its patience is over."""
+        """The outcome when it has waited too long for a frame."""
 
 
 class InferenceThread:
-    """Answers the questions in its queue, those together that can be, until it is closed."""
+    """Answers the questions in its queue, in batches where possible, until it is closed."""
 
     def __init__(self, answering: Answering, frames: Frames) -> None:
         self._answering = answering
@@ -128,7 +128,7 @@ class InferenceThread:
 
     @property
     def closed(self) -> bool:
-        """Whether it was told to end, and takes no questions any more."""
+        """Whether it was closed, and takes no more questions."""
         return not self._open
 
     @property
@@ -137,7 +137,7 @@ class InferenceThread:
         return len(self._waiting) + len(self._current)
 
     def submit(self, ticket: Ticket, queue_size: int) -> None:
-        """Queue a question; raises Refused as BUSY if `queue_size` of them wait already, standing ones aside."""
+        """Queue a question; raises Refused as BUSY if `queue_size` wait already; the standing one does not count."""
         with self._changed:
             if not self._open:
                 raise Refused(Code.INACTIVE, "the node is shutting its model down")
@@ -148,13 +148,13 @@ class InferenceThread:
             self._changed.notify_all()
 
     def look_again(self) -> None:
-        """A camera has a new frame, or waiting has other limits: what waits may go on, or end."""
+        """Check the waiting questions again: a camera has a new frame, or the parameters have changed."""
         if self._waiting:
             with self._changed:
                 self._changed.notify_all()
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give a question up: at once if it waits, else as soon as the engine stops."""
+        """Cancel a question: at once if it waits, else as soon as the engine stops."""
         with self._changed:
             ticket.cancel.set()
             waiting = ticket in self._waiting
@@ -164,16 +164,16 @@ class InferenceThread:
             ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
 
     def refuse_all(self, outcome: Outcome) -> None:
-        """End all questions with this outcome; the engine is told to stop with those that it has."""
+        """End all questions with this outcome, and tell the engine to stop."""
         with self._changed:
             tickets = [*self._waiting, *self._current]
             self._take_out(tickets)
         for ticket in tickets:
-            ticket.complete(outcome)  # before the engine can say that it was canceled
+            ticket.complete(outcome)  # first, or the engine could report it as canceled
             ticket.cancel.set()
 
     def close(self, timeout: float) -> bool:
-        """End the threads; False if the engine did not come back in time, and then it is still in use."""
+        """End the threads; False if the engine did not return in time and is still in use."""
         with self._changed:
             self._open = False
             self._changed.notify_all()
@@ -187,14 +187,14 @@ class InferenceThread:
         for tickets in self._next():
             try:
                 self._answering.answer(tickets, self._end)
-            except BaseException as error:  # whatever it is, the thread lives on
+            except BaseException as error:  # whatever it is, the thread goes on
                 for ticket in list(self._current):
                     self._answering.fail(ticket, error, self._end)
 
     def _end(self, ticket: Ticket, outcome: Outcome) -> None:
         with self._changed:
             self._current.remove(ticket)
-            self._changed.notify_all()  # the next turn of its conversation may not wait for ever now
+            self._changed.notify_all()  # the next turn of its conversation may be ready, and its patience counts now
         ticket.complete(outcome)
 
     def _next(self) -> Iterator[Sequence[Ticket]]:
@@ -209,18 +209,18 @@ class InferenceThread:
             yield tickets
 
     def _take_out(self, tickets: Collection[Ticket]) -> None:
-        """They wait no more, and what waited for them may go on; to be called with the lock."""
+        """Remove them from the queue and wake what waits for them; call with the lock held."""
         self._waiting = [ticket for ticket in self._waiting if ticket not in tickets]
         self._changed.notify_all()
 
     def _ready(self) -> list[Ticket]:
-        """Those that are to be answered next, together."""
+        """The batch to answer next; empty if no question is ready."""
         later = self._later_turns()
         ready = (ticket for ticket in self._waiting if ticket not in later and self._frames.is_ready(ticket))
         return _together(sorted(ready, key=lambda ticket: ticket.question.standing))
 
     def _later_turns(self) -> set[Ticket]:
-        """Those of conversations in which one that was asked before them has not ended yet; they wait for it."""
+        """Questions that wait for an earlier question of the same conversation to end."""
         conversations: set[str] = set()
         later = set()
         for ticket in (*self._current, *self._waiting):
@@ -240,11 +240,11 @@ class InferenceThread:
                 elif self._open:
                     self._changed.wait(min(max(0.0, soonest - time.monotonic()), LONGEST_SLEEP))
             for ticket, outcome in overdue.items():
-                ticket.complete(outcome)  # before the engine can say that it was canceled
+                ticket.complete(outcome)  # first, or the engine could report it as canceled
                 ticket.cancel.set()
 
     def _overdue(self) -> tuple[dict[Ticket, Outcome], float]:
-        """The questions whose time is over with what to say, and when the next one's will be."""
+        """The questions whose time is over, with their outcomes, and when the next one's time will be over."""
         now = time.monotonic()
         overdue, limits = {}, []
         later = self._later_turns()
@@ -265,7 +265,7 @@ class InferenceThread:
 
 
 def _together(tickets: Sequence[Ticket]) -> list[Ticket]:
-    """The first, and those that can be answered with it."""
+    """The first question, and those that can be answered in one batch with it."""
     return [it for it in tickets if it is tickets[0] or it.question.goes_with(tickets[0].question)][:MOST_TOGETHER]
 
 

@@ -1,4 +1,4 @@
-"""Images that questions are asked about, and the depth and intrinsics that belong to them."""
+"""The pictures that questions are about, with the depth and the intrinsics that belong to each."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class Arrival:
 
 @dataclass(eq=False)
 class Picture:
-    """One image that questions are asked about, with all that belongs to it.
+    """An image that questions are about, with all that belongs to it.
 
     Attributes:
         header: the message's.
@@ -76,9 +76,10 @@ class Picture:
 
 
 class Companions:
-    """The depth images, or the CameraInfos, of one camera that may belong to its images.
+    """Finds the depth image, or the CameraInfo, that is nearest in time to each image of a camera.
 
-    Keeps the newest ones, and for each image that was asked for, as long as that lives, the nearest in time of all.
+    They may come before or after the image. So the newest few are kept, and for each image that `nearest_to` was called
+    for, the nearest one of all, as long as the image exists.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""The topics that answers go out on; pictures are built for those who subscribe only."""
+"""Publishes answers; a message is built only if its topic has a subscriber."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ class Publications:
     """Publishes an answer on `~/answer ~/text ~/mask ~/labels ~/overlay ~/points ~/target`.
 
     Attributes:
-        target_frame: what turns poses into another frame; None leaves them in the camera's.
+        target_frame: transforms poses to another frame; None: they stay in the camera's.
     """
 
     def __init__(self, node: Node) -> None:
@@ -39,11 +39,11 @@ class Publications:
     def publish(
         self, picture: Picture, answer: lisa_core.Answer, message: Answer, points: Sequence[SurfacePoints]
     ) -> None:
-        """Publish one answer; all with the header of the picture.
+        """Publish one answer; every message has the header of the picture.
 
         Args:
             message: the answer without masks.
-            points: one per segment, empty if it is not known where they are.
+            points: one entry per segment; empty without depth and intrinsics.
         """
         header, size, segments = picture.header, picture.size, answer.segments
         _publish(self._answer, lambda: message)
@@ -58,7 +58,7 @@ class Publications:
             _publish(self._target, lambda: self._target_message(placement, picture))
 
     def add_transform(self, picture: Picture) -> None:
-        """Keep with the picture where its camera was, as far as that is known by now: answers may come much later."""
+        """Add the transform to `target_frame` if tf has it now; when the answer comes tf may have forgotten it."""
         if picture.to_target is None and (target_frame := self.target_frame) is not None:
             picture.to_target = target_frame.find(picture.header)
 

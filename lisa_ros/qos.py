@@ -1,11 +1,11 @@
-"""Qualities of service that are not ROS's defaults, and why."""
+"""QoS profiles that differ from ROS's defaults, and why."""
 
 from rclpy.qos import QoSProfile
 
 ANSWERS = QoSProfile(depth=1)
-"""The topics of the answers: reliable, volatile, the newest only."""
+"""For the topics of the answers: reliable, volatile, newest message only."""
 
 BURST = QoSProfile(depth=256)
-"""Service and action, at both ends. By default either keeps ten messages, and the middleware drops the oldest of more
-without a word: a request that is dropped is never answered. A client's ten are those to all clients of the service, so
-an answer to one can push out that to another; clients of a busy node should use this profile as well."""
+"""For the service and the action, in servers and clients. ROS's default keeps ten messages, and the middleware silently
+drops the oldest of more: a dropped request is never answered. A client's queue also receives the answers to all other
+clients of the service, which can push out its own; so clients of a busy node should use this profile, too."""

@@ -1,4 +1,4 @@
-"""A question as it was asked, checked, and how it can end."""
+"""Questions, checked and with defaults filled in, and their outcomes."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from lisa_ros.srv import ReasonSegment
 
 
 class Code(IntEnum):
-    """How a question ended; the constants of the service and the action."""
+    """How a question ended: the constants of the service and the action."""
 
     OK = ReasonSegment.Response.OK
     LOADING = ReasonSegment.Response.LOADING
@@ -29,14 +29,14 @@ class Code(IntEnum):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The end of a question: an answer, or a code and a sentence for people."""
+    """How a question ended: with an answer, or with a code and a sentence for people."""
 
     code: Code
     message: str = ""
     answer: Answer | None = None
 
     def fill(self, response: Any) -> Any:
-        """Write itself into a service's response or an action's result, and return that."""
+        """Write the outcome into a service's response or an action's result, and return that."""
         response.success = self.code == Code.OK
         response.code = int(self.code)
         response.message = self.message
@@ -46,7 +46,7 @@ class Outcome:
 
 
 class Refused(Exception):
-    """The question cannot be answered: a code, and a sentence for people."""
+    """The question cannot be answered; `outcome` has the code and a sentence for people."""
 
     def __init__(self, code: Code, message: str) -> None:
         super().__init__(message)
@@ -55,14 +55,14 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Question:
-    """What somebody wants to know, all defaults filled in.
+    """A question with all defaults filled in.
 
     Attributes:
-        camera: its name; empty only in a conversation or with an image, which say themselves what they are about.
-        max_age: s since receipt, inf for any.
+        camera: its name; empty: the conversation's camera, else the first.
+        max_age: s since the frame's receipt; inf: any age.
         timeout: s for the whole question.
-        image: to be asked about instead of a camera's; None: a camera's.
-        standing: it is asked by the node itself, for the standing instruction.
+        image: what it is about, instead of a camera's frame; None: a camera's frame.
+        standing: whether the node itself asks it, for the standing instruction.
     """
 
     instruction: str
@@ -77,12 +77,12 @@ class Question:
     standing: bool = False
 
     def goes_with(self, other: "Question") -> bool:
-        """Whether the engine can answer both at once; the standing one keeps out of people's way."""
+        """Whether the engine may answer both in one batch; the standing question is answered alone."""
         return self.mask_only == other.mask_only and not self.standing and not other.standing
 
 
 def question_of(request: Any, parameters: Parameters) -> Question:
-    """The question in a service's request or an action's goal; raises Refused if it is none."""
+    """The question in a service's request or an action's goal; raises Refused if the request is invalid."""
     if not request.instruction.strip():
         raise Refused(Code.BAD_REQUEST, "the instruction is empty: say what to find or answer, in words")
     if request.camera not in ("", *parameters.cameras):

@@ -1,6 +1,6 @@
-"""The service and the action: one path from a request to its outcome.
+"""The service and the action; both take the same path from a request to its outcome.
 
-Nothing raises out of here: whatever happens, the caller gets a code and a sentence.
+Whatever happens, the caller gets a code and a sentence; no callback raises.
 """
 
 import traceback
@@ -21,26 +21,27 @@ from lisa_ros.questions import Code, Outcome, Question, Refused
 from lisa_ros.srv import ReasonSegment as Service
 
 RESULT_KEPT = 10
-"""Seconds that a result, and the goal with its image, are kept for a client that has not asked for it yet.
+"""Seconds for which a result, and the goal with its image, are kept for a client that has not fetched it yet.
 
-From its end; by the rcl of Humble from when it was accepted, so who asks late there finds no result of a long answer.
+They count from the goal's end. Humble's rcl counts from its acceptance: there, the result of a long answer has to be
+requested before it ends.
 """
 
 
 class Desk(Protocol):
-    """Where requests are handed in."""
+    """Turns requests into questions and queues them; the node."""
 
     def question(self, request: Any) -> Question:
-        """The question in a request; raises Refused if it cannot be asked now, or at all."""
+        """The question in a request; raises Refused if it is invalid, or cannot be asked in the node's state."""
 
     def submit(self, ticket: Ticket) -> None:
-        """Queue it; raises Refused."""
+        """Queue the question; raises Refused."""
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give it up."""
+        """Cancel the question."""
 
     def ended(self, question: Question | None, outcome: Outcome) -> None:
-        """A question ended; None for a request that was none."""
+        """Called when a question has ended; None for a request from which no question could be made."""
 
 
 class Requests:
@@ -49,10 +50,11 @@ class Requests:
     def __init__(self, node: SelfStartingNode, desk: Desk) -> None:
         self._node = node
         self._desk = desk
-        self._tickets: dict[bytes, Ticket] = {}  # of the goals that are being answered, by goal id
+        self._tickets: dict[bytes, Ticket] = {}  # by goal id
         node.create_service(Service, "~/reason_segment", self._on_service, qos_profile=BURST)
-        # By the clock of a bag that stands still, or loops, results would be kept for ever.
-        with _system_clock(node) as self._clock:  # which has to live as long as the server, or rcl reads freed memory
+        # By the clock of a bag that stands still, or loops, results would be kept for ever. The clock has to live as
+        # long as the server: rcl keeps a pointer to it.
+        with _system_clock(node) as self._clock:
             self._server = ActionServer(
                 node,
                 Action,
@@ -83,7 +85,7 @@ class Requests:
         def on_ticket(ticket: Ticket) -> None:
             self._tickets[goal_id] = ticket
             ticket.enter("waiting")
-            if goal.is_cancel_requested:  # before there was a ticket to cancel
+            if goal.is_cancel_requested:  # it came before there was a ticket to cancel
                 raise Refused(Code.CANCELED, "canceled before it waited")
 
         goal_id = bytes(goal.goal_id.uuid)
@@ -91,7 +93,7 @@ class Requests:
         self._tickets.pop(goal_id, None)
         try:
             self._end_goal(goal, outcome)
-        except Exception as error:  # the client went away, or the node does
+        except Exception as error:  # the client is gone, or the node is shutting down
             self._node.get_logger().warning(f"ending a goal: {error}")
         return outcome.fill(Action.Result())
 
@@ -120,7 +122,7 @@ class Requests:
 
         def on_done(outcome: Outcome) -> None:
             ended.set_result(outcome)
-            self._node.wake_executor()  # or it sleeps on, for the future was completed by another thread
+            self._node.wake_executor()  # a future that another thread completes does not wake it
 
         question = None
         try:
@@ -137,17 +139,17 @@ class Requests:
             outcome = Outcome(Code.INTERNAL, f"internal error, the node's log has more: {error}")
         try:
             self._desk.ended(question, outcome)
-        except Exception:  # it is about the count, and the caller is waiting
+        except Exception:  # counting must not keep the outcome from the caller
             self._node.get_logger().error(traceback.format_exc())
         return outcome
 
 
 @contextmanager
 def _system_clock(node: Node) -> Iterator[Clock]:
-    """What is made meanwhile takes the system's clock for the node's."""
+    """Makes `node.get_clock` return a clock of system time within the block."""
     system = Clock(clock_type=ClockType.SYSTEM_TIME)
     node.get_clock = lambda: system  # type: ignore[method-assign]
     try:
         yield system
     finally:
-        del node.get_clock  # the instance's; the class has its own
+        del node.get_clock  # the attribute of the instance; the method of the class is back

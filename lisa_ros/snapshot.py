@@ -1,4 +1,4 @@
-"""One picture from a camera's topic, for programs that are no nodes."""
+"""Takes one picture from a camera's topic, for programs that are no nodes."""
 
 import os
 import time
@@ -17,7 +17,7 @@ from lisa_core.errors import ImageError
 from lisa_ros.conversions import to_rgb, to_rgb_compressed
 
 PATIENCE = 5.0
-"""Seconds for the camera to be found and to send a picture."""
+"""Seconds to wait for the camera to be discovered and to send a picture."""
 
 _KINDS = {
     "sensor_msgs/msg/Image": (Image, to_rgb),
@@ -26,10 +26,10 @@ _KINDS = {
 
 
 def snapshot(topic: str, patience: float = PATIENCE) -> NDArray[np.uint8]:
-    """The next picture that comes on a topic of `Image`s or `CompressedImage`s, (H, W, 3) RGB.
+    """The next picture on a topic of `Image`s or `CompressedImage`s, (H, W, 3) RGB.
 
     Raises:
-        ImageError: none came in time, or it cannot be read as colours.
+        ImageError: no picture came in time, or it holds no colours or cannot be read.
     """
     context = Context()
     rclpy.init(args=[], context=context, signal_handler_options=SignalHandlerOptions.NO)
@@ -39,7 +39,7 @@ def snapshot(topic: str, patience: float = PATIENCE) -> NDArray[np.uint8]:
         try:
             executor.add_node(node)
             return _next(node, executor, topic, time.monotonic() + patience)
-        finally:  # or camera and subscription go on until Python happens to collect them
+        finally:  # else the subscription lives until Python collects it
             executor.shutdown()
             node.destroy_node()
     finally:

@@ -1,4 +1,4 @@
-"""The standing instruction: the node asks it itself, of every new frame of one camera."""
+"""The standing instruction: the node itself asks it about every new frame of one camera."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ from lisa_ros.pictures import Arrival
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
 PAUSE_AFTER_FAILURE = 1.0
-"""Seconds without a new try, so that what fails at once does not fail thirty times a second."""
+"""Seconds before the next try, so that a question that fails at once does not fail thirty times a second."""
 
 
 class StandingInstruction:
-    """Asks one question at a time, always about the newest frame, at the rate that the parameters say."""
+    """Asks one question at a time, about the newest frame, at the rate in the parameters."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class StandingInstruction:
         self._lock = threading.Lock()
         self._asking = False
         self._ticket: Ticket | None = None  # the last one
-        self._tried: Arrival | None = None  # the newest when it was last asked
-        self._asked_about: float | None = None  # when that frame came, on the steady clock
+        self._tried: Arrival | None = None  # the newest frame when it was last asked
+        self._asked_about: float | None = None  # receipt of the frame it was last asked about, on the steady clock
         self._due = 0.0  # steady clock
         self._rate = 0.0
-        self._early = False  # the newest frame came before it was due
+        self._early = False  # the newest frame came before the next question was due
 
     def follow_parameters(self) -> None:
-        """They have changed: an answer that nobody wants any more is given up, and what is wanted now is due."""
+        """Called when parameters have changed: cancel a question that is out of date; the new one is due at once."""
         parameters, ticket = self._parameters(), self._ticket
         if parameters.standing_rate != self._rate:
             self._rate, self._due = parameters.standing_rate, 0.0
@@ -54,7 +54,7 @@ class StandingInstruction:
             self._cancel(ticket)
 
     def frame_arrived(self, camera: str) -> None:
-        """Ask, if this is the camera, the last answer has come, and it is time."""
+        """Ask, if this is the right camera, the last question has ended, and the next one is due."""
         parameters = self._parameters()
         if not parameters.standing_instruction.strip() or camera != parameters.standing_view:
             return
@@ -65,7 +65,7 @@ class StandingInstruction:
                 return
             self._asking, self._tried = True, self._newest(camera)
             period = 1.0 / parameters.standing_rate if parameters.standing_rate else 0.0
-            # A late one does not shift the beat; after a beat without a question it starts anew.
+            # A late question does not shift the beat; after a whole period without one the beat starts anew.
             self._due = (self._due if now < self._due + period else now) + period
         question = Question(
             instruction=parameters.standing_instruction,
@@ -78,7 +78,7 @@ class StandingInstruction:
         self._ask(question)
 
     def beat(self) -> None:
-        """Ask, if it is time by now for a frame that came too early, and the frame is still young enough."""
+        """Ask about a frame that came too early, if a question is due now and the frame is still young enough."""
         parameters = self._parameters()
         newest = self._newest(parameters.standing_view)
         if not self._early or newest is None or newest is self._tried or newest.received == self._asked_about:
@@ -102,7 +102,7 @@ class StandingInstruction:
         ticket = self._ticket = Ticket(question, on_done)
         try:
             self._submit(ticket)
-        except Refused as refused:  # the node is on its way down
+        except Refused as refused:  # the node is shutting down
             ticket.complete(refused.outcome)
 
     def _newest(self, camera: str) -> Arrival | None:

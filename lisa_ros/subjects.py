@@ -1,4 +1,4 @@
-"""Which picture a question is about, and what was said about it before."""
+"""Finds the picture that a question is about, and the earlier turns of its conversation."""
 
 import math
 import time
@@ -17,35 +17,35 @@ from lisa_ros.questions import Code, Outcome, Question, Refused
 
 
 class Subjects:
-    """Which picture a question is about, and what was said about it before.
+    """Finds the picture that a question is about, and the earlier turns of its conversation.
 
-    What `inference.Frames` asks may be asked on any thread; the rest is for the inference thread.
+    The methods of `inference.Frames` may be called on any thread, the others on the inference thread only.
 
     Attributes:
-        conversations: what was said so far, and about which pictures.
+        conversations: those that are kept, with their pictures.
     """
 
     def __init__(self, cameras: Mapping[str, Camera], parameters: Callable[[], Parameters]) -> None:
-        """`cameras` are those that are open now: they come and go, and another thread may close one."""
+        """`cameras` are those that are open; another thread may add and remove them at any time."""
         self._cameras = cameras
         self._parameters = parameters
-        self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera: asked about again it is encoded already
+        self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera; kept because it is encoded already
         self.conversations = Conversations()
 
     def is_ready(self, ticket: Ticket) -> bool:
-        """Whether there is a young enough frame, or none is needed."""
+        """Whether there is a frame that is young enough, or the question needs none."""
         camera = self._camera(ticket.question)
         return camera is None or time.monotonic() <= _outdated(camera, ticket)
 
     def patience(self, ticket: Ticket) -> float:
-        """Until when the question may wait for a young enough frame, for ever if it needs none."""
+        """Until when the question may wait for a young enough frame; inf if it needs none."""
         camera = self._camera(ticket.question)
         if camera is None:
             return math.inf
         return max(ticket.asked, _outdated(camera, ticket)) + self._parameters().frame_timeout
 
     def no_frame(self, ticket: Ticket) -> Outcome:
-        """Why there is no frame."""
+        """NO_FRAME, with the reason."""
         camera = self._camera(ticket.question)
         newest = camera.newest if camera else None  # read once: another thread may close the camera
         if camera is None or newest is None:
@@ -59,9 +59,9 @@ class Subjects:
         return Outcome(Code.NO_FRAME, why)
 
     def of(self, question: Question) -> tuple[Picture, Sequence[Turn]]:
-        """The picture that is asked about, and what was said before.
+        """The picture that the question is about, and the earlier turns of its conversation.
 
-        Raises Refused if there is none, and ImageError if the one that came with the question cannot be read.
+        Raises Refused if there is no picture, ImageError if the one in the question cannot be read.
         """
         conversation = self._conversation(question)
         if question.image is not None:
@@ -81,17 +81,17 @@ class Subjects:
         return self._newest(question), conversation.turns if conversation is not None else ()
 
     def complete(self, picture: Picture) -> None:
-        """Give the picture what belongs to it and has come by now."""
-        if camera := self._cameras.get(picture.camera):  # once: another thread may close it
+        """Add the depth and intrinsics that have come by now."""
+        if camera := self._cameras.get(picture.camera):  # looked up once: another thread may close it
             camera.add_companions(picture)
 
     def let_go(self, picture: Picture) -> None:
-        """The picture was answered about: its camera keeps nothing for it any more."""
+        """Called when a question about the picture was answered: its camera need not keep depth for it any longer."""
         if camera := self._cameras.get(picture.camera):
             camera.let_go(picture)
 
     def remember(self, question: Question, conversation: Conversation) -> None:
-        """What was asked and said, for the next question of its conversation, if it is of one."""
+        """Keep the conversation that the question belongs to, if any."""
         if question.conversation:
             parameters = self._parameters()
             self.conversations.put(
@@ -99,11 +99,11 @@ class Subjects:
             )
 
     def expire(self) -> None:
-        """Forget the conversations that nobody went on with, with their pictures."""
+        """Forget conversations without a question for `conversation_ttl` seconds, and their pictures."""
         self.conversations.expire(self._parameters().conversation_ttl)
 
     def forget_encodings(self) -> None:
-        """Give back the device memory that past frames hold; they are encoded again when somebody asks."""
+        """Free the device memory of encoded frames; they are encoded again when a question needs them."""
         for _, picture in self._latest.values():
             picture.encoded = None
         for conversation in self.conversations:
@@ -126,7 +126,7 @@ class Subjects:
         return picture
 
     def _camera(self, question: Question) -> Camera | None:
-        """The camera whose newest frame is wanted; None for a question that brings its picture or goes on with one."""
+        """The camera whose newest frame is needed; None if the picture is the question's own or the conversation's."""
         conversation = self._conversation(question)
         if question.image is not None or (conversation is not None and not question.new_frame):
             return None
@@ -140,6 +140,6 @@ class Subjects:
 
 
 def _outdated(camera: Camera, ticket: Ticket) -> float:
-    """When the camera's newest frame gets too old for the question."""
+    """When the camera's newest frame becomes too old for the question; -inf without a frame."""
     newest = camera.newest  # read once: another thread may close the camera
     return -math.inf if newest is None else newest.received + ticket.question.max_age

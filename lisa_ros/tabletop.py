@@ -1,11 +1,11 @@
-"""`tabletop`: a rendered table with a depth camera above it, live, to ask one's own questions about.
+"""`tabletop`: publishes a rendered table, seen by a depth camera, to ask questions about.
 
     ros2 run lisa_ros tabletop --ros-args -p seed:=7
     ros2 service call /tabletop/new_scene std_srvs/srv/Trigger
 
-Publishes `camera/image` (rgb8), `camera/depth` (16UC1, mm) and `camera/camera_info` 15 times a second, and the truth:
-`~/poses` (PoseArray, the things' middles on the table in the camera's frame) and `~/things` (String, latched: JSON with
-what each of them is, in that order, and where on the table, in the table's frame, m).
+Publishes `camera/image` (rgb8), `camera/depth` (16UC1, mm) and `camera/camera_info` 15 times a second, and the ground
+truth: `~/poses` (PoseArray: where the middle of each thing stands on the table, in the camera's frame) and `~/things`
+(String, latched: JSON with each thing's kind, colour and place in the table's frame, m, in the same order).
 """
 
 import json
@@ -42,7 +42,10 @@ LAST_SEED = 2**31 - 1
 
 
 class Tabletop(Node):
-    """The node; one scene at a time, drawn when it changes. To be spun by the thread that made it, as OpenGL wants."""
+    """The node; renders a scene once and publishes it until it changes.
+
+    The thread that created it has to spin it: OpenGL contexts belong to one thread.
+    """
 
     def __init__(self) -> None:
         super().__init__("tabletop")
@@ -113,7 +116,7 @@ def _camera_info(view: View) -> CameraInfo:
 
 
 def _poses(view: View) -> list[Pose]:
-    """Of the things, in the camera's frame."""
+    """The poses of the things in the camera's frame."""
     inward = np.linalg.inv(view.camera)
     poses = []
     for thing in view.things:
@@ -125,7 +128,7 @@ def _poses(view: View) -> list[Pose]:
 
 
 def _quaternion(turned: NDArray[np.float64]) -> Quaternion:
-    """Of a rotation (3, 3): the eigenvector that stays, in the symmetric matrix that Bar-Itzhack has given."""
+    """The quaternion of a (3, 3) rotation: the dominant eigenvector of Bar-Itzhack's symmetric matrix."""
     (a, b, c), (d, e, f), (g, h, i) = turned
     matrix = [
         [a - e - i, d + b, g + c, h - f],
@@ -138,7 +141,7 @@ def _quaternion(turned: NDArray[np.float64]) -> Quaternion:
 
 
 def main() -> NoReturn:
-    """Runs the node until Ctrl-C; exits with 1 where nothing can be drawn, and with 2 for arguments that it has not."""
+    """Runs the node until Ctrl-C; exits with 1 if nothing can be rendered, with 2 for wrong arguments."""
     arguments.check(sys.argv, __doc__)
     try:
         rclpy.init(args=sys.argv)
@@ -153,7 +156,7 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except RuntimeError:
-        if rclpy.ok():  # else it was told to end while it published
+        if rclpy.ok():  # else it was ended while it published
             raise
     sys.exit(0)
 

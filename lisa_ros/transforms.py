@@ -1,4 +1,4 @@
-"""Poses in another frame than the camera's, by tf2 where that is installed: there is no wheel of it."""
+"""Transforms poses to another frame by tf2, if that is installed: there is no wheel of it."""
 
 import importlib.util
 from typing import Any
@@ -11,18 +11,18 @@ from rclpy.time import Time
 from std_msgs.msg import Header
 
 PATIENCE = 0.1
-"""Seconds that a transform may come later than its image."""
+"""Seconds to wait for a transform that comes later than its image."""
 
 Vector = tuple[float, float, float]
 
 
 def is_installed() -> bool:
-    """Whether there is a tf2 to ask."""
+    """Whether tf2 is installed."""
     return importlib.util.find_spec("tf2_ros") is not None
 
 
 class TargetFrame:
-    """Turns poses into `frame`, at the time of their stamps; listens to tf as long as it lives."""
+    """Transforms poses to `frame` at the time of their stamps; listens to tf until it is closed."""
 
     def __init__(self, node: Node, frame: str) -> None:
         import tf2_ros
@@ -36,7 +36,7 @@ class TargetFrame:
         self._jump: Any = node.get_clock().create_jump_callback(back, post_callback=self._forget)
 
     def find(self, header: Header) -> TransformStamped | None:
-        """The way from an image's frame at its time, if tf knows it now; it forgets after ten seconds."""
+        """The transform from an image's frame at its time, if tf has it now; tf keeps transforms for ten seconds."""
         try:
             return self._look_up(header, 0.0)
         except self._unavailable:
@@ -47,11 +47,11 @@ class TargetFrame:
         return self._buffer.lookup_transform(self._frame, header.frame_id, time, within)
 
     def __call__(self, pose: PoseStamped, found: TransformStamped | None = None) -> PoseStamped | None:
-        """The position in the frame, with identity orientation there; None, and a warning, if tf does not know.
+        """The position in `frame`, with identity orientation; None, with a warning, if tf has no transform.
 
         Args:
             pose: stamped, in the camera's frame.
-            found: the way, if `find` found it earlier.
+            found: the transform, if `find` returned it earlier.
         """
         try:
             found = found or self._look_up(pose.header, PATIENCE)
@@ -68,7 +68,7 @@ class TargetFrame:
         return moved
 
     def _forget(self, _: Any) -> None:
-        """The clock jumped back, as when a bag begins again: to tf all that comes now would be too old."""
+        """Called when the clock jumps back, as when a bag starts again: to tf, all new transforms would be too old."""
         self._buffer.clear()
 
     def close(self) -> None:
@@ -78,7 +78,7 @@ class TargetFrame:
 
 
 def rotated(rotation: Quaternion, vector: Vector) -> Vector:
-    """The vector turned by a unit quaternion."""
+    """The vector rotated by a unit quaternion."""
     w, axis = rotation.w, (rotation.x, rotation.y, rotation.z)
     first = _cross(axis, vector)
     second = _cross(axis, first)
