@@ -1,4 +1,4 @@
-"""Arguments of the nodes, which have none of their own: all is parameters, behind `--ros-args`."""
+"""Checks the command lines of the nodes, which take parameters only, behind `--ros-args`."""
 
 import sys
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from rclpy.utilities import remove_ros_args
 
 
 def check(argv: Sequence[str], usage: str) -> None:
-    """Ends the process: with 0 if help is asked for, with 2 for what ROS cannot read or would pass over."""
+    """Ends the process with 0 after printing the help, or with 2 for arguments that ROS rejects or would ignore."""
     if {"-h", "--help"} & set(argv):
         sys.stdout.write(usage)
         sys.exit(0)
@@ -24,6 +24,6 @@ def check(argv: Sequence[str], usage: str) -> None:
 
 
 def refuse(why: object) -> NoReturn:
-    """Ends the process with 2, and a sentence; of rcl's errors the part for people."""
+    """Ends the process with 2 and a sentence; of rcl's errors only the part for people."""
     sys.stderr.write(f"error: {str(why).partition(', at /')[0]}\n")
     sys.exit(2)

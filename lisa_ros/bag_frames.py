@@ -1,4 +1,4 @@
-"""The frames of a recorded camera, with the depth and the intrinsics that go with each."""
+"""The frames of a recorded camera, with the depth and the intrinsics that belong to each."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedIm
 
 
 class _Recorded(NamedTuple):
-    """A message with a header: its stamp, ns, and where it is in the recording, as in `Message`."""
+    """Stamp of a message with a header, ns, and its place in the recording, as in `Message`."""
 
     stamp: int
     time: int
@@ -34,14 +34,14 @@ class _Recorded(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameOfBag:
-    """A frame that is asked about: its number on its topic, and its image."""
+    """A frame to ask about: its number on its topic, from 0, and its image."""
 
     number: int
     image: _Recorded
 
     @property
     def stamp(self) -> int:
-        """Of its header, ns."""
+        """The stamp of its header, ns."""
         return self.image.stamp
 
     @property
@@ -51,7 +51,7 @@ class FrameOfBag:
 
 
 class Frames:
-    """The frames of a bag that are asked about, in the order of their recording, with what is known of their depth."""
+    """The frames of a bag to ask about, in the order of their recording, and the depth that belongs to them."""
 
     def __init__(
         self,
@@ -62,11 +62,11 @@ class Frames:
         every: float,
         depth_max_dt: float = CameraParameters.depth_max_dt,
     ) -> None:
-        """Chooses the frames; raises TopicError if a topic is not there, BagError if there is no frame."""
+        """Chooses the frames; raises TopicError if a topic is missing, BagError if there is no frame."""
         self._bag = bag
         self._depth_max_dt = depth_max_dt
         self.unplaced: dict[str, dict[int, str]] = {}
-        """By topic that lacks what `placements` needs: why, by number of the frame."""
+        """Why `placements` found nothing: by the topic that lacks a message, reasons by number of the frame."""
         self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
         self._to_rgb = (
             conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
@@ -80,7 +80,7 @@ class Frames:
         self._infos = self._all_of(self.camera_info)
 
     def _all_of(self, topic: str) -> list[_Recorded]:
-        """All messages of a topic, by stamp; none for no topic."""
+        """All messages of a topic, sorted by stamp; none if the topic is empty."""
         return sorted(map(_Recorded.of, self._bag.messages([topic]))) if topic else []
 
     def __iter__(self) -> Iterator[FrameOfBag]:
@@ -90,7 +90,7 @@ class Frames:
         return len(self._chosen)
 
     def rgb(self, frame: FrameOfBag) -> NDArray[np.uint8]:
-        """(H, W, 3) RGB; raises ImageError if the image is in no encoding that is known, or damaged."""
+        """(H, W, 3) RGB; raises ImageError or BagError if the encoding is unknown or the image damaged."""
         return self._to_rgb(self._read(self.camera, frame.image))
 
     def header(self, frame: FrameOfBag) -> Header:
@@ -100,9 +100,9 @@ class Frames:
         return Header(stamp=time, frame_id=recorded.frame_id)
 
     def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
-        """Where each segment is, None where that is unknown; raises ImageError or BagError if its depth is no good.
+        """Where each segment is, None if unknown; raises ImageError or BagError if the depth cannot be used.
 
-        A frame of which depth or intrinsics are not there is kept in `unplaced`.
+        If the frame has no depth or no intrinsics, the reason is kept in `unplaced`.
         """
         if not self.depth or not answer.segments:
             return [None] * len(answer.segments)
@@ -118,7 +118,7 @@ class Frames:
         return [None] * len(answer.segments)
 
     def _depth_lacks(self, frame: FrameOfBag) -> str:
-        """Why no depth is of the frame's moment; empty if one is."""
+        """Why there is no depth of the frame's moment; empty if there is."""
         if not self._depths:
             return "has no message"
         stamps, receipts = apart = _apart(_nearest(self._depths, frame), frame)
@@ -133,7 +133,7 @@ class Frames:
 
 
 def _only_camera(bag: BagReader) -> Any:
-    """The one topic of the bag with colour images; raises TopicError if there is none, or a choice."""
+    """The bag's only topic with colour images; raises TopicError if there is none, or more than one."""
     cameras = [topic for topic in bag.topics.values() if topic.messages and _is_colour(bag, topic.name, topic.type)]
     if len(cameras) != 1:
         problem = "several topics with colour images: choose one with --camera" if cameras else "no colour images"
@@ -147,7 +147,7 @@ def _is_colour(bag: BagReader, name: str, kind: str) -> bool:
     if kind != IMAGE:
         return False
     for message in bag.messages([name]):
-        with contextlib.suppress(BagError):  # one that is cut off does not tell
+        with contextlib.suppress(BagError):  # a damaged message does not tell its encoding
             return bag.decode(message).encoding not in conversions.DEPTH_ENCODINGS
     return False
 
@@ -161,7 +161,7 @@ def _info_lacks(info: Any, size: tuple[int, int]) -> str:
 
 
 def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
-    """The first message, and each that was recorded at least that many seconds after the one before it."""
+    """The first message, and each one recorded at least `every` seconds after the previous one yielded."""
     due = 0
     for number, message in enumerate(messages):
         if message.time >= due:
@@ -174,5 +174,5 @@ def _nearest(recorded: Sequence[_Recorded], frame: FrameOfBag) -> _Recorded:
 
 
 def _apart(recorded: _Recorded, frame: FrameOfBag) -> Apart:
-    """By stamps, and by the recordings, which are a bag's receipts and decide where stamps are equal, as those of 0."""
+    """By stamp, then by time of recording, which is a bag's receipt and decides if stamps are equal, such as all 0."""
     return (abs(recorded.stamp - frame.stamp), abs(recorded.time - frame.time) / 1e9)

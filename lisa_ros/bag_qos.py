@@ -1,4 +1,4 @@
-"""The quality of service with which a bag's topics are published again."""
+"""The QoS with which the topics of a bag are published again."""
 
 from collections.abc import Sequence
 
@@ -8,17 +8,17 @@ from rosbags.interfaces import Qos, QosDurability, QosHistory, QosReliability
 from lisa_ros.bags import Topic
 
 STATIC = "tf2_msgs/msg/TFMessage"
-"""The type of static transforms, where it is latched."""
+"""The type of static transforms, on a latched topic."""
 USUAL_DEPTH = 10
-"""Messages that a publisher keeps which is recorded without a depth, as most do."""
+"""Depth of a publisher that was recorded without one; most publishers have this depth."""
 MOST_KEPT = 1000
-"""Messages of a latched topic that are kept for late subscribers."""
+"""Most messages of a latched topic that are kept for late subscribers."""
 
 
 def offered(topic: Topic) -> QoSProfile:
-    """Reliability, durability and depth as recorded; else reliable, which all subscribers take, and latched if static.
+    """Reliability, durability and depth as recorded; else reliable, which all subscribers accept; `/tf_static` latched.
 
-    Deadline, lifespan and liveliness are left out: they are promises about the original publisher's timing.
+    Deadline, lifespan and liveliness are left out: they promise the original publisher's timing.
     """
     profile = QoSProfile(depth=_depth(topic, topic.qos[0]) if topic.qos else USUAL_DEPTH)
     if topic.qos and all(offer.reliability is QosReliability.BEST_EFFORT for offer in topic.qos):
@@ -31,9 +31,9 @@ def offered(topic: Topic) -> QoSProfile:
 
 
 def _kept(topic: Topic, latched: Sequence[Qos]) -> int:
-    """What late subscribers get: what all the publishers kept together, and every static transform.
+    """How many messages late subscribers get: as many as all publishers together kept, and every static transform.
 
-    Publishers that began after the recording are not in what it says of them, and each sent its transforms once.
+    A recording does not list publishers that started later, each of which sent its static transforms once.
     """
     kept = sum(_depth(topic, offer) for offer in latched)
     if topic.type == STATIC:
@@ -42,6 +42,6 @@ def _kept(topic: Topic, latched: Sequence[Qos]) -> int:
 
 
 def _depth(topic: Topic, offer: Qos) -> int:
-    """How many messages a recorded publisher kept; some middlewares do not tell recorders, who write 0 then."""
+    """How many messages a recorded publisher kept; recorders write 0 if the middleware does not tell them."""
     kept = topic.messages if offer.history is QosHistory.KEEP_ALL else offer.depth or USUAL_DEPTH
     return min(max(kept, 1), MOST_KEPT)

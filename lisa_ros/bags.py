@@ -1,4 +1,4 @@
-"""Bags without a ROS graph: MCAP and sqlite3, read and written through `rosbags`, our own message types included."""
+"""Reads bags (MCAP, sqlite3) and writes them (MCAP) with `rosbags`, without ROS; knows this package's messages."""
 
 import glob
 import itertools
@@ -27,15 +27,15 @@ class BagError(LisaError):
 
 
 class TopicError(BagError):
-    """The bag has no such topic, or one of another type; the sentence lists those that it has."""
+    """The bag has no such topic, or one of another type; the message lists its topics."""
 
 
 class Topic(NamedTuple):
-    """What a bag says about one of its topics.
+    """A topic of a bag.
 
     Attributes:
         type: as ROS names it, e.g. `sensor_msgs/msg/Image`.
-        messages: how many there are.
+        messages: their number.
         qos: what its recorded publishers offered; empty where the recording does not say.
     """
 
@@ -50,8 +50,8 @@ class Message(NamedTuple):
 
     Attributes:
         time: when it was recorded, ns since 1970.
-        data: CDR, as it went over the wire.
-        place: how many of its topic were recorded before it at that same time, as by a clock that ticks slowly.
+        data: CDR, as sent over the wire.
+        place: how many messages of its topic were recorded at the same time before it; a clock may tick slowly.
     """
 
     topic: str
@@ -61,12 +61,12 @@ class Message(NamedTuple):
 
     @property
     def stamp(self) -> int:
-        """The stamp of its header, ns; only for types that begin with a `std_msgs/Header`. 0 if it is cut off."""
+        """The stamp of its header, ns; 0 if cut off. Only for types that begin with a `std_msgs/Header`."""
         return stamp_of(self.data)
 
 
 def typestore() -> Typestore:
-    """The types of ROS 2 Jazzy and those of this package, from its own `.msg` files."""
+    """The message types of ROS 2 Jazzy, and those in this package's `.msg` files."""
     store = get_typestore(Stores.ROS2_JAZZY)
     for file in sorted(_message_folder().glob("*.msg")):
         store.register(get_types_from_msg(file.read_text(), f"lisa_ros/msg/{file.stem}"))
@@ -74,9 +74,9 @@ def typestore() -> Typestore:
 
 
 def _message_folder() -> Path:
-    """Where this package's `.msg` files lie: in the share folder beside the installed package, or in the checkout.
+    """The folder of this package's `.msg` files: share/lisa_ros beside the installed package, or the checkout.
 
-    Not asked of the ament index: a bag can be read with no ROS sourced.
+    Found without the ament index, so that bags can be read with no ROS sourced.
     """
     here = Path(__file__)
     candidates = [*(parent / "share/lisa_ros/msg" for parent in here.parents), here.parents[1] / "msg"]
@@ -88,20 +88,20 @@ def _message_folder() -> Path:
 
 @dataclass(frozen=True)
 class Span:
-    """Of a recording, ns since 1970: the times of the first and the last message."""
+    """The times of the first and the last message of a recording, ns since 1970."""
 
     start: int
     end: int
 
 
 class BagReader:
-    """A bag that is open for reading: a folder with `metadata.yaml`, or a single `.mcap` or `.db3` file.
+    """Reads a bag: a folder with `metadata.yaml`, or a single `.mcap` or `.db3` file.
 
     with BagReader(path) as bag:
         for message in bag.messages(["/camera/image"]):
             image = bag.decode(message)
 
-    Raises BagError wherever the bag turns out to be missing, cut off or damaged.
+    Every method raises BagError if the bag turns out to be missing, cut off or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -145,7 +145,7 @@ class BagReader:
         return Span(self._reader.start_time, self._reader.end_time - 1)
 
     def require(self, name: str, *types: str) -> Topic:
-        """The topic of that name (with or without the first slash); raises TopicError if it has none of the types."""
+        """The topic with that name (the first slash is optional); raises TopicError if missing or of another type."""
         topic = self.topics.get("/" + name.lstrip("/"))
         if topic is None:
             raise TopicError(f"{self.path} has no topic {name}. {self.listing()}")
@@ -154,17 +154,17 @@ class BagReader:
         return topic
 
     def listing(self) -> str:
-        """The bag's topics with their types, for people."""
+        """The bag's topics with types and numbers of messages, for people."""
         if not self.topics:
             return "It has no topics."
         lines = [f"  {topic.name}  {topic.type}  ({topic.messages})" for _, topic in sorted(self.topics.items())]
         return "\n".join(["Its topics, with types and numbers of messages:", *lines])
 
     def messages(self, topics: Collection[str], start: int | None = None, stop: int | None = None) -> Iterator[Message]:
-        """The messages of these topics in the order of their recording, from start (ns) to before stop."""
+        """The messages of these topics in the order of their recording, from `start` (ns) to before `stop`."""
         with self._damage_named():
             connections = [connection for connection in self._reader.connections if connection.topic in topics]
-            if not connections:  # none would mean all
+            if not connections:  # rosbags takes none for all
                 return
             newest: dict[str, Message] = {}
             for connection, time, data in self._reader.messages(connections, start, stop):
@@ -174,17 +174,17 @@ class BagReader:
                 yield message
 
     def at(self, topic: str, time: int, place: int) -> Message:
-        """The message of that topic, time and place, one of those that `messages` gave before."""
+        """The message with that topic, time and place, which `messages` has yielded before."""
         return next(itertools.islice(self.messages([topic], time, time + 1), place, None))
 
     def decode(self, message: Message) -> Any:
-        """The message with the fields that ROS gives it; arrays are numpy. Raises BagError if its bytes are damaged."""
+        """The decoded message, with ROS's field names and numpy arrays; raises BagError if its bytes are damaged."""
         with self._damage_named():
             return self._reader.deserialize(message.data, self.topics[message.topic].type)
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
-        # What rosbags raises on damaged files is whatever the damaged bytes lead to, down to a TypeError of ord().
+        # On damaged files rosbags raises whatever the bytes lead to, even a TypeError of ord().
         try:
             yield
         except BagError:
@@ -205,7 +205,7 @@ def _is_sqlite3(bag: Path) -> bool:
 
 
 def _check_openable(bag: Path) -> None:
-    """Raises BagError for sqlite3 under a path that rosbags takes for another: it stands in a URI as it is."""
+    """Raises BagError for an sqlite3 bag whose path rosbags would misread, for it puts the path into a URI unquoted."""
     found = re.search(r"[#?]|%[0-9A-Fa-f]{2}", str(bag))
     if found and _is_sqlite3(bag):
         raise BagError(
@@ -214,14 +214,14 @@ def _check_openable(bag: Path) -> None:
 
 
 def _beyond_rosbags(bag: Path, error: Exception) -> str:
-    """What rosbags does not know in a bag that is in order; empty if the bag is damaged."""
+    """What rosbags cannot read in an undamaged bag; empty if the bag is damaged."""
     if isinstance(error, KeyError) and error.args in (("",), ("unknown",)) and _is_sqlite3(bag):
-        return "one of its topics has no message definition"  # its encoding is looked up
+        return "one of its topics has no message definition"  # rosbags looks up the encoding of the definition
     return str(error) if "not supported" in str(error) else ""
 
 
 class BagWriter:
-    """A bag that is being written; made by `write_bag`."""
+    """Writes a bag; made by `write_bag`."""
 
     def __init__(self, writer: Writer, store: Typestore) -> None:
         self._writer = writer
@@ -229,24 +229,24 @@ class BagWriter:
         self._connections: dict[str, Any] = {}
 
     def add_topic(self, name: str, kind: str, qos: Collection[Qos] = ()) -> None:
-        """Announces a topic of that type; `qos` is what a player is to offer for it."""
+        """Adds a topic of that type; `qos` is what a player should offer for it."""
         self._connections[name] = self._writer.add_connection(
             name, kind, typestore=self._store, offered_qos_profiles=list(qos)
         )
 
     def write(self, topic: str, time: int, data: bytes) -> None:
-        """Adds a serialised (CDR) message of an announced topic, recorded at that time, ns since 1970."""
+        """Adds a serialised (CDR) message to an added topic; `time` is that of its recording, ns since 1970."""
         self._writer.write(self._connections[topic], time, data)
 
 
 @contextmanager
 def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
-    """Writes an MCAP bag, compressed with zstd, that appears at `path` once it is whole, and never before.
+    """Writes an MCAP bag, compressed with zstd, which appears at `path` only when it is complete.
 
-    What was there before is replaced then. `store` knows the types of all topics.
+    It replaces whatever was there. `store` has to know the types of all topics.
     """
-    path = path.resolve()  # a link stays one
-    # rosbags names the file in a bag after the bag's folder, so it has to have its name from the start.
+    path = path.resolve()  # so that a link stays a link
+    # rosbags names the file in a bag after the bag's folder, so the folder has its final name from the start.
     path.parent.mkdir(parents=True, exist_ok=True)
     workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     try:
@@ -262,7 +262,7 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
 
 
 def discard_unfinished(path: Path) -> None:
-    """Removes what was left by a `write_bag` of that path that was killed; no other may be at work on it."""
+    """Removes the leftovers of a killed `write_bag` of that path; none may be running on it."""
     path = path.resolve()
-    for workshop in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):  # so long is mkdtemp's part
+    for workshop in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):  # mkdtemp adds so many characters
         shutil.rmtree(workshop, ignore_errors=True)

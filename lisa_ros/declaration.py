@@ -1,4 +1,4 @@
-"""The parameters in ROS: declared with descriptions and bounds, checked at start and on every change."""
+"""Declares the parameters in ROS, with descriptions and bounds, and validates every change."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -18,13 +18,13 @@ from lisa_ros.parameters import (
 
 
 class DeclaredParameters:
-    """Declares the parameters on a node and keeps `value` equal to them.
+    """Declares the parameters on a node and keeps `value` up to date.
 
-    All are declared with dynamic types, because rclpy would refuse `-p max_frame_age:=1` for a double before anyone
-    could take the 1 for 1.0; what may be set is decided by `validated` alone.
+    All are declared with dynamic types: otherwise rclpy would refuse `-p max_frame_age:=1`, an integer, for a double.
+    `validated` alone decides what may be set.
 
     Raises:
-        ParameterError: a value given at start cannot be.
+        ParameterError: a value given at start is invalid.
     """
 
     def __init__(self, node: Node, is_unconfigured: Callable[[], bool], on_change: Callable[[], None]) -> None:
@@ -32,7 +32,7 @@ class DeclaredParameters:
         self._is_unconfigured = is_unconfigured
         self._on_change = on_change
         self._declaring = True
-        # rclpy has no public name for the values from the command line and from files.
+        # rclpy has no public attribute for the values from the command line and from files.
         self._overrides = {name: parameter.value for name, parameter in node._parameter_overrides.items()}
         self.value = validated(self._overrides)
         for name, (default, rule) in all_rules(self.value.cameras).items():
@@ -55,7 +55,7 @@ class DeclaredParameters:
             )
 
     def _on_set(self, changed: Sequence[Parameter]) -> SetParametersResult:
-        if self._declaring:  # by ourselves: the cameras' parameters come and go with `cameras`
+        if self._declaring:  # our own change: the parameters of cameras come and go with `cameras`
             return SetParametersResult(successful=True)
         try:
             self._change({p.name: p for p in changed})
@@ -85,13 +85,13 @@ class DeclaredParameters:
             self._on_change()
 
     def _follow_cameras(self, cameras: tuple[str, ...], values: Mapping[str, object]) -> dict[str, object]:
-        """Declare the parameters of new cameras, undeclare those of old ones; the values of all that there are now."""
+        """Declare the parameters of new cameras and undeclare those of old ones; returns all values."""
         former = self.value.cameras
         rules = all_rules(cameras)
         stale = {f"{camera}.image" for camera in former if values[f"{camera}.image"] == default_image(camera, former)}
         kept = {name: value for name, value in values.items() if name in rules and name not in stale}
         now = {name: kept.get(name, self._overrides.get(name, default)) for name, (default, _) in rules.items()}
-        validated(now)  # before anything is touched
+        validated(now)  # raises before anything is changed
         self._declaring = True
         try:
             for name in set(values) - set(kept):

@@ -1,6 +1,6 @@
-"""`make demo`: a recorded camera plays, questions go in through the service, and words, masks and positions come out.
+"""`make demo`: plays a recorded camera, asks the node by its service, and shows texts, masks and positions.
 
-The node runs in a process of its own, in a ROS domain and namespace of its own, so that no robot's graph is disturbed.
+The node runs in its own process, in a ROS domain and namespace of its own, so that no robot's graph is disturbed.
 """
 
 import ctypes
@@ -48,20 +48,20 @@ QUESTIONS = (
     "Please find the scissors.",
     "Which fruit is rich in potassium? Explain why.",
 )
-"""About the recording: by name and colour, by use, for a part, for what is not there, and for a reason."""
+"""About the recording: by name and colour, by use, for a part, for a missing thing, and with a reason."""
 
 PAUSE = 0.6
-"""Seconds between two questions, in which the camera moves on."""
+"""Seconds between two questions, while the camera moves on."""
 PATIENCE = 20.0
-"""Seconds without a node that loads its model, after which no answer is waited for any longer."""
+"""Seconds to wait for an answer; they start anew as long as the node is loading its model."""
 ARRIVAL = 10.0
-"""Seconds in which a question is asked again if its frame had no depth, which a loaded machine may lose."""
+"""Seconds in which a question is asked again if its frame had no depth: a loaded machine may lose messages."""
 CLOSING = 5.0
-"""Seconds that the node has to end."""
+"""Seconds to wait for the node to end."""
 PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl(2)."""
+"""Option of Linux's prctl(2)."""
 LAST_LINES = 20
-"""Of the node's log, shown when something fails."""
+"""Lines of the node's log that are shown when something fails."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -72,7 +72,7 @@ app = typer.Typer(
 
 
 class DemoError(LisaError):
-    """The demo cannot go on; the sentence says why."""
+    """The demo cannot continue; the message says why, with the end of the node's log."""
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -138,15 +138,16 @@ def demo(
 
 @contextmanager
 def answering(image: Path | None, model: Mapping[str, str], log: Path) -> Iterator[Callable[[str], Shown]]:
-    """What answers a question about that picture, else about the newest frame of the recording, which plays meanwhile.
+    """Runs the node, and yields a function that answers a question.
 
     Args:
+        image: the picture to ask about; None: the newest frame of the recording, which is played meanwhile.
         model: parameters of the node.
-        log: gets what the node says.
+        log: file for the node's output.
 
     Raises:
         DemoError: the node did not answer.
-        BagError, ImageError: there is no recording, or no such picture.
+        BagError, ImageError: the recording or the picture cannot be read.
     """
     if image is not None:
         rgb = files.read_rgb(image)
@@ -172,24 +173,24 @@ def answering(image: Path | None, model: Mapping[str, str], log: Path) -> Iterat
 
 @dataclass(frozen=True)
 class Graph:
-    """A ROS graph that nobody else is in."""
+    """A ROS graph of this process and its children."""
 
     domain: int
     namespace: str
 
     @property
     def server(self) -> str:
-        """The full name of the node in it."""
+        """The full name of the node."""
         return f"{self.namespace}/lisa"
 
 
 @contextmanager
 def own_graph() -> Iterator[Graph]:
-    """A graph on this machine only, for this process and those that it starts; ROS is up inside."""
+    """Sets up a graph on this machine only, for this process and its children, and initialises ROS in it."""
     taken = int(os.environ.get("ROS_DOMAIN_ID") or 0)
     graph = Graph(
         domain=random.choice([number for number in range(1, 102) if number != taken]),
-        namespace=f"/demo_{os.getpid()}",  # whoever else may have chosen the domain
+        namespace=f"/demo_{os.getpid()}",  # in case somebody else uses that domain, too
     )
     os.environ["ROS_DOMAIN_ID"] = str(graph.domain)
     os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -205,10 +206,10 @@ def own_graph() -> Iterator[Graph]:
 
 
 class RunningNode:
-    """The node in a process of its own, which ends with the block, whatever happens in it."""
+    """The node in a process of its own, which ends with the block."""
 
     def __init__(self, graph: Graph, parameters: Mapping[str, str], log: Path) -> None:
-        """`parameters` are texts; `log` gets what the node says."""
+        """`parameters` are texts; `log` is the file for the node's output."""
         executable = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "lisa_node")
         settings = [part for name, value in parameters.items() for part in ("-p", f"{name}:={json.dumps(value)}")]
         self._command = [sys.executable, str(executable), "--ros-args", "-r", f"__ns:={graph.namespace}", *settings]
@@ -220,7 +221,7 @@ class RunningNode:
                 self._command,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # so that Ctrl-C comes to the demo alone, which then ends the node
+                start_new_session=True,  # so that Ctrl-C reaches the demo only, which then ends the node
                 preexec_fn=_end_with_parent,  # noqa: PLW1509 - no thread holds a lock that it needs
             )
         return self
@@ -239,22 +240,22 @@ class RunningNode:
             raise self.error(f"The node ended with exit code {self._process.returncode}.")
 
     def error(self, sentence: str) -> DemoError:
-        """What went wrong, with what the node said last."""
+        """The error with that sentence, and the last lines of the node's log."""
         lines = self._log.read_text(errors="replace").splitlines()[-LAST_LINES:]
         return DemoError("\n".join([f"{sentence} The node's last words ({self._log}):", *lines]))
 
 
 def _end_with_parent() -> None:
-    """Called in the node's process: Ctrl-C comes from the kernel when the demo ends without a word, on Linux."""
+    """Called in the node's process: on Linux, the kernel sends it SIGINT when the demo dies."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 class Asker:
-    """Asks the node that runs, in a graph, and is a node itself until the block ends."""
+    """Asks the running node, by a node of its own that lives until the block ends."""
 
     def __init__(self, graph: Graph, running: RunningNode) -> None:
-        """The node need not have loaded its model yet."""
+        """The running node may still be loading its model."""
         self.node = rclpy.create_node("demo", namespace=graph.namespace)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self.node)
@@ -269,22 +270,22 @@ class Asker:
         self.node.destroy_node()
 
     def spin(self, seconds: float) -> None:
-        """Lets so much time pass, in which the camera goes on."""
+        """Spins for that many seconds, so that the camera plays on."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=deadline - time.monotonic())
 
     def ask(self, question: str, rgb: NDArray[np.uint8] | None = None) -> Reply:
-        """The answer about that picture, else about the camera's newest one, once the node has loaded its model.
+        """The answer about that picture, or the camera's newest one; waits until the node has loaded its model.
 
         Raises:
-            DemoError: there was none in time.
+            DemoError: the node ended, or did not answer in time.
         """
 
         async def attempt() -> Reply | AskError:
             try:
                 return await ask(self.node, question, image=rgb, server=self._server)
-            except AskError as error:  # which would end the spinning
+            except AskError as error:  # raised here, it would end the spinning
                 return error
 
         deadline = time.monotonic() + PATIENCE

@@ -1,7 +1,7 @@
-"""A lifecycle node that brings itself up, says why when it cannot, and listens while it does.
+"""A lifecycle node that starts by itself, and keeps the reason if a transition fails.
 
-rclpy's own lifecycle node blocks its services while a transition runs, dies of an illegal transition and swallows
-exceptions; here slow transitions run on a thread of their own, and the rest is answered.
+rclpy's own lifecycle node blocks its services while a transition runs, crashes at an illegal transition and swallows
+exceptions. Here slow transitions run on a thread of their own, and illegal ones are refused.
 """
 
 import threading
@@ -29,25 +29,25 @@ TRANSITIONS: dict[int, tuple[str, str]] = {
     Transition.TRANSITION_INACTIVE_SHUTDOWN: ("shutdown", "inactive"),
     Transition.TRANSITION_ACTIVE_SHUTDOWN: ("shutdown", "active"),
 }
-"""By id: the label, and the state that it starts from."""
+"""Label and start state of each transition, by id."""
 
 SLOW = ("configure", "cleanup", "shutdown")
-"""Transitions that take a thread; the others create and destroy subscriptions, which belongs on the executor's."""
+"""Transitions on a thread of their own; the others create and destroy subscriptions, on the executor's thread."""
 
 
 class TransitionFailed(LisaError):
-    """A transition cannot be done; the message says why, and the node stays in the state that it was in."""
+    """A transition failed; the message says why, and the node stays in its state."""
 
 
 class SelfStartingNode(LifecycleNodeMixin, Node):
-    """A lifecycle node whose subclasses say in `configure`, `activate`, `deactivate` and `cleanup` what they do.
+    """A lifecycle node; subclasses implement `configure`, `activate`, `deactivate` and `cleanup`.
 
-    They raise to fail, and any exception will do. All callbacks are in one reentrant group, made for a
-    `SingleThreadedExecutor`.
+    A transition fails if they raise: a LisaError's message becomes the reason, any other exception is also logged with
+    its traceback. All callbacks are in one reentrant group; to be spun by a `SingleThreadedExecutor`.
 
     Attributes:
-        starting: it is on its way up by itself.
-        reason: why the last transition failed; empty if it did not.
+        starting: whether it is starting by itself.
+        reason: why the last transition failed; empty if it succeeded.
     """
 
     def __init__(self, name: str, **options: Any) -> None:
@@ -61,7 +61,7 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
 
     @property
     def default_callback_group(self) -> CallbackGroup:
-        """The reentrant group, so that a callback that awaits holds up no other."""
+        """The reentrant group, so that a callback that awaits does not block others."""
         return self.group
 
     @property
@@ -70,19 +70,19 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
         return str(self._state_machine.current_state[1])
 
     def configure(self) -> None:
-        """Get what takes long; called on a thread of its own."""
+        """Acquire resources, which may take long; called on a thread of its own."""
 
     def activate(self) -> None:
-        """Begin to serve; called on the executor's thread."""
+        """Start to serve; called on the executor's thread."""
 
     def deactivate(self) -> None:
         """Stop serving; called on the executor's thread."""
 
     def cleanup(self) -> None:
-        """Give back what `configure` got; called on a thread of its own."""
+        """Release what `configure` acquired; called on a thread of its own."""
 
     def wake_executor(self) -> None:
-        """Make the executor look again: a future that another thread completes does not wake it."""
+        """Wake the executor, which a future completed by another thread does not do."""
         if self.executor is not None:
             self.executor.wake()
 
@@ -100,7 +100,7 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
             self.starting = False
 
     async def change_state(self, label: str) -> bool:
-        """Do a transition; False, with the reason in the log, if it is illegal now or fails."""
+        """Do a transition; False, with the reason in the log, if it is illegal in this state or fails."""
         if not self._transition.acquire(blocking=False):
             self.get_logger().warning(f"cannot {label}: the node is {self.state}")
             return False
@@ -161,21 +161,21 @@ class SelfStartingNode(LifecycleNodeMixin, Node):
         return TransitionCallbackReturn.FAILURE
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it."""
+        """Called by rclpy."""
         return self._attempt(self.configure)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it."""
+        """Called by rclpy."""
         return self._attempt(self.activate)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it."""
+        """Called by rclpy."""
         return self._attempt(self.deactivate)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it."""
+        """Called by rclpy."""
         return self._attempt(self.cleanup)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """As rclpy wants it; what was active is deactivated by now."""
+        """Called by rclpy; an active node has been deactivated before."""
         return self._attempt(self.cleanup)

@@ -1,4 +1,4 @@
-"""The engine while it is there: loaded for the parameters, told about, given back."""
+"""Loads, describes and closes the engine."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -14,23 +14,23 @@ Load = Callable[..., "LisaEngine"]
 """`LisaEngine.from_pretrained`, or what a test puts in its place."""
 
 MEMORY_INTERVAL = 1.0
-"""Seconds between two looks at the engine's memory."""
+"""Least seconds between two measurements of the engine's memory."""
 
 
 def load_engine(*args: Any, **options: Any) -> "LisaEngine":
-    """`LisaEngine.from_pretrained`, imported when it is called: torch takes seconds, and the node is there before."""
+    """`LisaEngine.from_pretrained`, imported only now: torch takes seconds to import, and the node starts before."""
     from lisa_core import LisaEngine
 
     return LisaEngine.from_pretrained(*args, **options)
 
 
 class Model:
-    """Loads the engine and knows what there is to say about it.
+    """Loads the engine, and has what the diagnostics say about it.
 
     Attributes:
         engine: None unless loaded.
-        progress: how far loading is, in words; empty while nothing is loaded.
-        facts: what is known of the loaded engine, for the diagnostics.
+        progress: how far loading has got, in words; empty unless it is loading.
+        facts: about the loaded engine, for the diagnostics.
     """
 
     def __init__(self, load: Load, wanted: Callable[[], bool]) -> None:
@@ -42,7 +42,7 @@ class Model:
         self.facts: dict[str, object] = {}
 
     def load(self, parameters: Parameters) -> None:
-        """Load the checkpoint that the parameters name; raises LisaError with the reason."""
+        """Load the checkpoint that the parameters name; raises LisaError if it cannot be loaded."""
         self.progress = "starting"
         began = time.monotonic()
         try:
@@ -67,17 +67,19 @@ class Model:
         self.measure()
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         engine, self.engine, self.facts = self.engine, None, {}
         if engine is not None:
             engine.close()
 
     def measure(self) -> None:
-        """Look how much memory the engine holds, at most once a second; for whoever owns the engine right now."""
+        """Measure the engine's memory, at most once a second; call on the thread that owns the engine."""
         now = time.monotonic()
         if self.engine is not None and now - self._measured >= MEMORY_INTERVAL:
             self._measured = now
-            self.facts = self.facts | _memory_facts(self.engine.memory())  # whole, for another thread reads it
+            self.facts = self.facts | _memory_facts(
+                self.engine.memory()
+            )  # replaced, not changed, for another thread reads it
 
     def _on_progress(self, fraction: float, what: str) -> None:
         if not self._wanted():

@@ -1,10 +1,10 @@
-"""The node: what is connected to what.
+"""The node: wires the parts together.
 
     cameras ----newest frame----> subjects ----picture----> answerer ----answer----> publications
                                      |                         |
     service, action, standing --> inference thread ------------+
 
-The executor's thread receives and replies, the inference thread works, loading has a thread of its own.
+The executor's thread receives and replies, the inference thread runs the model, and loading has its own thread.
 """
 
 import functools
@@ -34,20 +34,20 @@ from lisa_ros.statistics import Statistics
 from lisa_ros.subjects import Subjects
 
 CLOSING_TIME = 10.0
-"""Seconds that cleanup gives the engine to come back from what it is doing."""
+"""Seconds that cleanup waits for the engine to stop."""
 
 BEAT = 0.05
-"""Seconds between two looks whether the standing instruction is due."""
+"""Seconds between two checks whether the standing instruction is due."""
 
 LAST_WORDS, SENDING = 2.0, 0.1
-"""Seconds in which answers still leave a node that has to end, and in which those do that are on their way."""
+"""Seconds before the node ends: to send the outcomes of open questions, and to send what is already on its way."""
 
 
 class LisaNode(SelfStartingNode):
-    """Answers questions about what cameras see; raises ParameterError if a parameter cannot be.
+    """Answers questions about what cameras see; raises ParameterError if a parameter is invalid.
 
     Attributes:
-        lost: the GPU failed for good, and the node is about to end.
+        lost: whether the GPU failed for good, so that the node is about to end.
     """
 
     def __init__(self, load: Load = load_engine) -> None:
@@ -69,14 +69,14 @@ class LisaNode(SelfStartingNode):
         self.create_timer(BEAT, self._standing.beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _give_up(self, reason: str) -> None:
-        """End the process with an error, when those who asked have been told; a launch file starts it anew."""
+        """End the process with an error once all questions have their outcome; a launch file may restart it."""
         if not self.lost:
             self.lost = True
             self.get_logger().fatal(reason)
             self._end_in(LAST_WORDS)
 
     def leave(self) -> None:
-        """End the process when those who asked have been told; from any thread, and more than once."""
+        """End the process once all questions have their outcome; may be called on any thread, and repeatedly."""
         inference = self._inference
         if not self._leaving:
             self._end_in(LAST_WORDS if inference is not None and inference.ahead else SENDING)
@@ -91,18 +91,18 @@ class LisaNode(SelfStartingNode):
         return self._declared.value
 
     def begin(self) -> None:
-        """Come up, if the parameter `autostart` says so; the node is in an executor by now."""
+        """Start if the parameter `autostart` is set; the node has to be in an executor."""
         if self._settings().autostart:
             self.start()
 
     def end(self) -> None:
-        """Stop the engine, as far as it lets go, and leave the graph."""
+        """Stop the engine, if it stops within a second, and leave the graph."""
         self.deactivate()
         if self._inference is not None:
             self._inference.close(timeout=1.0)
         self._requests.close()
         self.destroy_node()
-        self._state_machine.destroy_when_not_in_use()  # which holds the node in the graph, as long as it lives
+        self._state_machine.destroy_when_not_in_use()  # as long as it exists it keeps the node in the graph
 
     # Lifecycle
 
@@ -131,7 +131,7 @@ class LisaNode(SelfStartingNode):
             raise
 
     def deactivate(self) -> None:
-        """Leave the cameras and end all questions."""
+        """Close the cameras and end all questions."""
         for camera in self._cameras.values():
             camera.close()
         self._cameras.clear()
@@ -142,7 +142,7 @@ class LisaNode(SelfStartingNode):
             self._inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
 
     def cleanup(self) -> None:
-        """End the inference thread and give the model's memory back."""
+        """End the inference thread and free the model's memory."""
         if self._inference is not None and not self._inference.close(CLOSING_TIME):
             raise TransitionFailed("the engine is still at work and does not stop; try again later.")
         self._inference = None
@@ -151,7 +151,7 @@ class LisaNode(SelfStartingNode):
     # Questions
 
     def question(self, request: Any) -> Question:
-        """The question in a request; raises Refused if it cannot be asked now, or at all."""
+        """The question in a request; raises Refused if it is invalid, or the node is not active."""
         if self.state == "configuring" or self.starting:
             raise Refused(Code.LOADING, f"the model is being loaded ({self._model.progress or 'starting'})")
         if self.state != "active":
@@ -170,7 +170,7 @@ class LisaNode(SelfStartingNode):
         self._inference.submit(ticket, self._settings().queue_size)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give a question up."""
+        """Cancel a question."""
         if self._inference is not None:
             self._inference.cancel(ticket)
 
@@ -186,7 +186,7 @@ class LisaNode(SelfStartingNode):
             self._standing.frame_arrived(camera)
 
     def _on_instruction(self, message: String) -> None:
-        """The topic sets the parameter, so that there is one truth and one check."""
+        """Set the parameter, so that the instruction is kept and checked in one place."""
         result = self.set_parameters([Parameter("standing_instruction", value=message.data)])[0]
         if not result.successful:
             self.get_logger().warning(f"~/instruction: {result.reason}")

@@ -1,6 +1,6 @@
-"""The parameters for people: as `config/lisa.yaml`, as the README's table, as help in a terminal.
+"""Documents the parameters: `config/lisa.yaml`, the table in the README, and the help in a terminal.
 
-`python -m lisa_ros.parameter_docs yaml` (or `markdown`, `text`) prints them; the tests hold the files against it.
+`python -m lisa_ros.parameter_docs yaml` (or `markdown`, `text`) prints them; tests compare the files with it.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from lisa_ros.parameters import Rule, Value, all_rules, node_rules
 
 CAMERA = "camera"
-"""The one camera that the parameters of every camera are shown with."""
+"""The camera that stands for all cameras in the documentation."""
 
 
 def as_yaml() -> str:
@@ -46,7 +46,7 @@ def as_text() -> str:
 
 
 def _rows() -> Iterator[tuple[str, Value, Rule]]:
-    """Name, default and rule; the camera's last, as `<camera>.name`."""
+    """Name, default and rule of each parameter; those of a camera last, as `<camera>.name`."""
     rules = all_rules([CAMERA])
     for name, (default, rule) in rules.items():
         yield name if name in node_rules() else name.replace(CAMERA, "<camera>", 1), default, rule

@@ -1,7 +1,7 @@
-"""The node's parameters: one frozen dataclass, and the one function that says whether a set of values is good.
+"""The node's parameters: a frozen dataclass, and the function that validates a set of values.
 
-What a parameter is called, means, may be and when it may change stands with its field here and nowhere else: the
-declaration in ROS, `config/lisa.yaml` and the README's table are kept equal to it.
+Name, description, bounds and time of change of a parameter are defined here only, with its field; the declaration in
+ROS is made from them, and tests keep `config/lisa.yaml` and the README's table equal.
 """
 
 import math
@@ -24,19 +24,19 @@ Value = bool | int | float | str | tuple[str, ...]
 
 
 class ParameterError(ValueError):
-    """A parameter's value cannot be; the message is a sentence that names the parameter and what it may be."""
+    """A parameter's value is invalid; the message names the parameter and what it may be."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is known of one parameter beyond its default.
+    """Description and constraints of a parameter.
 
     Attributes:
-        text: what it is, for people.
-        low, high: bounds of a number, both allowed.
-        choices: all that it may be, if not empty.
-        live: it may change at any time; otherwise while the node is unconfigured only.
-        topic: it is the name of a topic.
+        text: description for people.
+        low, high: bounds of a number, inclusive.
+        choices: the allowed values; empty: any.
+        live: whether it may change at any time; else only while the node is unconfigured.
+        topic: whether it is the name of a topic.
     """
 
     text: str
@@ -73,7 +73,7 @@ class CameraParameters:
 
 @dataclass(frozen=True)
 class Parameters:
-    """All parameters of the node, checked; `views` holds those of each camera, in the order of `cameras`."""
+    """All parameters of the node, validated; `views` has those of each camera, in the order of `cameras`."""
 
     checkpoint: str = _parameter(
         CHECKPOINT, "the LISA model: bundled (knows rendered tables only), a folder or a hub id"
@@ -130,7 +130,7 @@ class Parameters:
 
     @property
     def standing_view(self) -> str:
-        """The camera that the standing instruction is asked of."""
+        """The camera of the standing instruction."""
         return self.standing_camera or self.cameras[0]
 
 
@@ -140,7 +140,7 @@ def default_image(camera: str, cameras: Sequence[str]) -> str:
 
 
 def node_rules() -> dict[str, tuple[Value, Rule]]:
-    """Default and rule of every parameter that is not a camera's."""
+    """Default and rule of every parameter that does not belong to a camera, by name."""
     return {f.name: _default_and_rule(f) for f in fields(Parameters) if f.name != "views"}
 
 
@@ -160,10 +160,10 @@ def all_rules(cameras: Sequence[str]) -> dict[str, tuple[Value, Rule]]:
 
 
 def validated(values: Mapping[str, object]) -> Parameters:
-    """The parameters with these values by full name, and defaults for the rest; an int will do for a float.
+    """The parameters with these values, by full name, and defaults for the rest; an int is accepted for a float.
 
     Raises:
-        ParameterError: one of them cannot be, alone or together with the others.
+        ParameterError: a value is invalid, alone or together with the others.
     """
     cameras = checked_cameras(values.get("cameras", node_rules()["cameras"][0]))
     checked: dict[str, Any] = {
@@ -186,9 +186,9 @@ def validated(values: Mapping[str, object]) -> Parameters:
 
 
 def checked_cameras(value: object) -> tuple[str, ...]:
-    """The names of the cameras; raises ParameterError if that is not what they are."""
+    """The names of the cameras; raises ParameterError if the value is no list of valid names."""
     if not isinstance(value, Sequence) or isinstance(value, (str, bytes)) or not value:
-        # ROS hands an empty list over as nothing at all, so the two cannot be told apart.
+        # ROS passes an empty list as None, so the two cannot be told apart.
         raise ParameterError('cameras must be a list of at least one name, such as ["camera"]')
     for name in value:
         if not isinstance(name, str) or not CAMERA_NAME.fullmatch(name):

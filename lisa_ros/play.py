@@ -1,4 +1,4 @@
-"""`play`: publishes a bag with its clock, for machines that have no `ros2 bag`."""
+"""`play`: publishes a bag and its clock, for machines without `ros2 bag`."""
 
 import heapq
 import importlib
@@ -30,11 +30,11 @@ from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
 
 CLOCK = "/clock"
 FAREWELL = 2.0
-"""Seconds that the last messages have to reach reliable subscribers."""
+"""Seconds to wait at the end until reliable subscribers have the last messages."""
 SHORTEST_ROUND = 1 / 40
-"""Seconds between two starts of a loop: a bag of one message lasts none."""
+"""Least seconds between two starts of a loop: a bag with one message takes no time."""
 WAIT_INTERVAL = 0.05
-"""Seconds between two looks for subscribers."""
+"""Seconds between two checks for subscribers."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -116,30 +116,30 @@ def play(
 
 
 class Pace:
-    """When what goes out: the time of the recording against the clock on the wall."""
+    """Maps times of the recording to wall-clock times."""
 
     def __init__(self, start: int, rate: float, clock: float) -> None:
-        """From that time of the recording on, ns; `clock` is in Hz of the wall."""
+        """`start` is the time of the recording to start at, ns; `clock` the rate of `/clock`, Hz of wall time."""
         self.start = start
         self.clock = clock
         self._rate = rate
         self._began = 0.0
 
     def begin(self) -> None:
-        """The start of the recording is now."""
+        """Start now."""
         self._began = time.monotonic()
 
     def wait_for(self, moment: int, stopped: threading.Event) -> bool:
-        """Sleeps until that time of the recording, ns; true if it is over by then, because of Ctrl-C."""
+        """Sleeps until that time of the recording, ns; true if Ctrl-C ended it."""
         due = self._began + (moment - self.start) / 1e9 / self._rate
         return stopped.wait(max(0.0, due - time.monotonic()))
 
     def fill(self, seconds: float, stopped: threading.Event) -> None:
-        """Sleeps until it began at least that long ago, on the wall."""
+        """Sleeps until that many seconds of wall time have passed since the start."""
         stopped.wait(max(0.0, self._began + seconds - time.monotonic()))
 
     def ticks(self, end: int) -> Iterator[Message]:
-        """The messages of `/clock` from start to end."""
+        """The messages of `/clock`, from the start to that time of the recording, ns."""
         if not self.clock:
             return
         step = max(1, round(1e9 * self._rate / self.clock))
@@ -188,7 +188,7 @@ def _wait_for_subscribers(publishers: Mapping[str, Publisher], stopped: threadin
 
 
 def _play_once(bag: BagReader, publishers: Mapping[str, Publisher], pace: Pace, stopped: threading.Event) -> bool:
-    """Publishes everything from the start on, in the order of the recording; true if Ctrl-C ended it."""
+    """Publishes all messages in the order of the recording; true if Ctrl-C ended it."""
     pace.begin()
     recorded = bag.messages(publishers.keys() - ({CLOCK} if pace.clock else set()), start=pace.start)
     for message in heapq.merge(pace.ticks(bag.span.end), recorded, key=lambda m: m.time):
@@ -199,7 +199,7 @@ def _play_once(bag: BagReader, publishers: Mapping[str, Publisher], pace: Pace, 
 
 
 def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[str, Publisher]:
-    """A publisher by topic; a topic whose type is no installed message is left out, with a warning."""
+    """The publishers by topic; topics whose message type is not installed are left out, with a warning."""
     publishers = {}
     for topic in topics:
         if with_clock and topic.name == CLOCK:
@@ -215,11 +215,11 @@ def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[s
 
 
 def message_type(name: str) -> Any:
-    """The class of a type as ROS names it; None for what is no message, or not installed."""
+    """The class of a message type; None if the type is no message, or not installed."""
     match name.split("/"):
         case [package, "msg", kind] if package:
             pass
-        case _:  # those of actions and services, and none at all
+        case _:  # an action's or a service's type, or none at all
             return None
     try:
         return getattr(importlib.import_module(f"{package}.msg"), kind, None)

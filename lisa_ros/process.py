@@ -28,17 +28,21 @@ Parameters and their defaults:
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
-    """Run the node until it is told to stop; ends the process for arguments that it cannot read.
+    """Run the node until it is told to stop; exits at once if the arguments are wrong.
 
     Returns:
-        0; 1 if the GPU failed for good; 2 if a parameter cannot be.
+        0; 1 if the GPU failed for good; 2 if a parameter is invalid.
     """
     argv = sys.argv if argv is None else argv
     arguments.check(argv, USAGE.format(parameters=as_text()))
     try:
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
         node = LisaNode(load)
-    except (ParameterError, ParameterException, RuntimeError) as error:  # the last is rcl's, of arguments and files
+    except (
+        ParameterError,
+        ParameterException,
+        RuntimeError,
+    ) as error:  # RuntimeError: rcl's, about arguments and files
         get_logger("lisa").fatal(str(error).partition(", at /")[0])
         rclpy.try_shutdown()
         return 2
@@ -58,10 +62,10 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
 
 @contextmanager
 def _told_to_end(act: Callable[[], None]) -> Iterator[None]:
-    """Calls `act` in a thread of its own, at once, whenever a signal asks the process to end.
+    """Calls `act` on a thread of its own as soon as a signal asks the process to end.
 
-    rclpy's handlers would close the context before anybody could be told; Python's run when the main thread comes back
-    from waiting for messages. So a thread listens to what Python's write to a pipe.
+    rclpy's signal handlers would close the context before the clients are told. Python's run only when the main thread
+    returns from waiting for messages, but Python writes each signal to a pipe at once: the thread reads that.
     """
     heard, told = os.pipe()
     os.set_blocking(told, False)
@@ -77,7 +81,7 @@ def _told_to_end(act: Callable[[], None]) -> Iterator[None]:
         signal.signal(number, lambda *_: None)
     try:
         yield
-    finally:  # the handlers stay: launch sends a signal of its own after the terminal's
+    finally:  # the handlers stay: launch sends another signal after the terminal's
         signal.set_wakeup_fd(-1)
         os.close(told)
         listener.join()
@@ -85,7 +89,7 @@ def _told_to_end(act: Callable[[], None]) -> Iterator[None]:
 
 
 def _leave_to_the_system(code: int) -> None:
-    """End the process at once if a thread is still in the engine: Python's own end would abort it inside C++."""
+    """Exit at once if a thread is still in the engine: Python's finalisation would abort it inside C++."""
     if any(thread.daemon for thread in threading.enumerate()):
         sys.stdout.flush()
         sys.stderr.flush()
@@ -98,5 +102,5 @@ def _spin(executor: SingleThreadedExecutor, node: LisaNode) -> None:
             executor.spin()
         except (KeyboardInterrupt, ExternalShutdownException):
             return
-        except Exception:  # rclpy's own, such as a client that went away while it was answered
+        except Exception:  # raised by rclpy, e.g. because a client left while it was answered
             node.get_logger().error(traceback.format_exc())

@@ -1,4 +1,4 @@
-"""A depth camera's recording, played over and over from a node's own timer, as if the camera were there."""
+"""The recording of a depth camera, played in a loop by a node's timer as if it were a live camera."""
 
 import itertools
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ from lisa_ros.pairing import nanoseconds
 IMAGE = "camera/image"
 COMPRESSED, DEPTH, CAMERA_INFO = f"{IMAGE}/compressed", "camera/depth", "camera/camera_info"
 KINDS: Mapping[str, Any] = {COMPRESSED: CompressedImage, DEPTH: Image, CAMERA_INFO: CameraInfo}
-"""What is in the bag, at the root, and is published, in the node's namespace."""
+"""Message types by topic; the topics are at the root in the bag, and in the node's namespace when played."""
 
 PARAMETERS: Mapping[str, str] = {
     "camera.image": IMAGE,
@@ -29,7 +29,7 @@ PARAMETERS: Mapping[str, str] = {
     "camera.depth": DEPTH,
     "camera.camera_info": CAMERA_INFO,
 }
-"""Of the node that looks through the camera."""
+"""Parameters of the node that looks through the camera."""
 
 
 class _Frame(NamedTuple):
@@ -38,19 +38,19 @@ class _Frame(NamedTuple):
 
 
 class Recording:
-    """A bag with JPEGs, depth and intrinsics of one camera, whole in memory."""
+    """A bag with JPEGs, depth and intrinsics of one camera, held in memory."""
 
     def __init__(self, path: Path) -> None:
-        """Raises BagError if there is no such bag, it is damaged, or one of the topics is not in it."""
+        """Raises BagError if the bag is missing or damaged, or lacks one of the topics."""
         with BagReader(path) as bag:
             self._topics = {name: bag.require(name, f"sensor_msgs/msg/{kind.__name__}") for name, kind in KINDS.items()}
             images, *others = (list(bag.messages([topic.name])) for topic in self._topics.values())
         self._frames = [_Frame(image, tuple(_nearest(image, messages) for messages in others)) for image in images]
 
     def play(self, node: Node) -> None:
-        """Publishes a frame after the other, at their pace, while the node is spun and each topic has a subscriber.
+        """Publishes the frames at their recorded pace, while the node is spun and each topic has a subscriber.
 
-        Depth and intrinsics go ahead of their image, so that whoever has it mostly has them.
+        Depth and intrinsics are sent before their image, so that they are mostly there when it arrives.
         """
         publishers = {
             topic.name: node.create_publisher(KINDS[name], name, offered(topic)) for name, topic in self._topics.items()
@@ -69,7 +69,7 @@ class Recording:
         node.create_timer(span / 1e9 / (len(self._frames) - 1), publish_next)
 
     def frame(self, stamp: Time) -> tuple[str, NDArray[np.uint8]]:
-        """Which frame has that stamp, for people, and its picture, (H, W, 3) RGB."""
+        """The frame with that stamp: its name for people, and its picture, (H, W, 3) RGB."""
         images = {frame.image.stamp: (number, frame.image) for number, frame in enumerate(self._frames, start=1)}
         number, image = images[nanoseconds(stamp.sec, stamp.nanosec)]
         return f"frame {number} of {len(images)}", to_rgb_compressed(deserialize_message(image.data, CompressedImage))

@@ -1,4 +1,4 @@
-"""Answers in files: JSON with masks as COCO RLE, a journal that survives a kill, what changed since earlier ones."""
+"""Answers in files: JSON with masks as COCO RLE, a journal that survives a kill, and the comparison of two runs."""
 
 import json
 import math
@@ -19,11 +19,11 @@ from lisa_core.json_lines import JsonLines, encoded, whole_lines
 from lisa_ros.pairing import nanoseconds
 
 SHIFT, RELATIVE_SHIFT = 0.005, 0.02
-"""m, and m for each metre from the camera: what a position may move and be the expected one."""
+"""How far a position may move without counting as a difference: m, plus m per metre of distance from the camera."""
 
 
 class RecordError(LisaError):
-    """A file of answers cannot be read or does not belong here; the sentence names the file and the remedy."""
+    """A file of answers cannot be read, or is of another run; the sentence names the file and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -52,18 +52,18 @@ class SegmentRecord:
 
     @property
     def placement(self) -> Placement | None:
-        """Where it is, None if that is unknown."""
+        """Position and size; None if unknown."""
         return Placement(self.position, self.size) if self.position and self.size else None
 
 
 @dataclass(frozen=True)
 class Record:
-    """What came of one question about one frame of a bag.
+    """The answer to one question about one frame of a bag, or why there is none.
 
     Attributes:
-        frame: the frame's number on its topic, from 0: stamps may repeat, and some drivers leave them 0.
-        stamp: of its header, ns.
-        text: the answer's words; empty if there is an error.
+        frame: the frame's number on its topic, from 0; stamps are no key, for they may repeat or all be 0.
+        stamp: of the frame's header, ns.
+        text: of the answer; empty if there is an error.
         error: why there is no answer; empty if there is one.
     """
 
@@ -76,7 +76,7 @@ class Record:
 
     @property
     def key(self) -> tuple[int, str]:
-        """What tells it from all others of its bag."""
+        """Identifies the record among those of its bag."""
         return self.frame, self.question
 
     @classmethod
@@ -99,13 +99,13 @@ class Record:
 
     @property
     def answer(self) -> Answer:
-        """The answer, but for what a record does not keep: tokens, timings, embeddings and logits."""
+        """The answer, without tokens, timings, embeddings and logits, which a record does not keep."""
         nothing = np.zeros(0, np.float32)
         segments = (Segment(s.pixels, s.score, s.box, nothing, nothing) for s in self.segments)
         return Answer(self.text, tuple(segments))
 
     def to_json(self) -> dict[str, Any]:
-        """As it stands in a file: the stamp as ROS writes it; no `error` in an answer, and no answer in an error."""
+        """The record as JSON: the stamp as ROS writes it, and either the answer or the error."""
         sec, nanosec = divmod(self.stamp, 1_000_000_000)
         entry = {
             "frame": self.frame,
@@ -118,7 +118,7 @@ class Record:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Record":
-        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or OverflowError for what is no record."""
+        """The inverse of `to_json`; raises KeyError, TypeError, ValueError or OverflowError if it is no record."""
         segments = (
             SegmentRecord(
                 box=_box(segment["box"]),
@@ -147,7 +147,7 @@ def _box(values: Iterable[int]) -> Box:
 
 def _mask(rle: Mapping[str, Any]) -> dict[str, Any]:
     mask = {"size": list(rle["size"]), "counts": str(rle["counts"])}
-    coco.decode(mask)  # a damaged one is told here, where its file is known, and before anything is asked
+    coco.decode(mask)  # raises for a damaged mask now, while its file is known and before anything is asked
     return mask
 
 
@@ -159,13 +159,13 @@ def _vector(values: Iterable[float] | None) -> Vector | None:
 
 
 def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record]) -> None:
-    """Writes `{"run": ..., "answers": [...]}`, a line each; the file is whole when it appears, in place of an older."""
+    """Writes `{"run": ..., "answers": [...]}`, one line per record; replaces an older file only when it is complete."""
     answers = b",\n".join(encoded(record.to_json()) for record in records)
     write_whole({path: b'{"run": %b,\n"answers": [\n%b\n]}\n' % (encoded(run), answers)})
 
 
 def read_records(path: Path) -> list[Record]:
-    """The records of a file that `write_records` wrote; raises RecordError if it is none."""
+    """The records in a file of `write_records`; raises RecordError if it is no such file."""
     try:
         return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
     except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
@@ -173,14 +173,14 @@ def read_records(path: Path) -> list[Record]:
 
 
 class Journal:
-    """The answers that a run has so far, one JSON line each, in a file that a kill at any time leaves usable.
+    """The answers that a run has so far, one JSON line each, in a file that survives a kill at any time.
 
-    Its first line says what run it is of: only the same run goes on with it. A last line without an end was being
-    written when the kill came; it is dropped.
+    The first line describes the run: only the same run may continue it. An incomplete last line, which was being
+    written when the process was killed, is dropped.
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Opens it, anew or to go on; raises RecordError if it is of another run."""
+        """Opens the journal, or starts one; raises RecordError if it is damaged or of another run."""
         self.path = path
         self.records: dict[tuple[int, str], Record] = {}
         self.resumed = path.exists()
@@ -208,23 +208,23 @@ class Journal:
         self.records = {record.key: record for record in records}
 
     def add(self, record: Record) -> None:
-        """Keeps the record, on the disk when this returns."""
+        """Adds a record; it is on the disk when this returns."""
         self._lines.add(record.to_json())
         self.records[record.key] = record
 
     def close(self) -> None:
-        """Closes the file, which stays to be gone on with."""
+        """Closes the file, and leaves it for the next run to continue."""
         self._lines.close()
 
     def delete(self) -> None:
-        """Closes and removes the file: the run is finished."""
+        """Closes and removes the file, when the run is finished."""
         self.close()
         self.path.unlink()
 
 
 @dataclass(frozen=True)
 class Difference:
-    """An answer that is not what was expected: `what` differs, for people."""
+    """One way in which an answer differs from the expected one; `what`, `expected` and `got` are for people."""
 
     frame: int
     stamp: int
@@ -235,9 +235,10 @@ class Difference:
 
 
 def compare(expected: Sequence[Record], got: Sequence[Record], min_iou: float) -> Iterator[Difference]:
-    """What changed, in the order of the frames.
+    """The differences, in the order of the frames.
 
-    That is answers that came or went, other words, masks of less than that IoU, positions that came, went or moved.
+    An answer is new or missing, or has another error, text or number of masks; a mask is below `min_iou`; a position is
+    new, missing or moved.
     """
     before, now = ({record.key: record for record in records} for records in (expected, got))
     for key in sorted(before.keys() | now.keys()):
@@ -268,7 +269,7 @@ def _changes(old: Record | None, new: Record | None, min_iou: float) -> Iterator
 
 
 def _moved(old: Vector | None, new: Vector | None) -> bool:
-    """Whether it came, went, or is further away than noise of depth explains."""
+    """Whether a position was added, is missing, or moved further than noise of depth explains."""
     if old is None or new is None:
         return old is not new
     return math.dist(old, new) > SHIFT + RELATIVE_SHIFT * math.hypot(*old)
@@ -279,7 +280,7 @@ def _metres(position: Vector | None) -> str:
 
 
 def _iou(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
-    """Of two masks; 1 for two empty ones, 0 for different sizes."""
+    """IoU of two masks; 1 for two empty masks, 0 for masks of different sizes."""
     if a.shape != b.shape:
         return 0.0
     union = np.count_nonzero(a | b)

@@ -1,4 +1,4 @@
-"""`replay`: asks about the frames of a bag, without a ROS graph; a regression test of answers in one line."""
+"""`replay`: asks about the frames of a bag, without a ROS graph; also a regression test of answers."""
 
 import math
 import sys
@@ -43,7 +43,7 @@ from lisa_ros.records import (
 )
 
 OUTPUTS = {"/lisa/answer": "lisa_ros/msg/Answer", "/lisa/mask": IMAGE, "/lisa/overlay": IMAGE}
-"""Topics of the bag that is written, with their types: those of a node of the default name."""
+"""Topics of the bag that is written, with their types; named like those of a node with the default name."""
 
 app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -195,7 +195,7 @@ def replay(
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked about each frame, and how."""
+    """The questions about each frame, and the options for the engine."""
 
     questions: tuple[str, ...]
     max_new_tokens: int
@@ -210,7 +210,7 @@ def _describe(
     model: Mapping[str, str | None],
     asking: Asking,
 ) -> dict[str, Any]:
-    """What the answers depend on; it stands in OUT.json, and a journal of another run is known by it."""
+    """What the answers depend on; kept in OUT.json, and in the journal to recognise one of another run."""
     return {
         "bag": bag.path.name,
         "start": bag.span.start,
@@ -228,7 +228,7 @@ def _describe(
 
 
 def _state_of(model: Mapping[str, str | None]) -> dict[str, Any]:
-    """What tells its answers from those of another model of the same name, or on another device."""
+    """Fingerprints of the model's files, for names may stay when files change, and the device it runs on."""
     from lisa_core.loading import resolve_device
 
     weights, tower = (state_of(model[name] or "") for name in ("checkpoint", "vision_tower"))
@@ -240,7 +240,7 @@ def _journal(out: Path) -> Path:
 
 
 def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
-    """Raises RecordError if something stands where the results go, unless this command may replace it."""
+    """Raises RecordError if OUT or OUT.json exists, unless this command may replace it."""
     if bag.path.resolve().is_relative_to(out.resolve()):
         raise RecordError(f"{out} is the recording: choose another --out for its answers.")
     json_file = out.with_name(out.name + ".json")
@@ -250,7 +250,7 @@ def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
         raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out.")
     if json_file.exists():
         read_records(json_file)
-    if _journal(out).exists():  # a run that was killed while it wrote them
+    if _journal(out).exists():  # they are of a run that was killed while it wrote them
         return
     for path in (out, json_file):
         if path.exists() and not overwrite:
@@ -258,13 +258,13 @@ def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
 
 
 def _are_answers(bag: Path) -> bool:
-    """Whether a bag is one that this command wrote."""
+    """Whether this command wrote the bag."""
     with BagReader(bag) as reader:
         return reader.topics.keys() == OUTPUTS.keys()
 
 
 def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) -> dict[tuple[int, str], Record]:
-    """Puts every answer that the journal lacks into it; gives back the records of those that failed."""
+    """Adds all missing answers to the journal; returns the records of the questions that failed."""
     failed: dict[tuple[int, str], Record] = {}
     total = len(frames) * len(asking.questions)
     if journal.resumed:
@@ -303,7 +303,7 @@ def _answer_frame(
     asking: Asking,
     say: Callable[[Text], None],
 ) -> Iterator[Record]:
-    """The records of these questions about one frame; a frame or a question that fails gives records that say why."""
+    """The records of these questions about one frame; if the frame or a question fails, they have the error."""
     if not questions:
         return
     try:
@@ -326,7 +326,7 @@ def _answer_frame(
 
 
 def _write_bag(out: Path, frames: Frames, records: Sequence[Record]) -> None:
-    """The bag of all answers, recorded when their images were."""
+    """Writes all answers to a bag; each has the recording time of its image."""
     by_frame: dict[int, list[Record]] = {}
     for record in records:
         if not record.error:
@@ -341,13 +341,13 @@ def _write_bag(out: Path, frames: Frames, records: Sequence[Record]) -> None:
             rgb, header = frames.rgb(frame), frames.header(frame)
             for record in by_frame[frame.number]:
                 for name, message in _messages(record, rgb, header).items():
-                    # Padding between fields is whatever was in memory when ROS serialises; rosbags writes zeros.
+                    # ROS pads fields with whatever was in memory; rosbags pads with zeros, so equal runs give equal files.
                     content = store.deserialize_cdr(serialize_message(message), OUTPUTS[name])
                     bag.write(name, frame.time, bytes(store.serialize_cdr(content, OUTPUTS[name])))
 
 
 def _messages(record: Record, rgb: NDArray[np.uint8], header: Header) -> Mapping[str, Any]:
-    """The messages of one answer by topic; without its duration, which is another one each time."""
+    """The messages of one answer by topic; without its duration, which differs from run to run."""
     answer = record.answer
     placements = [segment.placement for segment in record.segments]
     return {
@@ -366,7 +366,7 @@ def _line(record: Record) -> Text:
 
 
 def _report_unplaced(frames: Frames) -> None:
-    """Why this run found no positions in some frames, once for each reason."""
+    """Says why some frames have no positions, once per topic."""
     for reasons in frames.unplaced.values():
         number, reason = next(iter(reasons.items()))
         _say(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {reason}")
