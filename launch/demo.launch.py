@@ -1,7 +1,7 @@
 """Shows the node at work: `ros2 launch lisa_ros demo.launch.py checkpoint:=xinlai/LISA-7B-v1`.
 
-A rendered tabletop is published live (needs MuJoCo), or a bag plays over and over if one is given; the node answers on
-every frame, and RViz shows it where it is installed. Takes all arguments of `lisa.launch.py` too.
+Publishes a rendered tabletop (needs MuJoCo), or plays a bag in a loop if one is given; the node answers about every
+frame, and RViz, if it is installed, shows the answers. Also takes all arguments of `lisa.launch.py`.
 """
 
 import os
@@ -18,13 +18,13 @@ from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 SHARE = FindPackageShare("lisa_ros")
 TOPICS = {"image": "/camera/image", "depth": "/camera/depth", "camera_info": "/camera/camera_info"}
-"""Where the camera is, unless the arguments say otherwise."""
+"""Topics of the camera, unless the arguments say otherwise."""
 SHOWN = ("overlay", "points", "target")
-"""What RViz shows of the node's topics."""
+"""The node's topics that RViz shows."""
 
 
 def generate_launch_description() -> LaunchDescription:
-    """The bag, the node and RViz."""
+    """The camera, the node and RViz."""
     return LaunchDescription(
         [
             DeclareLaunchArgument("bag", default_value="", description="the bag to play; empty: a live tabletop"),
@@ -56,7 +56,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _world(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    """The camera, and the node by the same clock."""
+    """The camera, and the node with the same clock."""
     bag = os.path.expanduser(context.launch_configurations["bag"])  # noqa: PTH111 - Path's raises for `~nobody`
     lisa = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(PathJoinSubstitution([SHARE, "launch", "lisa.launch.py"])),

@@ -1,6 +1,6 @@
 """Starts the node: `ros2 launch lisa_ros lisa.launch.py checkpoint:=xinlai/LISA-7B-v1 image:=/camera/image_raw`.
 
-An argument that is left empty is not passed on: the node's own default holds, or what the parameter file says.
+An empty argument is not passed on: the parameter file's value counts then, or the node's default.
 """
 
 import os
@@ -29,15 +29,15 @@ PARAMETERS = (
     "autostart",
 )
 OF_CAMERA = ("image", "transport", "depth", "camera_info")
-"""Parameters of the node, and of its camera, that are arguments too."""
+"""Parameters of the node, and of its camera, that are also arguments of this file."""
 
 BOOLEANS = ["true", "false", "True", "False"]
-"""Other launch files hand on what Python prints."""
+"""Other launch files may pass on what Python prints."""
 LOG_LEVELS = ["debug", "info", "warn", "error", "fatal"]
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Every argument has the words and the choices that the parameter has in the node."""
+    """The node; the arguments have the descriptions and choices of its parameters."""
     return LaunchDescription(
         [
             *(
@@ -57,7 +57,7 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _rules() -> dict[str, tuple[str, object, Rule]]:
-    """Of each argument that is a parameter its full name, its default in the node and its rule."""
+    """Full name, default and rule of each parameter that is an argument, by the argument's name."""
     node, camera = node_rules(), camera_rules(CAMERA, [CAMERA])
     return {name: (name, *node[name]) for name in PARAMETERS} | {
         name: (f"{CAMERA}.{name}", *camera[f"{CAMERA}.{name}"]) for name in OF_CAMERA
@@ -77,7 +77,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             package="lisa_ros",
             executable="lisa_node",
             name="lisa",
-            namespace=given.get("namespace", ""),  # None would put the arguments below what a file says of `lisa`
+            namespace=given.get("namespace", ""),  # with None, a file's values for `lisa` would win over the arguments
             parameters=_parameters(given),
             ros_arguments=["--log-level", level] if level else [],
             respawn=LaunchConfiguration("respawn"),
@@ -89,7 +89,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _parameters(given: Mapping[str, str]) -> list[Any]:
-    """The file first, for what comes later wins."""
+    """The file first, for later values win."""
     parameters: dict[str, Any] = {
         full_name: _is_true(given[name]) if isinstance(default, bool) else ParameterValue(given[name], value_type=str)
         for name, (full_name, default, _) in _rules().items()
@@ -106,7 +106,7 @@ def _is_true(given: str) -> bool:
 
 
 def _existing(file: str) -> str:
-    """The file's path; a shell leaves the ~ of `params_file:=~/x` as it is. `launch_ros` would go on without a file."""
+    """The file's path, with ~ expanded, which a shell does not do here; `launch_ros` would ignore a missing file."""
     path = os.path.expanduser(file)  # noqa: PTH111 - Path's raises for `~nobody`
     if not os.path.isfile(path):  # noqa: PTH113
         raise FileNotFoundError(f"params_file: there is no file {path}")

@@ -42,7 +42,7 @@ SETTLING = 0.2
 """Seconds to wait after that for the node to discover a new client: earlier, its answer would be lost."""
 
 POLL = 0.05
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 @dataclass(eq=False)

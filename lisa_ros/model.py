@@ -77,9 +77,7 @@ class Model:
         now = time.monotonic()
         if self.engine is not None and now - self._measured >= MEMORY_INTERVAL:
             self._measured = now
-            self.facts = self.facts | _memory_facts(
-                self.engine.memory()
-            )  # replaced, not changed, for another thread reads it
+            self.facts = self.facts | _memory_facts(self.engine.memory())  # a new one: another thread reads it
 
     def _on_progress(self, fraction: float, what: str) -> None:
         if not self._wanted():

@@ -38,11 +38,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
     try:
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
         node = LisaNode(load)
-    except (
-        ParameterError,
-        ParameterException,
-        RuntimeError,
-    ) as error:  # RuntimeError: rcl's, about arguments and files
+    except (ParameterError, ParameterException, RuntimeError) as error:  # the last: rcl's, about arguments and files
         get_logger("lisa").fatal(str(error).partition(", at /")[0])
         rclpy.try_shutdown()
         return 2

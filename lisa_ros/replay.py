@@ -341,7 +341,7 @@ def _write_bag(out: Path, frames: Frames, records: Sequence[Record]) -> None:
             rgb, header = frames.rgb(frame), frames.header(frame)
             for record in by_frame[frame.number]:
                 for name, message in _messages(record, rgb, header).items():
-                    # ROS pads fields with whatever was in memory; rosbags pads with zeros, so equal runs give equal files.
+                    # ROS pads fields with whatever was in memory, rosbags with zeros: equal answers give equal files.
                     content = store.deserialize_cdr(serialize_message(message), OUTPUTS[name])
                     bag.write(name, frame.time, bytes(store.serialize_cdr(content, OUTPUTS[name])))
 

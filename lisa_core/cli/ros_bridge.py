@@ -1,4 +1,4 @@
-"""The way to `lisa_ros` for those commands that can do more where there is a ROS; `lisa_core` itself needs none."""
+"""Imports `lisa_ros` for the commands that can use ROS; the rest of `lisa_core` needs none."""
 
 from importlib import import_module
 from typing import Any
@@ -7,14 +7,14 @@ from lisa_core.errors import LisaError
 
 
 def module(name: str, purpose: str) -> Any:
-    """A module of `lisa_ros` by its name there.
+    """Imports a module of `lisa_ros`.
 
     Args:
-        name: of the module.
-        purpose: what it is needed for, as the sentence begins that says that there is none.
+        name: of the module in `lisa_ros`.
+        purpose: what needs it, for the start of the error's sentence.
 
     Raises:
-        LisaError: ROS or lisa_ros is missing.
+        LisaError: ROS or lisa_ros cannot be imported.
     """
     try:
         return import_module(f"lisa_ros.{name}")
