@@ -23,8 +23,8 @@ from lisa_ros.srv import ReasonSegment as Service
 RESULT_KEPT = 10
 """Seconds for which a result, and the goal with its image, are kept for a client that has not fetched it yet.
 
-They count from the goal's end. Humble's rcl counts from its acceptance: there, the result of a long answer has to be
-requested before it ends.
+They count from the goal's end; by Humble's rcl from its acceptance, so a client that is late to request the result of a
+long answer finds none there.
 """
 
 
