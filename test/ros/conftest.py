@@ -1,4 +1,4 @@
-"""Tests with ROS run against the installed lisa_ros, in a graph of their own that nobody else sees."""
+"""Tests with ROS use the installed lisa_ros, in a ROS graph of their own."""
 
 import os
 import sys
@@ -15,14 +15,14 @@ os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
 
 
 def pytest_sessionstart() -> None:
-    """Refuse to test a lisa_ros without interfaces, which is what a checkout alone has."""
+    """Refuse to test a lisa_ros without interfaces, as in a checkout that is not installed."""
     if find_spec("lisa_ros") is None or find_spec("lisa_ros.srv") is None:
         pytest.exit("lisa_ros is not installed: run the tests by `make test`", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
-    """A test that failed says what the processes beside it have said."""
+    """Add the output of the processes of a failed test to its report."""
     report = yield
     if report.failed:
         from harness import Process  # not before it is known that lisa_ros is installed
@@ -34,7 +34,7 @@ def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """A graph that no other test session on this machine is in, and logs that go away with the session."""
+    """A ROS graph for this test session only, and a temporary folder for logs."""
     from harness import own_graph
 
     os.environ["ROS_LOG_DIR"] = str(tmp_path_factory.mktemp("ros_log"))

@@ -1,12 +1,14 @@
-"""A stand-in for the engine: it finds colours by name, at once, and does on demand what goes wrong in real life.
+"""A fake engine: it finds colours by name, at once, and simulates on demand what goes wrong in real life.
 
-The instruction says what to do: colour words give one segment each, and `word=value` are orders: `delay=S` takes S
-seconds and can be cancelled, `hang=S` takes S seconds and cannot, `deaf=S` takes S seconds more once it is cancelled,
-`masks=S` takes as long for masks, which come at once if it is cancelled then, `tokens=N` says N words more, `pause=S`
-seconds apart, `fail=KIND` raises, `fail_together=KIND` does so unless it is asked alone, `alone` is said only then,
-`company` tells how many are asked at once. The checkpoint's name gives orders too:
-`fails...` cannot be loaded, `breaks...` raises what nobody expects, `until PATH` takes until there is such a file,
-`heavy...` holds 100 MiB, and 50 more for each frame.
+Each colour word of the instruction gives one segment. Words `name=value` are orders:
+`delay=S` takes S seconds and can be cancelled; `hang=S` takes S seconds and cannot;
+`deaf=S` goes on for S seconds after it was cancelled;
+`masks=S` spends S seconds on the masks, less if it is cancelled then;
+`tokens=N` says N more words, `pause=S` seconds apart;
+`fail=KIND` raises; `fail_together=KIND` raises unless it is asked alone; `alone` is answered only if it is asked alone;
+`company` says how many questions are asked at once.
+The checkpoint's name gives orders, too: `fails...` cannot be loaded; `breaks...` raises an unexpected error;
+`until PATH` loads until that file exists; `heavy...` holds 100 MiB, and 50 MiB more for each frame.
 """
 
 import threading
@@ -59,7 +61,7 @@ class FakeFrame:
 
 
 class FakeEngine:
-    """What the node needs of `LisaEngine`."""
+    """The part of `LisaEngine` that the node uses."""
 
     def __init__(self, checkpoint: str, precision: str) -> None:
         self.checkpoint = checkpoint
@@ -137,7 +139,7 @@ class FakeEngine:
         on_answer: Callable[[int, Answer | Cancelled], None] | None = None,
         cancels: Sequence[threading.Event] = (),
     ) -> list[Answer | Cancelled]:
-        """As `ask`, a step of each in turns."""
+        """As `ask`; takes a step of each question in turn."""
         self._check_thread()
         count = len(instructions)
         frames = [frame] * count if isinstance(frame, FakeFrame) else frame
@@ -163,7 +165,7 @@ class FakeEngine:
         return {"language": self._ballast.nbytes, "sam": 0}
 
     def close(self) -> None:
-        """Give the memory back."""
+        """Free the memory."""
         self._ballast = np.empty(0, np.uint8)
 
     def _check_thread(self) -> None:
@@ -183,7 +185,7 @@ def _answering(
     cancel: threading.Event,
     together: int,
 ) -> Iterator[Answer | Cancelled | None]:
-    """The way to an answer in small steps: None for each but the last."""
+    """Answers in small steps: yields None for each step but the last, which yields the answer."""
     words = instruction.split()
     orders = dict(word.split("=", 1) for word in words if "=" in word)
     on_stage("answering")

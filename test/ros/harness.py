@@ -1,4 +1,4 @@
-"""Processes and a robot to test the node with: all real, over the middleware, in a domain of their own."""
+"""Processes and a client to test the node with, over the real middleware, in a domain of their own."""
 
 import contextlib
 import ctypes
@@ -32,7 +32,7 @@ from lisa_ros.conversions import image_message
 HERE = Path(__file__).parent
 ROOM_FOR_IMAGES = str(HERE.parents[1] / "config" / "fastdds.xml")
 PATIENCE = 40.0
-"""Seconds that a test waits for what should come at once: the machine may be loaded."""
+"""Seconds that a test waits for what should happen at once: the machine may be loaded."""
 
 T = TypeVar("T")
 
@@ -49,7 +49,7 @@ def eventually(condition: Callable[[], T], what: str = "", patience: float = PAT
 
 @contextlib.contextmanager
 def own_graph() -> Iterator[None]:
-    """A ROS graph for this process and those that it starts, which nobody else on this machine or beyond is in."""
+    """A ROS graph for this process and its children only."""
     with domain_id() as number:
         os.environ["ROS_DOMAIN_ID"] = str(number)
         os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -60,7 +60,7 @@ def own_graph() -> Iterator[None]:
 
 
 def environment() -> dict[str, str]:
-    """For a process beside the test."""
+    """The environment of a process beside the test."""
     return os.environ | {
         "PYTHONPATH": os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]),
         "PYTHONUNBUFFERED": "1",
@@ -68,12 +68,12 @@ def environment() -> dict[str, str]:
 
 
 def _die_with_parent() -> None:
-    """Called in a new process: a test that is killed leaves nothing behind (Linux: PR_SET_PDEATHSIG)."""
+    """Called in a new process: it is killed when the test's process dies (Linux: PR_SET_PDEATHSIG)."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 class Process:
-    """A Python script of this folder, or a command, that runs beside the test; its output in a file."""
+    """A Python script of this folder, or a command, running beside the test; its output goes to a file."""
 
     running: ClassVar[list["Process"]] = []
 
@@ -106,7 +106,7 @@ class Process:
         return self.log.read_text()
 
     def kill(self) -> None:
-        """End it without notice, as the kernel would; leaves its shared memory behind."""
+        """Kill it, as the kernel would; leaves its shared memory behind."""
         self._process.kill()
         self._process.wait()
 
@@ -144,7 +144,7 @@ def _yaml(value: object) -> str:
 
 
 class Robot:
-    """A node of the test's own that asks, listens, publishes and turns knobs; calls block."""
+    """A node of the test, which asks, listens, publishes and sets parameters; its calls block."""
 
     def __init__(self, server: str = "/lisa") -> None:
         self._context = rclpy.Context()
@@ -215,7 +215,7 @@ class Robot:
         eventually(lambda: self.state() == "active", "the node to be active")
         return self
 
-    # Knobs
+    # Lifecycle and parameters
 
     def call(self, name: str, kind: type, request: Any, patience: float = PATIENCE) -> Any:
         """Call one of the node's other services."""
@@ -225,7 +225,7 @@ class Robot:
         return self.wait(self._clients[name].call_async(request), patience)
 
     def state(self) -> str:
-        """The label of the lifecycle state; asked again when a node that was killed has taken the question along."""
+        """The label of the lifecycle state; asked again if the node was killed before it replied."""
         while True:
             with contextlib.suppress(AssertionError):
                 return str(self.call("get_state", GetState, GetState.Request(), patience=2.0).current_state.label)
@@ -257,9 +257,9 @@ class Robot:
     # Topics
 
     def listen(self, topic: str, kind: type, depth: int = 100, raw: bool = False) -> list[Any]:
-        """A list that grows with what comes on a topic; returns when its publisher is found.
+        """A list to which the messages on a topic are added; returns when its publisher is discovered.
 
-        The publisher may find us a little later: what it publishes once may still be missed.
+        The publisher may discover us later, so a message that it publishes once may still be missed.
         """
         heard: list[Any] = []
         subscription = self.node.create_subscription(kind, topic, heard.append, QoSProfile(depth=depth), raw=raw)
@@ -275,7 +275,7 @@ class Robot:
         self._publishers[topic].publish(message)
 
     def show(self, picture: NDArray[np.uint8], topic: str = "/image", encoding: str = "rgb8", stamp: int = 0) -> None:
-        """Publish a picture; to a camera with the QoS `reliable`, for on a loaded machine one in many gets lost."""
+        """Publish a picture; set the camera's QoS to `reliable`, or a loaded machine may lose it."""
         header = Header(frame_id=topic)
         header.stamp.sec = stamp
         self.publish(topic, image_message(picture, encoding, header))
@@ -296,7 +296,7 @@ class Goal:
         self.feedback.append((message.feedback.stage, message.feedback.partial_text))
 
     def cancel(self) -> bool:
-        """Whether the node agreed to cancel it."""
+        """Cancel it; whether the node accepted that."""
         return bool(self._robot.wait(self._handle.cancel_goal_async()).goals_canceling)
 
     @property
@@ -310,7 +310,7 @@ class Goal:
         return int(answer.status), answer.result
 
     def result_again(self) -> int:
-        """The status (GoalStatus) that is told to who asks for the result once more."""
+        """The status (GoalStatus) when the result is requested once more."""
         return int(self._robot.wait(self._handle.get_result_async()).status)
 
 

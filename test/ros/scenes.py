@@ -1,11 +1,11 @@
-"""Pictures whose content tells which frame they are: what an answer says can be held against its header."""
+"""Pictures whose content depends on the frame's index, so that an answer can be checked against its header."""
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 60, 220)}
-"""What the squares of a scene are painted in, and what the fake engine finds by name."""
+"""Colours of the squares in a scene, which the fake engine finds by name."""
 
 SQUARE = 48
 """Side of a square, px."""

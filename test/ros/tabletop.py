@@ -1,4 +1,4 @@
-"""The bag in `test/data` and the truth about it: an engine that knows where everything on the table is, at once."""
+"""The bag in `test/data`, its ground truth, and an engine that answers with that truth."""
 
 import json
 import threading
@@ -32,7 +32,7 @@ def labels() -> NDArray[np.uint8]:
 
 @cache
 def frame_numbers() -> dict[bytes, int]:
-    """Which frame of the bag a picture is, by its bytes."""
+    """The number of each frame in the bag, by the bytes of its picture."""
     with BagReader(BAG) as bag:
         return {bag.decode(message).data.tobytes(): i for i, message in enumerate(bag.messages([IMAGE]))}
 
@@ -57,7 +57,7 @@ def save(path: Path, contents: Iterable[Message], **other_types: str) -> Path:
 
 
 def changed(message: Message, **fields: Any) -> Message:
-    """The message with other values in some of its fields."""
+    """The message with other values in these fields."""
     store = typestore()
     with BagReader(BAG) as bag:
         kind = bag.topics[message.topic].type

@@ -1,4 +1,4 @@
-"""Bags are read as they were recorded, in both formats, and are whole or not there at all."""
+"""Bags are read as they were recorded, in both formats; a written bag is complete or does not exist."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One table of encodings, through `CvBridge` as this machine has it and through ours alone."""
+"""One table of encodings, for `CvBridge` with ROS's own if this machine has it, and for ours alone."""
 
 import logging
 import sys
@@ -24,7 +24,7 @@ def converter(request, monkeypatch):
 
 
 def picture(height=6, width=8):
-    """(H, W, 3) random colours, two by two alike so that shared chroma loses nothing."""
+    """(H, W, 3) random colours, equal in blocks of 2x2 px so that shared chroma loses nothing."""
     quarters = np.random.default_rng(height * width).integers(16, 240, ((height + 1) // 2, (width + 1) // 2, 3))
     return quarters.repeat(2, 0).repeat(2, 1)[:height, :width].astype(np.uint8)
 
@@ -56,7 +56,7 @@ def yuyv(rgb):
 
 
 def mosaic(rgb, pattern):
-    """What a sensor sees whose 2x2 filters are, row by row, those of the pattern."""
+    """The raw image of a sensor with that pattern of 2x2 filters, given row by row."""
     raw = np.empty(rgb.shape[:2], np.uint8)
     for place, colour in enumerate(pattern):
         row, column = divmod(place, 2)
@@ -88,7 +88,7 @@ ROUNDED = {"yuv422", "uyvy", "yuv422_yuy2", "yuyv", "nv21", "nv24"}
 
 
 def rows_of_bytes(pixels, padding):
-    """The bytes of each row, followed by as many that are nobody's."""
+    """The bytes of each row, followed by that many bytes of padding."""
     rows = np.ascontiguousarray(pixels).reshape(len(pixels), -1).view(np.uint8)
     return np.pad(rows, ((0, 0), (0, padding)), constant_values=0xA5)
 
@@ -126,7 +126,7 @@ def test_the_table_is_of_all_encodings():
 def test_every_encoding_in_rows_of_any_step_and_either_byte_order(converter, encoding, padding, big_endian):
     rgb = picture()
     if encoding.startswith("bayer"):
-        rgb[:] = (200, 120, 40)  # between filters colours are guessed: only of an even area rightly
+        rgb[:] = (200, 120, 40)  # demosaicing is exact only where the colour is uniform
     assert_shows(converter.imgmsg_to_cv2(message(rgb, encoding, padding, big_endian), "rgb8"), rgb, encoding)
 
 

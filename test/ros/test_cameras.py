@@ -1,4 +1,4 @@
-"""Cameras in all their moods: slow, silent, lying about the time, changing, broken; and what depth adds."""
+"""Difficult cameras: slow, silent, with wrong stamps, changing, broken; and depth."""
 
 import time
 from collections.abc import Iterator
@@ -66,7 +66,7 @@ def show_and_ask(robot: Robot, index: int, camera: str = "front", topic: str = "
 
 
 def until_too_old(robot: Robot) -> Any:
-    """Wait until the front camera's newest frame will not do any more; what the node says then."""
+    """Wait until the front camera's newest frame is too old; the node's message then."""
     return eventually(lambda: (response := robot.ask("red", camera="front")).code == Code.NO_FRAME and response)
 
 

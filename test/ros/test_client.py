@@ -1,4 +1,4 @@
-"""The client in a callback of another node, whose own group of callbacks is busy until the reply is there."""
+"""The client, used in a callback of another node, whose callback group is busy until the reply is there."""
 
 import time
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from lisa_ros.questions import Code
 
 
 class Picker(Node):
-    """Asks once, in the callback of its timer; `heard` is what came of it."""
+    """Asks once, in the callback of its timer; `heard` is the answer's text or the error's code."""
 
     def __init__(self, context: rclpy.Context) -> None:
         super().__init__("picker", context=context)
@@ -152,7 +152,7 @@ def test_a_server_that_is_replaced_has_to_find_the_client_anew(
 
 
 def test_many_questions_in_an_executor_of_several_threads() -> None:
-    """No timer is made and destroyed for them, over which Humble's executor would stumble."""
+    """No timer is made and destroyed for them: that could end Humble's executor."""
     context = rclpy.Context()
     rclpy.init(context=context)
     executor = MultiThreadedExecutor(num_threads=4, context=context)

@@ -24,7 +24,7 @@ TTL = 60.0
 
 
 class Clock:
-    """A clock that goes when it is told to."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -139,7 +139,7 @@ def test_a_new_image_starts_it_again(robot: Robot) -> None:
 
 
 def test_the_same_image_goes_on_with_it(robot: Robot) -> None:
-    """Whoever has no camera may send it with each question."""
+    """A client without a camera may send its image with each question."""
     robot.ask("red", conversation="sent", image=scene(51))
     again = image_message(scene(51), "rgb8", Header(frame_id="sent again"))
     response = robot.ask("blue", conversation="sent", image=again)

@@ -93,7 +93,7 @@ def recorded(topic: str) -> list[Any]:
 
 
 def tiles(sheet: np.ndarray, heights: list[int], columns: int) -> list[np.ndarray]:
-    """The panels of the sheet, each as large as it is said to be high; nothing else is there."""
+    """The panels of the sheet, of these heights; checks that there is nothing else."""
     rows = [max(heights[start : start + columns]) for start in range(0, len(heights), columns)]
     assert sheet.shape == (sum(rows) + GAP * (len(rows) + 1), columns * (640 + GAP) + GAP, 3)
     parts = []
@@ -105,7 +105,7 @@ def tiles(sheet: np.ndarray, heights: list[int], columns: int) -> list[np.ndarra
 
 
 def assert_shows(part: np.ndarray, expected: np.ndarray) -> None:
-    """That the expected picture is there, up to what rounding does to the rim of a mask."""
+    """That the expected picture is there, except for rounding at the rims of masks."""
     assert part[: len(expected)].shape == expected.shape
     assert (part[: len(expected)] != expected).any(axis=2).mean() < 0.001
 
@@ -146,7 +146,7 @@ def test_five_questions_about_a_camera_that_moves(start: Any) -> None:
 
 
 def assert_told(block: str, answer: lisa_core.Answer, frame: int) -> str:
-    """That box, score and position of each segment are in the words; its positions as the sheet has them."""
+    """Checks that box, score and position of each segment are printed; the positions as the sheet shows them."""
     depth = to_depth(recorded(DEPTH)[frame])
     lens = intrinsics(recorded(CAMERA_INFO)[frame], depth.shape)
     assert lens is not None
@@ -182,7 +182,7 @@ def test_ones_own_picture_and_questions(start: Any) -> None:
 
 
 def shown(question: str, text: str, *masks: np.ndarray, placed: bool = True) -> Shown:
-    """An answer about a grey picture, as the node would give it; the first segment is where depth is known."""
+    """An answer about a grey picture, as from the node; only its first segment has a position."""
     nothing = np.zeros(0, np.float32)
     segments = tuple(Segment(mask, 0.9, tight_box(mask), nothing, nothing) for mask in masks)
     places = [Placement((0.1, -0.2, 0.75), (0.1, 0.1, 0.1)) if placed and not i else None for i in range(len(masks))]

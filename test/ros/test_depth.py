@@ -1,4 +1,4 @@
-"""Where things are: depth and intrinsics give each segment a position; anything wrong with them takes only that."""
+"""Depth and intrinsics give each segment a position; wrong ones cost the position only."""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Hard times: clients and nodes that are killed, clocks that jump or stop, names that are not the usual ones."""
+"""Hardship: killed clients and nodes, clocks that jump or stop, unusual names."""
 
 import os
 import time
@@ -65,7 +65,7 @@ def test_clients_killed_in_mid_call_cost_nothing(start: Callable[..., Process], 
 def test_a_gpu_that_failed_ends_the_node_with_an_error_when_all_are_told(
     start: Callable[..., Process], robot: Robot
 ) -> None:
-    """No call of that process reaches the GPU again, so a launch file has to start it anew."""
+    """The process cannot use the GPU any more, so a launch file has to restart it."""
     node = start(lisa, frame_timeout=PATIENCE)
     start(camera)
     robot.until_active()

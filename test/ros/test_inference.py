@@ -1,4 +1,4 @@
-"""The queue before the engine, without a node: what a question waits for, and until when."""
+"""The queue of the engine, without a node: what a question waits for, and until when."""
 
 import math
 import threading
@@ -15,7 +15,7 @@ from lisa_ros.questions import Code, Outcome, Question
 
 
 class Frames:
-    """There is a young enough frame, or not; answers come as soon as `engine` is set."""
+    """Says whether there is a young enough frame; answers as soon as `engine` is set."""
 
     def __init__(self) -> None:
         self.young = False
@@ -27,7 +27,7 @@ class Frames:
         self.together: list[list[str]] = []
 
     def let_one_group_pass(self) -> None:
-        """The engine comes back from what it does and takes the next group."""
+        """The engine finishes and takes the next batch."""
         before, self.engine = self.engine, threading.Event()
         before.set()
         eventually(lambda: len(self.together) == 2, "the next group")
@@ -173,7 +173,7 @@ def test_a_turn_is_answered_as_soon_as_the_one_before_it_ends_without_an_answer(
 class TestTogether:
     @pytest.fixture
     def busy(self, inference: InferenceThread, frames: Frames) -> InferenceThread:
-        """It is at a question of its own, so that the next ones wait."""
+        """It is busy with a question, so that the next ones wait."""
         frames.young = True
         frames.engine.clear()
         ask(inference, "first")
@@ -181,7 +181,7 @@ class TestTogether:
         return inference
 
     def go_on(self, frames: Frames, *ends: list[Outcome]) -> list[list[str]]:
-        """What was answered together, after the first, once all of these have ended."""
+        """The batches after the first, once all of these questions have ended."""
         frames.engine.set()
         for end in ends:
             assert code(end) == Code.OK
@@ -258,7 +258,7 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
 def test_the_engine_is_told_to_stop_when_the_outcome_is_out(
     inference: InferenceThread, frames: Frames, way: str
 ) -> None:
-    """Else its own word, that it was canceled, could come first."""
+    """Otherwise it could report the question as canceled first."""
     frames.young = True
     frames.engine.clear()
     told: list[bool] = []

@@ -1,4 +1,4 @@
-"""The launch files pass on what they are given, and nothing else.
+"""The launch files pass on their arguments, and nothing else.
 
 What needs `launch` runs where ROS is installed; the rest holds the files against the node's parameters and topics.
 """
@@ -48,7 +48,7 @@ def test_arguments_are_parameters_of_the_node() -> None:
 
 
 def started(monkeypatch: pytest.MonkeyPatch, file: str, function: str, **given: str) -> Mapping[str, Any]:
-    """What the last node of a launch file's function is started with; there need be no `launch`."""
+    """The arguments of the last node that a launch file's function starts; needs no `launch`."""
     node = Mock()
     for name in ("launch", "launch.actions", "launch.launch_description_sources", "launch.substitutions"):
         monkeypatch.setitem(sys.modules, name, MagicMock())
@@ -102,7 +102,7 @@ def test_rviz_shows_what_the_node_publishes() -> None:
 
 
 class Launched:
-    """A launch file at work, with the processes that it started."""
+    """A running launch file, with the processes that it started."""
 
     def __init__(self, log: Path, file: str, arguments: Mapping[str, object]) -> None:
         values = [f"{name}:={value}" for name, value in arguments.items()]
@@ -123,7 +123,7 @@ class Launched:
         return self._process.wait(PATIENCE)
 
     def stop(self) -> None:
-        """Ctrl-C, which a terminal gives to the whole group: launch relies on that."""
+        """Ctrl-C, which a terminal sends to the whole process group: launch relies on that."""
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGINT)
         self.wait()

@@ -1,4 +1,4 @@
-"""Up and down: by itself or by hand, listening meanwhile, saying why not, giving everything back."""
+"""The lifecycle: by itself or by hand, responsive meanwhile, with reasons for failures, and without leaks."""
 
 import os
 import signal

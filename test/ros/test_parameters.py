@@ -1,4 +1,4 @@
-"""Parameters: what may be set, when, and what is said if not; and that the files for people say the same."""
+"""Parameters: what may be set, when, and the reason if not; and the files that document them."""
 
 import math
 from collections.abc import Iterator

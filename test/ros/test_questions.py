@@ -1,4 +1,4 @@
-"""The life of a question: its stages, its end by cancel, timeout, refusal or failure; service and action alike."""
+"""A question's stages, and its end by cancel, timeout, refusal or failure, by service and by action."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -145,7 +145,7 @@ def test_questions_are_answered_in_order(robot: Robot) -> None:
 
 @pytest.fixture
 def crowd(robot: Robot) -> Iterator[Callable[..., list[Goal]]]:
-    """`crowd(instruction, ...)`: goals that waited until all of them were there, and then were taken together."""
+    """`crowd(instruction, ...)`: goals that wait until all of them are there, and are then taken as one batch."""
     assert robot.set("queue_size", 8).successful
 
     def gathered(*instructions: str, **fields: object) -> list[Goal]:

@@ -1,4 +1,4 @@
-"""Answers in files come back as they were, survive a kill, and tell what changed."""
+"""Answers in files are read back unchanged, survive a kill, and can be compared."""
 
 import json
 from collections.abc import Mapping

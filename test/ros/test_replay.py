@@ -1,4 +1,4 @@
-"""`replay` answers over a bag: the same each time, whatever happens in between, and says what differs."""
+"""`replay` gives the same answers about a bag each time, whatever happens in between, and says what differs."""
 
 import json
 import os
@@ -215,7 +215,7 @@ replay.main(sys.argv[2:], load=load)
 
 
 def in_a_process(moment: str, *arguments: object, limit: int | None = None) -> "subprocess.CompletedProcess[str]":
-    """The command, killed at that moment, or with a disk that takes files of `limit` bytes only."""
+    """The command in a process, killed at that moment, or on a disk that takes files of `limit` bytes at most."""
     return subprocess.run(
         [sys.executable, "-c", KILLED, moment, str(BAG), "--checkpoint", "tabletop", *map(str, arguments)],
         cwd=Path(__file__).parent,
@@ -286,7 +286,7 @@ def test_a_question_of_no_unicode_is_asked_and_kept(replay: Replay) -> None:
 
 
 def test_a_full_disk_costs_no_answer(replay: Replay) -> None:
-    """A limit on the size of files stands in for the full disk: the journal, and then the bag, do not fit."""
+    """A limit on file sizes simulates the full disk: first the journal, then the bag, does not fit."""
     for name, limit in (("early", 2000), ("late", 20_000)):
         arguments = ("--ask", BALL, "--every", 0, "--out", replay.folder / name)
         ended = in_a_process("none", *arguments, limit=limit)

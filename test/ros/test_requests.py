@@ -38,7 +38,7 @@ class SlowDesk:
 
 @pytest.fixture
 def robot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
-    """A client of a node with the two servers and nothing else: no timer, no camera, and a clock that stands still."""
+    """A client of a node with the two servers only: no timer, no camera, and a clock that stands still."""
     monkeypatch.setattr(requests_module, "RESULT_KEPT", 5)
     context = rclpy.Context()
     robot = Robot()

@@ -20,7 +20,7 @@ from lisa_ros.snapshot import snapshot
 
 
 class Engine:
-    """Answers with what it sees in the middle."""
+    """Answers with the number of red pixels."""
 
     checkpoint, precision, device = "fake", "fp32", "cpu"
 

@@ -1,4 +1,4 @@
-"""The standing instruction: every new frame, at its rate, behind everybody else; and how the node says it does."""
+"""The standing instruction: every new frame, at its rate, after users' questions; and the diagnostics."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Questions that come at once to the node with the real engine: each has the answer that it has alone."""
+"""Simultaneous questions to the node with the real engine: each gets the same answer as alone."""
 
 import sys
 from collections.abc import Iterator
