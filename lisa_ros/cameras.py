@@ -86,6 +86,7 @@ class Camera:
         self._opened = time.monotonic()
         self._latched: Any = None
         self._warned: set[str] = set()
+        self._of_another_frame: set[str] = set()
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
         self._message_type = CompressedImage if self._compressed else Image
@@ -191,14 +192,14 @@ class Camera:
             depth, info = self._streams.depths.nearest_to(picture), self._streams.infos.nearest_to(picture)
         if info is not None and info.apart(picture) < picture.intrinsics_apart:
             picture.intrinsics_apart = info.apart(picture)
-            picture.intrinsics = self._intrinsics(info, picture.size)
+            picture.intrinsics = self._intrinsics(info, picture)
         if (
             depth is not None
             and depth.apart(picture) < picture.depth_apart
             and of_one_moment(depth.apart(picture), self.parameters.depth_max_dt)
         ):
             picture.depth_apart = depth.apart(picture)
-            picture.depth = self._depth(depth)
+            picture.depth = self._depth(depth, picture)
 
     def let_go(self, picture: Picture) -> None:
         """Stop matching depth to the picture; log a warning if there is depth, but none of the picture's moment."""
@@ -218,8 +219,9 @@ class Camera:
             throttle_duration_sec=5.0,
         )
 
-    def _intrinsics(self, arrival: Arrival, size: tuple[int, int]) -> Intrinsics | None:
-        info = deserialize_message(arrival.serialized, CameraInfo)
+    def _intrinsics(self, arrival: Arrival, picture: Picture) -> Intrinsics | None:
+        info, size = deserialize_message(arrival.serialized, CameraInfo), picture.size
+        self._compare_frames("camera_info", info.header.frame_id, picture)
         found = conversions.intrinsics(info, size)
         if found is None:
             self._node.get_logger().warning(
@@ -229,12 +231,29 @@ class Camera:
             )
         return found
 
-    def _depth(self, arrival: Arrival) -> NDArray[np.float32] | None:
+    def _depth(self, arrival: Arrival, picture: Picture) -> NDArray[np.float32] | None:
+        message = deserialize_message(arrival.serialized, Image)
+        self._compare_frames("depth", message.header.frame_id, picture)
         try:
-            return conversions.to_depth(deserialize_message(arrival.serialized, Image))
+            return conversions.to_depth(message)
         except ImageError as error:
             self._node.get_logger().warning(f"depth of camera {self.name}: {error}", throttle_duration_sec=5.0)
             return None
+
+    def _compare_frames(self, stream: str, frame: str, picture: Picture) -> None:
+        """Log a warning, once per stream, if it is of another frame than the image; some drivers only name it so."""
+        images = picture.header.frame_id
+        if frame and images and frame != images and stream not in self._of_another_frame:
+            self._of_another_frame.add(stream)
+            self._node.get_logger().warning(
+                f"camera {self.name}: {stream} is in frame {frame}, images are in {images}: positions are wrong unless"
+                " it is that of the colour image (depth aligned, or registered, to it)"
+            )
+
+    @property
+    def topics(self) -> str:
+        """The topics that are subscribed to, by stream, for people."""
+        return ", ".join(f"{stream} {topic}" for stream, topic in self._topics.items())
 
     @property
     def health(self) -> CameraHealth:

@@ -37,7 +37,6 @@ class DeclaredParameters:
         self.value = validated(self._overrides)
         for name, (default, rule) in all_rules(self.value.cameras).items():
             self._declare_one(name, self._overrides.get(name, default), default, rule)
-        self._warn_of_unknown()
         self._declaring = False
         node.add_on_set_parameters_callback(self._on_set)
 
@@ -45,9 +44,10 @@ class DeclaredParameters:
         ros_value = list(value) if isinstance(value, tuple) else value
         self._node.declare_parameter(name, ros_value, _descriptor(default, rule), ignore_override=True)
 
-    def _warn_of_unknown(self) -> None:
+    def warn_of_unknown(self) -> None:
+        """Log a warning for each parameter that was given and that nothing of the node has declared."""
         for name in self._overrides:
-            if self._node.has_parameter(name) or name.startswith("qos_overrides."):
+            if self._node.has_parameter(name) or name.startswith("qos_overrides./clock."):  # declared when it is needed
                 continue
             self._node.get_logger().warning(
                 f"{name} is not a parameter of this node, which has the cameras {', '.join(self.value.cameras)}; "

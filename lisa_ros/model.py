@@ -4,6 +4,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from lisa_core.options import CHECKPOINT
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.parameters import Parameters
 
@@ -33,9 +36,10 @@ class Model:
         facts: about the loaded engine, for the diagnostics.
     """
 
-    def __init__(self, load: Load, wanted: Callable[[], bool]) -> None:
+    def __init__(self, load: Load, wanted: Callable[[], bool], logger: RcutilsLogger) -> None:
         self._load = load
         self._wanted = wanted
+        self._logger = logger
         self._measured = 0.0
         self.engine: LisaEngine | None = None
         self.progress = ""
@@ -43,6 +47,7 @@ class Model:
 
     def load(self, parameters: Parameters) -> None:
         """Load the checkpoint that the parameters name; raises LisaError if it cannot be loaded."""
+        self._logger.info(f"loading {parameters.checkpoint}")
         self.progress = "starting"
         began = time.monotonic()
         try:
@@ -65,6 +70,20 @@ class Model:
             "loaded in, s": f"{time.monotonic() - began:.1f}",
         }
         self.measure()
+        self._tell(engine, parameters)
+
+    def _tell(self, engine: "LisaEngine", parameters: Parameters) -> None:
+        """Log what answers from now on."""
+        toy = " (knows rendered tables only)" if engine.checkpoint == CHECKPOINT else ""
+        seconds = self.facts["loaded in, s"]
+        self._logger.info(
+            f"{engine.checkpoint}{toy} answers in {engine.precision} on {engine.device}; loaded in {seconds} s"
+        )
+        if engine.device == "cpu" and not parameters.device and not toy:
+            self._logger.warning(
+                "torch sees no GPU here, so answers come from the CPU, and slowly: see whether nvidia-smi shows one,"
+                " and whether torch was built for its driver; if the CPU is meant, set the parameter device to cpu"
+            )
 
     def close(self) -> None:
         """Free the engine's memory."""

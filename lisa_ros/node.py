@@ -58,7 +58,7 @@ class LisaNode(SelfStartingNode):
             self, is_unconfigured=lambda: self.state == "unconfigured", on_change=self._on_parameters
         )
         self._cameras: dict[str, Camera] = {}
-        self._model = Model(load, wanted=self.context.ok)
+        self._model = Model(load, wanted=self.context.ok, logger=self.get_logger())
         self._inference: InferenceThread | None = None
         self._statistics = Statistics()
         self._publications = Publications(self)
@@ -66,6 +66,7 @@ class LisaNode(SelfStartingNode):
         self._requests = Requests(self, self)
         self._diagnostics = Diagnostics(self, self._statuses)
         self.create_subscription(String, "~/instruction", self._on_instruction, 1)
+        self._declared.warn_of_unknown()
         self.create_timer(BEAT, self._standing.beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _give_up(self, reason: str) -> None:
@@ -126,6 +127,7 @@ class LisaNode(SelfStartingNode):
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
+                self.get_logger().info(f"camera {name}: listening to {self._cameras[name].topics}")
         except BaseException:
             self.deactivate()
             raise

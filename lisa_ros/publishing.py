@@ -5,6 +5,7 @@ from typing import Any
 
 from geometry_msgs.msg import PoseStamped
 from rclpy.node import Node
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import String
 
@@ -28,13 +29,13 @@ class Publications:
     def __init__(self, node: Node) -> None:
         self._logger = node.get_logger()
         self.target_frame: TargetFrame | None = None
-        self._answer = node.create_publisher(Answer, "~/answer", ANSWERS)
-        self._text = node.create_publisher(String, "~/text", ANSWERS)
-        self._mask = node.create_publisher(Image, "~/mask", ANSWERS)
-        self._labels = node.create_publisher(Image, "~/labels", ANSWERS)
-        self._overlay = node.create_publisher(Image, "~/overlay", ANSWERS)
-        self._points = node.create_publisher(PointCloud2, "~/points", ANSWERS)
-        self._target = node.create_publisher(PoseStamped, "~/target", ANSWERS)
+        self._answer = _publisher(node, Answer, "~/answer")
+        self._text = _publisher(node, String, "~/text")
+        self._mask = _publisher(node, Image, "~/mask")
+        self._labels = _publisher(node, Image, "~/labels")
+        self._overlay = _publisher(node, Image, "~/overlay")
+        self._points = _publisher(node, PointCloud2, "~/points")
+        self._target = _publisher(node, PoseStamped, "~/target")
 
     def publish(
         self, picture: Picture, answer: lisa_core.Answer, message: Answer, points: Sequence[SurfacePoints]
@@ -65,6 +66,12 @@ class Publications:
     def _target_message(self, placement: Placement, picture: Picture) -> PoseStamped | None:
         pose, target_frame = conversions.target_message(placement, picture.header), self.target_frame
         return pose if target_frame is None else target_frame(pose, picture.to_target)
+
+
+def _publisher(node: Node, message_type: type, topic: str) -> Any:
+    """A publisher with ROS's parameters for its QoS, such as `qos_overrides./lisa/overlay.publisher.depth`."""
+    overridable = QoSOverridingOptions.with_default_policies()
+    return node.create_publisher(message_type, topic, ANSWERS, qos_overriding_options=overridable)
 
 
 def _publish(publisher: Any, build: Callable[[], Any]) -> None:

@@ -42,8 +42,8 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     process.stop()
 
 
-def header(stamp: float) -> Header:
-    message = Header(frame_id="optical")
+def header(stamp: float, frame: str = "optical") -> Header:
+    message = Header(frame_id=frame)
     message.stamp.sec, message.stamp.nanosec = int(stamp), round(stamp % 1 * 1e9)
     return message
 
@@ -69,12 +69,13 @@ class Scene:
     def __init__(self, robot: Robot) -> None:
         self.robot = robot
         self.stamp = 0
+        self.depth_frame = "optical"
 
     def ask(self, index: int, depth: Any, encoding: str = "32FC1", late: float = 0.0, **info: Any) -> Any:
         """The first segment of the answer about colour frame `index` with this depth, `late` s later by its stamp."""
         self.stamp += 10
         self.say(self.stamp, **info)
-        self.robot.publish("/depth", image_message(depth, encoding, header(self.stamp + late)))
+        self.robot.publish("/depth", image_message(depth, encoding, header(self.stamp + late, self.depth_frame)))
         self.robot.publish("/image", image_message(scene(index), "rgb8", header(self.stamp)))
         eventually(lambda: self.again() and self.answer.header.stamp.sec == self.stamp, f"frame {index}")
         return self.answer.segments[0]
@@ -126,6 +127,18 @@ def test_the_depth_nearest_in_time_is_taken_within_reason(show: Scene) -> None:
     warning = "no position, for the depth nearest to the image is 0.060 s from it by its stamp"
     eventually(lambda: show.again() and warning in show.robot.log(), "a warning")  # type: ignore[attr-defined]
     assert show.position(42, depth_of(42), late=-0.04)[2] == pytest.approx(1.0)
+
+
+def test_depth_of_another_frame_is_warned_about_once(show: Scene) -> None:
+    """Positions from it are wrong by what lies between the two sensors, unless only its name is another."""
+    show.position(47, depth_of(47))
+    warning = "depth is in frame depth_optical, images are in optical"
+    assert warning not in show.robot.log()  # type: ignore[attr-defined]
+    show.depth_frame = "depth_optical"
+    for index in (48, 49):
+        show.position(index, depth_of(index))
+    show.depth_frame = "optical"
+    eventually(lambda: show.robot.log().count(warning) == 1, "a warning")  # type: ignore[attr-defined]
 
 
 def test_depth_may_come_while_it_is_answered(show: Scene) -> None:

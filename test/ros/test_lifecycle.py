@@ -66,6 +66,33 @@ def test_it_comes_up_by_itself_and_listens_while_the_model_loads(start: Start, t
     eventually(lambda: model_says(statuses, "active"))
 
 
+def test_the_log_says_what_answers_and_what_it_listens_to(start: Start) -> None:
+    robot, process = start(checkpoint="mine", precision="fp32", camera__depth="depth")
+    robot.until_active()
+    log = process.output
+    assert "loading mine" in log
+    assert "mine answers in fp32 on cpu; loaded in 0." in log
+    assert "torch sees no GPU here" in log
+    assert "camera camera: listening to image /image, depth /depth" in log
+
+
+def test_a_cpu_that_is_meant_is_no_warning(start: Start) -> None:
+    robot, process = start(checkpoint="mine", device="cpu")
+    robot.until_active()
+    assert "torch sees no GPU here" not in process.output
+
+
+def test_the_qos_of_what_it_publishes_can_be_overridden(start: Start, tmp_path: Path) -> None:
+    overridden = {"qos_overrides./lisa/overlay.publisher.reliability": "best_effort", "qos_overrides./typo": 1}
+    robot, process = start(**overridden)
+    robot.until_active()
+    for topic, reliability in (("overlay", "BEST_EFFORT"), ("mask", "RELIABLE")):
+        (publisher,) = eventually(lambda topic=topic: robot.node.get_publishers_info_by_topic(f"/lisa/{topic}"))
+        assert publisher.qos_profile.reliability.name == reliability
+    assert "qos_overrides./typo is not a parameter of this node" in process.output
+    assert "overlay.publisher.reliability is not" not in process.output
+
+
 def test_a_failed_configure_leaves_a_node_that_says_why(start: Start) -> None:
     robot, process = start(checkpoint="fails")
     statuses = robot.listen("/diagnostics", DiagnosticArray)
