@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoRetur
         if terminal.took_all() or ended.code:
             raise
     except OSError as error:
-        if terminal.took_all() and error.filename is not None:
+        if terminal.took_all() and not terminal.is_of_stdout(error):
             raise
     terminal.complain("Standard output is full or closed; what was to be written there is lost.")
     sys.exit(1)

@@ -212,7 +212,7 @@ def _write(report: dict[str, Any], json_file: Path | None, chart: Path | None) -
     try:
         files.write_whole(contents)
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
+        terminal.fail(terminal.cause(error, "the results"))
     for path in contents:
         terminal.stdout().print(plain(str(path), "dim"))
 

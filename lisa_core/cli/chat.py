@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 PROMPT = "> "
 
+_WHERE = "where the answers go"
+
 COMMANDS = {
     "/image PATH": "talk about another picture, from the start",
     "/camera TOPIC": "talk about what a ROS camera sees now",
@@ -79,7 +81,7 @@ def chat(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
+        terminal.fail(terminal.cause(error, out))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 gets as far as `readable`
     interactive, engine = sys.stdin.isatty(), None
@@ -96,7 +98,7 @@ def chat(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(_unwritten(error))
+        terminal.fail(terminal.cause(error, _WHERE))
     finally:
         if engine is not None:
             engine.close()
@@ -281,12 +283,8 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
             terminal.complain(str(error))
         except OSError as error:
             failed += 1
-            terminal.complain(_unwritten(error))
+            terminal.complain(terminal.cause(error, _WHERE))
     return failed
-
-
-def _unwritten(error: OSError) -> str:
-    return f"{error.strerror}: {error.filename or 'where the answers go'}"
 
 
 def _typed() -> Iterator[str]:

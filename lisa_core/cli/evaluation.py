@@ -80,7 +80,7 @@ def opening() -> Iterator[None]:
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
+        terminal.fail(terminal.cause(error, "the results"))
 
 
 def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
@@ -95,8 +95,7 @@ def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Call
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        path = error.filename or journal
-        terminal.fail(f"{error.strerror}: {path}. The same command goes on once that is remedied.")
+        terminal.fail(f"{terminal.cause(error, journal)}. The same command goes on once that is remedied.")
     finally:
         if engine is not None:
             engine.close()

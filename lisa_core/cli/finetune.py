@@ -159,6 +159,4 @@ def _stopped(out: Path) -> str:
 
 
 def _disk(error: OSError, out: Path) -> NoReturn:
-    terminal.fail(
-        f"{error.strerror or error}: {error.filename or out}. The same command goes on once that is remedied."
-    )
+    terminal.fail(f"{terminal.cause(error, out)}. The same command goes on once that is remedied.")

@@ -190,7 +190,7 @@ def _write(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename or out}; nothing was written.")
+        terminal.fail(f"{terminal.cause(error, out)}; nothing was written.")
     terminal.stdout().print(plain(f"{out}: {counts['train']} labels to learn, {counts['val']} to validate"))
     raise typer.Exit(1 if faults else 0)
 

@@ -78,7 +78,7 @@ def segment(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
+        terminal.fail(terminal.cause(error, out))
     engine = loaded(context.obj, model)
     try:
         failed = _segment_all(engine, images, asking, out)
@@ -113,7 +113,7 @@ def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path)
             except OSError as error:
                 failed += 1
                 with progress.paused():
-                    terminal.complain(f"{image}: {error.strerror}: {error.filename or out}")
+                    terminal.complain(f"{image}: {terminal.cause(error, out)}")
             else:
                 with progress.paused():
                     console.print(shown)

@@ -1,5 +1,6 @@
 """What the commands say: results on stdout, everything else on stderr."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +16,9 @@ from lisa_core.answer import Answer
 SEG = "[SEG]"
 _UNREADABLE = "\ufffd"
 _CONTROL = {code: _UNREADABLE for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if code not in (9, 10)}
+
+_OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
+"""What a write fails with when its target is full or closed."""
 
 
 def stdout() -> Console:
@@ -48,8 +52,18 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
     raise typer.Exit(code)
 
 
+def cause(error: OSError, place: object) -> str:
+    """The error in words, with its file, or `place` if it names none; an error without a number as it stands."""
+    return f"{error.strerror}: {error.filename or place}" if error.strerror else str(error)
+
+
+def is_of_stdout(error: OSError) -> bool:
+    """Whether writing to stdout can have raised this."""
+    return error.filename is None and error.errno in _OF_WRITES
+
+
 def took_all() -> bool:
-    """Whether stdout takes what still waits for it; if not, it is dropped, or Python would end with a traceback."""
+    """Flushes stdout; if that fails, drops what is left, so that Python does not end with a traceback."""
     try:
         sys.stdout.flush()
     except OSError:

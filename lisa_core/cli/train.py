@@ -148,9 +148,7 @@ def train(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(
-            f"{error.strerror or error}: {error.filename or run}. The same command goes on once that is remedied."
-        )
+        terminal.fail(f"{terminal.cause(error, run)}. The same command goes on once that is remedied.")
     terminal.stdout().print(terminal.plain(f"{out}: give it as the checkpoint."))
 
 

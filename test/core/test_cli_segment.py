@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -20,6 +21,7 @@ from PIL import Image
 from lisa_core import OutOfMemoryError, answer_files, overlay
 from lisa_core.answer import Answer, Segment
 from lisa_core.answer_files import stems
+from lisa_core.cli import main
 
 QUESTION = "Please segment the two cups on the table."
 IMAGES = GOLDENS / "images"
@@ -358,6 +360,18 @@ def test_ctrl_c_ends_it_and_leaves_nothing_half(out, tmp_path):
     assert process.returncode == 130
     assert rest == "closed\n"
     assert names(out) == []
+
+
+def test_a_library_that_is_missing_is_told_and_not_taken_for_standard_output(tmp_path, capsys):
+    why = "libcublas.so.12: cannot open shared object file"
+
+    def load(**_):
+        raise OSError(why)
+
+    with pytest.raises(OSError, match=re.escape(why)):
+        main(["segment", str(ODD), "-q", QUESTION, "--out", str(tmp_path)], load)
+    assert "Standard output" not in capsys.readouterr().err
+    assert f"error: {why}" in cli.run("chat", ODD, "--out", tmp_path, load=load).errors
 
 
 def test_help_comes_without_torch():
