@@ -199,7 +199,9 @@ def _write(
 def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArray[np.uint8]"]]:
     """What gives the picture of a frame by its number; ends the command if there are none."""
     if frames.is_dir() and not (frames / "metadata.yaml").exists():
-        yield _of_folder(frames)
+        from lisa_core.labelling.sources import numbered
+
+        yield numbered(frames)
         return
     purpose = f"{frames} is no folder of pictures, and a bag"
     try:
@@ -220,18 +222,3 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
             yield rgb
     except bags.BagError as error:
         terminal.fail(str(error))
-
-
-def _of_folder(folder: Path) -> Callable[[int], Path]:
-    by_number: dict[int, Path] = {}
-    for path in sorted(folder.iterdir()):
-        digits = path.stem[len(path.stem.rstrip("0123456789")) :]
-        if digits:
-            by_number.setdefault(int(digits), path)
-
-    def picture(number: int) -> Path:
-        if number not in by_number:
-            raise DatasetError(f"{folder} has no picture whose name ends in {number}.")
-        return by_number[number]
-
-    return picture

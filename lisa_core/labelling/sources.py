@@ -1,6 +1,5 @@
 """Masks from where they are: PNG files, COCO's JSON, the answers of a replayed bag."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 
 from lisa_core import coco
 from lisa_core.errors import DatasetError
+from lisa_core.evaluation.reasonseg import json_of
 from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]
@@ -83,7 +83,7 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
     Raises:
         DatasetError: the file is no such JSON, or a picture stands twice in it.
     """
-    content = _read_json(annotations)
+    content = json_of(annotations)
     try:
         images = {item["id"]: item for item in content["images"]}
         names = {item["id"]: str(item["name"]) for item in content["categories"]}
@@ -133,7 +133,7 @@ def from_answers(
     """
     labels, faults = [], []
     try:
-        for entry in _read_json(answers)["answers"]:
+        for entry in json_of(answers)["answers"]:
             segments = entry.get("segments", ())
             if any(segment["score"] is None for segment in segments):
                 faults.append(f"{answers}: a segment of {str(entry['question'])!r} has no score; it is left out.")
@@ -153,6 +153,22 @@ def from_answers(
     return labels, faults
 
 
+def numbered(folder: Path) -> Callable[[int], Path]:
+    """Gives a picture of a folder by the number that its name ends in; raises DatasetError if there is none."""
+    by_number: dict[int, Path] = {}
+    for path in sorted(folder.iterdir()):
+        digits = path.stem[len(path.stem.rstrip("0123456789")) :]
+        if digits and path.suffix.lower() in _PICTURES:
+            by_number.setdefault(int(digits), path)
+
+    def picture(number: int) -> Path:
+        if number not in by_number:
+            raise DatasetError(f"{folder} has no picture whose name ends in {number}.")
+        return by_number[number]
+
+    return picture
+
+
 def _by_stem(folder: Path) -> Mapping[str, Path]:
     if not folder.is_dir():
         raise DatasetError(f"{folder} is no folder of pictures.")
@@ -169,20 +185,13 @@ def _is_sentence(query: str) -> bool:
     return query.rstrip().endswith((".", "?", "!"))
 
 
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{path} cannot be read, or is no JSON ({error}).") from error
-
-
 def _read_png(path: Path) -> tuple[Mask, Mask]:
     """0 is the ground, `UNSURE` counts for nothing, all else is the target; of colours in all three channels."""
     try:
         with Image.open(path) as opened:
             mode = "RGB" if opened.mode in ("RGB", "RGBA") else "L"
             channels = np.atleast_3d(np.asarray(opened if opened.mode in ("1", "L", "P") else opened.convert(mode)))
-    except (OSError, ValueError, SyntaxError) as error:
+    except Exception as error:  # whatever a damaged or huge file makes a decoder raise means the same
         raise DatasetError(f"{path} is no picture that can be read ({error}).") from error
     unsure = (channels == UNSURE).all(-1)
     return (channels != 0).any(-1) & ~unsure, unsure

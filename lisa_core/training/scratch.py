@@ -119,7 +119,8 @@ class Looked:
         """
         path = folder / "embedding.npy"
         size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
-        new = not path.is_file()
+        if new := not path.is_file():
+            (folder / _PROGRESS).unlink(missing_ok=True)  # of a file that somebody has deleted
         try:
             how: tuple[Any, ...] = ("w+", np.float16, size) if new else ("r+",)
             embedding = np.lib.format.open_memmap(path, *how)

@@ -159,6 +159,8 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
     Image.fromarray(np.zeros((48, 64), np.uint8)).save(folder / "1.png")
     Image.fromarray(np.full((5, 5), 255, np.uint8)).save(folder / "2.png")
     (folder / "3.png").write_bytes(b"no picture")
+    (pictures / "5.jpg").write_bytes((pictures / "0.jpg").read_bytes())
+    Image.new("1", (20_000, 10_000)).save(folder / "5.png")  # more than Pillow opens
     (pictures / "4.jpg").write_bytes(b"no picture")
     Image.fromarray(square(5)).save(folder / "4.png")
     Image.fromarray(square(5)).save(folder / "9.png")
@@ -170,6 +172,7 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
         "the mask is empty",
         "the mask is 5x5, but the picture 64x48",
         "3.png is no picture",
+        "5.png is no picture",
         "4.jpg is no picture",
         "9.png has no picture of its name",
         "it has no words",
@@ -333,6 +336,13 @@ def test_a_recording_is_validated_by_its_end_and_other_pictures_by_their_names(p
     assert validated["plate"] == {name for name in validated["cup"] if not int(name) % 2}
 
 
+def test_json_with_a_byte_order_mark_is_read(pictures, tmp_path):
+    content = instances([{"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 15, 10, 15, 20, 5, 20]]}])
+    (tmp_path / "instances.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", tmp_path / "out")
+    assert result.code == 0, result.errors
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
 def test_what_is_no_coco_is_told(pictures, tmp_path, content):
     (tmp_path / "instances.json").write_text(content)
@@ -373,6 +383,14 @@ def test_accepted_answers_become_a_data_set(pictures, tmp_path):
     assert {sample.question for sample in found.values()} == {" segment the cup Please output segmentation mask."}
     (tmp_path / "cups.json").write_text('{"answers": [{"segments": [{}]}]}')
     assert "has no answers of a replay" in cli.run(*words, "--out", tmp_path / "other").errors
+
+
+def test_frames_are_the_pictures_of_a_folder_whatever_else_is_beside_them(pictures, tmp_path):
+    Image.new("RGB", (64, 48)).save(pictures / "0007.png")
+    (pictures / "0007.json").write_text("{}")
+    (tmp_path / "cups.json").write_text(json.dumps({"answers": [answered(7, "segment the cup", square(5))]}))
+    result = cli.run("label", "answers", tmp_path / "cups.json", pictures, "--out", tmp_path / "out")
+    assert result.code == 0, result.errors
 
 
 def scenes_with_a_teapot(folder):
