@@ -4,8 +4,6 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-import typer
-
 from lisa_core.cli import (
     bench,
     chat,
@@ -23,12 +21,10 @@ from lisa_core.cli import (
 from lisa_core.cli.loading import Load, load_engine
 from lisa_core.signals import ended_in_order
 
-app = typer.Typer(
+app = terminal.group(
+    "Ask about pictures and get words and masks, by the LISA model.",
     name="lisa",
-    help="Ask about pictures and get words and masks, by the LISA model.",
-    no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

@@ -1,18 +1,17 @@
 """`lisa bench`: how long answers take on this machine, and beside it how long they would take with nothing kept."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import filesize
 from rich.console import Group
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from lisa_core.cli import options, terminal
+from lisa_core.cli.progress import progress
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
 
@@ -96,9 +95,9 @@ def bench(
             from lisa_core.benchmark.chart import check_available
 
             check_available()
-        with _progress() as progress:
-            subject, peaks = _load(shape or "small", checkpoint, precision, device, vision_tower, template, progress)
-            report = _measure(subject, runs, baseline, peaks, progress)
+        with progress(MofNCompleteColumn(), TimeElapsedColumn()) as bars:
+            subject, peaks = _load(shape or "small", checkpoint, precision, device, vision_tower, template, bars)
+            report = _measure(subject, runs, baseline, peaks, bars)
     except LisaError as error:
         terminal.fail(str(error))
     terminal.stdout().print(_tables(report))
@@ -108,31 +107,6 @@ def bench(
         terminal.fail(f"The answers of {names} are not those of the baseline: this is a bug in what is kept.")
 
 
-class _Progress:
-    """A bar that shows what is being done."""
-
-    def __init__(self, bar: Progress) -> None:
-        self._bar = bar
-
-    def stage(self, description: str, total: int) -> Callable[[], None]:
-        """Begins something of so many steps; call what it gives after each."""
-        task = self._bar.add_task(plain(description).plain, total=total)
-        return lambda: self._bar.advance(task)
-
-    def shares(self, description: str) -> Callable[[float, str], None]:
-        """Begins something that tells its share done."""
-        task = self._bar.add_task(plain(description).plain, total=None)
-        return lambda share, _: self._bar.update(task, total=100, completed=round(100 * share))
-
-
-@contextmanager
-def _progress() -> Iterator[_Progress]:
-    console = terminal.stderr()
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        yield _Progress(bar)
-
-
 def _load(
     shape: str,
     checkpoint: str,
@@ -140,7 +114,7 @@ def _load(
     device: str,
     vision_tower: str,
     template: str | None,
-    progress: _Progress,
+    bars: Progress,
 ) -> tuple["Subject", dict[str, dict[str, int]]]:
     """The model, and the memory that loading took."""
     from lisa_core import loading
@@ -159,7 +133,10 @@ def _load(
     else:
         resolved, name = loading.resolve_precision(precision, target), f"random {shape}"
         opened = RandomCheckpoint.of(_known(shape), resolved, target)
-    subject = Subject.load(name, opened, resolved, target, progress.shares(f"loading {name}"))
+    task = bars.add_task(plain(f"loading {name}").plain, total=None)
+    subject = Subject.load(
+        name, opened, resolved, target, lambda share, _: bars.update(task, total=100, completed=round(100 * share))
+    )
     return subject, {"loading": peak.read()}
 
 
@@ -173,19 +150,19 @@ def _known(shape: str) -> "ShapeName":
 
 
 def _measure(
-    subject: "Subject", runs: int, compare: bool, peaks: dict[str, dict[str, int]], progress: _Progress
+    subject: "Subject", runs: int, compare: bool, peaks: dict[str, dict[str, int]], bars: Progress
 ) -> dict[str, Any]:
     from lisa_core import loading
     from lisa_core.benchmark import report, stages
     from lisa_core.benchmark.cases import Measurement
 
     rgb = _picture()
-    measurement = Measurement(subject, rgb, runs, compare, on_progress=lambda _: advance())
-    advance = progress.stage("questions", measurement.steps())
+    measurement = Measurement(subject, rgb, runs, compare, on_progress=lambda _: bars.advance(questions))
+    questions = bars.add_task("questions", total=measurement.steps())
     with loading.fitting(subject.precision, subject.device):
         cases = list(measurement.cases())
-        advance = progress.stage("stages", len(stages.NAMES))
-        timed = stages.measure(subject, rgb, report.costs_of(subject), runs, lambda _: advance())
+        task = bars.add_task("stages", total=len(stages.NAMES))
+        timed = stages.measure(subject, rgb, report.costs_of(subject), runs, lambda _: bars.advance(task))
     settings = {"runs": runs, "baseline": compare, "image": list(rgb.shape[:2])}
     return report.summary(subject, settings, cases, timed, {**peaks, **measurement.peaks})
 

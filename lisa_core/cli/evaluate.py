@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from lisa_core.evaluation.report import Failure
     from lisa_core.evaluation.runner import Question, Result
 
-app = typer.Typer(help="Measure how good a model is on a data set.", no_args_is_help=True, rich_markup_mode="rich")
+app = terminal.group("Measure how good a model is on a data set.")
 app.command()(tabletop)
 
 

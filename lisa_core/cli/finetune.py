@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lisa_core.cli import options, terminal
-from lisa_core.cli.loading import ModelOptions, progress_bar
+from lisa_core.cli.progress import over_a_share, over_steps
 from lisa_core.cli.terminal import plain
 from lisa_core.errors import LisaError
 from lisa_core.options import BATCH, CHECKPOINT, LEARNING_RATE, VALIDATE_EVERY
@@ -65,7 +64,6 @@ def finetune(
     [b]Exit codes[/b]: 0; 1 a file or the model will not do; 2 wrong usage; 130
     stopped.
     """
-    model = ModelOptions(checkpoint, precision, device, vision_tower, template, 0.0)
     try:
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.training.finetune import Finetuning, Recipe
@@ -73,13 +71,13 @@ def finetune(
 
         plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
-        opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
-        with progress_bar(f"loading {checkpoint}") as on_progress:
+        opened = Checkpoint.open(checkpoint, vision_tower or None, template)
+        with over_a_share(f"loading {checkpoint}") as on_progress:
             training = Finetuning(opened, folders, out, precision, device or None, recipe, on_progress)
         for fault in training.faults:
             terminal.complain(fault)
         _learn(training, steps)
-        with progress_bar(f"writing {out}") as on_progress:
+        with over_a_share(f"writing {out}") as on_progress:
             step, giou = training.finish(on_progress)
     except KeyboardInterrupt:
         terminal.fail(_stopped(out), 130)
@@ -93,22 +91,20 @@ def finetune(
 
 
 def _learn(training: "Finetuning", steps: int) -> None:
-    """Learns with a bar on a terminal, and a line for each validation."""
+    """Trains with a progress bar, and prints a line for each validation."""
     console = terminal.stderr()
     if training.step:
         console.print(f"going on after step {training.step} of {steps}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("learning", total=steps, completed=training.step)
+    with over_steps("learning", steps, training.step) as show:
 
-        def told(step: int, losses: Mapping[str, float], giou: float | None) -> None:
+        def on_step(step: int, losses: Mapping[str, float], giou: float | None) -> None:
             if losses:
-                bar.update(task, completed=step, description=f"loss {losses['loss']:.3f}")
+                show(step, f"loss {losses['loss']:.3f}")
             if giou is not None:
                 parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
                 console.print(f"step {step}: {parts or 'nothing learnt yet'}; gIoU {giou:.4f} in validation")
 
-        training.run(told)
+        training.run(on_step)
 
 
 def import_lora(
@@ -131,14 +127,13 @@ def import_lora(
 
     [b]Exit codes[/b]: 0; 1 a file will not do; 2 wrong usage; 130 stopped.
     """
-    model = ModelOptions(checkpoint, "auto", "", vision_tower, template, 0.0)
     try:
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.training import adapters
 
-        opened = Checkpoint.open(model.checkpoint, vision_tower or None, template)
+        opened = Checkpoint.open(checkpoint, vision_tower or None, template)
         taught, rank = adapters.read_official(weights, opened)
-        with progress_bar(f"writing {out}") as on_progress:
+        with over_a_share(f"writing {out}") as on_progress:
             adapters.write_merged(opened, taught, alpha / rank, out, on_progress)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; {out} is {'whole' if out.exists() else 'not made'}.", 130)

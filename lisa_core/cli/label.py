@@ -20,11 +20,9 @@ if TYPE_CHECKING:
 
     from lisa_core.labelling.sources import Label
 
-app = typer.Typer(
-    help="Make a data set for finetune and evaluate from masks.\n\nIt is in ReasonSeg's format: DIR/train and DIR/val"
-    " with pictures, and beside each a JSON file with the query and polygons.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
+app = terminal.group(
+    "Make a data set for finetune and evaluate from masks.\n\nIt is in ReasonSeg's format: DIR/train and DIR/val"
+    " with pictures, and beside each a JSON file with the query and polygons."
 )
 
 _VAL = 0.1

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from lisa_core.cli import options, terminal
-from lisa_core.cli.loading import progress_bar
+from lisa_core.cli.progress import over_a_share
 from lisa_core.errors import LisaError
 
 
@@ -33,7 +33,7 @@ def quantize(
 
     try:
         opened = Checkpoint.open(checkpoint, vision_tower or None)
-        with progress_bar(f"quantising {checkpoint}") as on_progress:
+        with over_a_share(f"quantising {checkpoint}") as on_progress:
             save_quantised(opened, out, resolve_device(device or None), on_progress)
     except LisaError as error:
         terminal.fail(str(error))

@@ -13,7 +13,7 @@ from lisa_core.cli.progress import over_pictures
 from lisa_core.errors import LisaError
 from lisa_core.tabletop.kinds import KIND_BY_NAME, Kind
 
-app = typer.Typer(help="Rendered tabletops, with the truth about them.", no_args_is_help=True)
+app = terminal.group("Rendered tabletops, with the truth about them.")
 
 
 def kind_named(name: str) -> Kind:

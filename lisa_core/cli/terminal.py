@@ -4,7 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -19,6 +19,11 @@ _CONTROL = {code: _UNREADABLE for code in (*range(32), *range(127, 160), *range(
 
 _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
 """What a write fails with when its target is full or closed."""
+
+
+def group(about: str, **more: Any) -> typer.Typer:
+    """A command that has subcommands, or `lisa` itself; `more` goes to Typer."""
+    return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode="rich", **more)
 
 
 def stdout() -> Console:

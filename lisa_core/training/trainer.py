@@ -93,8 +93,8 @@ class Trainer(Generic[Batch]):
         folder.mkdir(parents=True, exist_ok=True)
         self._resume()
 
-    def run(self, until: float = math.inf) -> Iterator[Mapping[str, float]]:
-        """Trains on, to the plan's end or to a time of `time.monotonic()`; yields each step's losses.
+    def run(self) -> Iterator[Mapping[str, float]]:
+        """Trains to the end of the plan; yields the losses of each step.
 
         Raises:
             LisaError: a loss or its gradient is no finite number; what was learnt before is kept.
@@ -105,12 +105,10 @@ class Trainer(Generic[Batch]):
             while self.step < self._plan.steps:
                 yield self._do(islice(batches, each))
                 now = time.monotonic()
-                if now - saved > pause or now > until or self.step == self._plan.steps:
+                if now - saved > pause or self.step == self._plan.steps:
                     self._save()
                     saved = time.monotonic()
                     pause = self._plan.save_every * max(1.0, saved - now)
-                if now > until:
-                    return
 
     def _do(self, batches: Iterable[Batch]) -> Mapping[str, float]:
         torch.manual_seed(hash((self._plan.seed, self.step)))
