@@ -337,7 +337,7 @@ def _number_of(folder: Path) -> int:
 
 def _digest(folder: Path, scenes: int) -> str:
     """Tells so many scenes from others that are rendered in their place later, by the first and the last."""
-    from lisa_core.evaluation.reasonseg import digest_of
+    from lisa_core.reasonseg import digest_of
 
     ends = (0, scenes - 1)
     return digest_of(folder / f"{index:06d}.{kind}" for index in ends for kind in ("json", "jpg", "png"))

@@ -3,8 +3,9 @@
     for entry in reasonseg.open_split(Path("ReasonSeg"), "val").entries:
         result = runner.evaluate(engine, entry)
 
-`reasonseg` and `refcoco` read the data, `metrics` counts pixels, `runner` asks the model, `journal` keeps what is
-finished, `report` makes files of it; `tabletop` and `tabletop_report` are for rendered tabletops and many questions.
+`lisa_core.reasonseg` and `refcoco` read the data, `metrics` counts pixels, `runner` asks the model about one picture,
+`run` about all of them, `journal` stores finished results, and `report` writes them as files. `tabletop` and
+`tabletop_report` do the same for rendered tabletops, with many questions for each.
 """
 
 from typing import Literal

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TARGET = 1
-IGNORED = 255
-"""In a ground truth: pixels that count for neither the mask nor against it. All other values are background."""
+from lisa_core.reasonseg import IGNORED, TARGET
 
 _EPS_IMAGE = 1e-5
 _EPS_SET = 1e-10

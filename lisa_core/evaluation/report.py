@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from lisa_core import files, overlay
 from lisa_core.answer import Box, tight_box
-from lisa_core.evaluation.metrics import IGNORED, TARGET, Score, score
-from lisa_core.evaluation.reasonseg import Length
+from lisa_core.evaluation.metrics import Score, score
 from lisa_core.evaluation.runner import Question, Result
+from lisa_core.reasonseg import IGNORED, TARGET, Length
 
 WORST = 12
 """Images on the sheet of the worst."""

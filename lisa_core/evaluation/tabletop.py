@@ -21,9 +21,9 @@ from lisa_core import files
 from lisa_core.answer import Answer, union
 from lisa_core.errors import Cancelled, DatasetError
 from lisa_core.evaluation import QUESTIONS
-from lisa_core.evaluation.metrics import TARGET, Overlap, overlap
-from lisa_core.evaluation.reasonseg import digest_of
+from lisa_core.evaluation.metrics import Overlap, overlap
 from lisa_core.options import MAX_NEW_TOKENS
+from lisa_core.reasonseg import TARGET, digest_of
 from lisa_core.tabletop.dataset import load_view
 from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
 from lisa_core.tabletop.scene import View

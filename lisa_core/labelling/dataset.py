@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from lisa_core import files
 from lisa_core.errors import DatasetError, LisaError
-from lisa_core.evaluation.reasonseg import SUFFIXES
 from lisa_core.labelling.sources import Label, Mask
 from lisa_core.polygons import polygons_of
+from lisa_core.reasonseg import SUFFIXES
 
 
 def write(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from lisa_core import coco
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.reasonseg import json_of
+from lisa_core.reasonseg import json_of
 from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lisa_core import files, tensor_files
+from lisa_core import files, reasonseg, tensor_files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import CheckpointError, DatasetError, LisaError, PromptError
-from lisa_core.evaluation import metrics, reasonseg, runner
+from lisa_core.evaluation import metrics, runner
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.options import BATCH, VALIDATE_EVERY
@@ -232,7 +232,7 @@ def _check_targets(entry: reasonseg.Entry, size: tuple[int, ...]) -> None:
     try:
         for answer in annotation.answers or (SEG,):
             for polygons in annotation.targets_of(answer):
-                targets = [polygon for polygon in polygons if polygon.value == metrics.TARGET]
+                targets = [polygon for polygon in polygons if polygon.value == reasonseg.TARGET]
                 reasonseg.check_inside(targets, size, "target")
     except DatasetError as error:
         raise DatasetError(f"{entry.annotation}: {error}") from error

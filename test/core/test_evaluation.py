@@ -10,9 +10,18 @@ from goldens import GOLDENS
 from PIL import Image
 
 from lisa_core.errors import DatasetError, ImageError
-from lisa_core.evaluation.metrics import IGNORED, TARGET, Overlap, overlap, score
-from lisa_core.evaluation.reasonseg import Polygon, open_split, question, rasterize, read_annotation, read_explanations
+from lisa_core.evaluation.metrics import Overlap, overlap, score
 from lisa_core.evaluation.runner import evaluate, evaluate_together
+from lisa_core.reasonseg import (
+    IGNORED,
+    TARGET,
+    Polygon,
+    open_split,
+    question,
+    rasterize,
+    read_annotation,
+    read_explanations,
+)
 
 REASONSEG = GOLDENS / "reasonseg"
 EXPECTED = json.loads((REASONSEG / "expected_val.json").read_text())

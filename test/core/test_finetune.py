@@ -14,10 +14,10 @@ from checkpoints import tensors_of
 from goldens import TOWER, V1
 from PIL import Image
 
-from lisa_core import LisaEngine
+from lisa_core import LisaEngine, reasonseg
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DatasetError
-from lisa_core.evaluation import reasonseg, runner
+from lisa_core.evaluation import runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune

@@ -15,9 +15,8 @@ from pycocotools import mask as coco_api
 from tabletops import view_of
 
 from lisa_core import coco
-from lisa_core.evaluation.metrics import IGNORED, TARGET
-from lisa_core.evaluation.reasonseg import Polygon, open_split, rasterize, read_annotation
 from lisa_core.polygons import polygons_of
+from lisa_core.reasonseg import IGNORED, TARGET, Polygon, open_split, rasterize, read_annotation
 from lisa_core.tabletop.dataset import load_view, save
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Scene

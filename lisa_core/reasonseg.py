@@ -25,9 +25,12 @@ from numpy.typing import NDArray
 
 from lisa_core import files
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.metrics import IGNORED, TARGET
 from lisa_core.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.template import SEG
+
+TARGET = 1
+IGNORED = 255
+"""In a ground truth: pixels that count neither for a mask nor against it. All other values are background."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """Of pictures; the published set has .jpg only."""
