@@ -36,9 +36,6 @@ Sheet = Annotated[
 ]
 How = Annotated[Protocol, typer.Option(help="How the model is asked.")]
 
-_AT_ONCE = 16
-"""Questions that are asked about a picture at once, at most."""
-
 
 @dataclass(frozen=True)
 class Targets:
@@ -121,58 +118,22 @@ def states(model: ModelOptions) -> dict[str, Any]:
 def evaluate_all(
     entries: "Sequence[E]", journal: "Journal[R]", evaluate: "Callable[[Sequence[E]], list[R]]"
 ) -> "tuple[list[R], list[Failure]]":
-    """What came of each entry, in their order; of those that an earlier run has finished, too.
+    """Evaluates with a progress bar, and complains about each failure; see `lisa_core.evaluation.run`."""
+    from lisa_core.evaluation.run import Run
 
-    Entries about the same picture that follow one another are evaluated together, and one by one if that fails.
-    """
-    from lisa_core.evaluation.report import Failure
+    run = Run(entries, journal, evaluate)
+    if run.finished:
+        terminal.stderr().print(f"going on after {len(run.finished)} of {len(entries)} images of an earlier run")
+    with over_pictures(len(entries), len(run.finished)) as progress:
 
-    finished = {entry.name: result for entry in entries if (result := _found(entry, journal))}
-    failures: list[Failure] = []
-    if finished:
-        terminal.stderr().print(f"going on after {len(finished)} of {len(entries)} images of an earlier run")
-    waiting = _batches([entry for entry in entries if entry.name not in finished])
-    with over_pictures(len(entries), len(finished)) as progress:
-        while waiting:
-            batch = waiting.pop(0)
-            progress.current(batch[0].name)
-            try:
-                for entry, result in zip(batch, evaluate(batch), strict=True):
-                    journal.add(entry, result)
-                    finished[entry.name] = result
-                    progress.advance()
-            except LisaError as error:
-                if len(batch) > 1:
-                    waiting = [[entry] for entry in batch] + waiting
-                    continue
-                failures.append(Failure(batch[0].name, _sentence(batch[0], error)))
+        def on_end(failure: "Failure | None") -> None:
+            if failure:
                 with progress.paused():
-                    terminal.complain(failures[-1].reason)
-                progress.advance()
-    return [finished[entry.name] for entry in entries if entry.name in finished], failures
+                    terminal.complain(failure.reason)
+            progress.advance()
 
-
-def _found(entry: "E", journal: "Journal[R]") -> "R | None":
-    """What an earlier run has found; None, too, if the files cannot be read, which is told when their turn comes."""
-    try:
-        return journal.find(entry)
-    except LisaError:
-        return None
-
-
-def _batches(entries: "Sequence[E]") -> "list[list[E]]":
-    batches: list[list[E]] = []
-    for entry in entries:
-        if batches and batches[-1][0].picture == entry.picture and len(batches[-1]) < _AT_ONCE:
-            batches[-1].append(entry)
-        else:
-            batches.append([entry])
-    return batches
-
-
-def _sentence(entry: "Entry", error: LisaError) -> str:
-    named = str(error).startswith((str(entry.picture), str(entry.annotation)))
-    return str(error) if named else f"{entry.picture}: {error}"
+        run.go(progress.current, on_end)
+    return run.results, run.failures
 
 
 def show_table(
