@@ -116,7 +116,7 @@ def write_merged(
     tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
     config |= {LAYOUT_KEY: checkpoint.layout, TEMPLATE_KEY: checkpoint.template}
     weights = _merged(checkpoint, taught, scale)
-    with trouble.told(out.parent):
+    with trouble.translated(out.parent):
         export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)
 
 

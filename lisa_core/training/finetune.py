@@ -14,18 +14,18 @@ from torch import Tensor
 from lisa_core import files, reasonseg, tensor_files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
-from lisa_core.errors import CheckpointError, DatasetError, LisaError, PromptError
+from lisa_core.errors import DatasetError, LisaError, PromptError
 from lisa_core.evaluation import metrics, runner
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
-from lisa_core.training import adapters, curves, forward, losses, trouble
+from lisa_core.training import adapters, curves, forward, losses, settings, trouble
 from lisa_core.training.annotated import Annotated, Batch, check_length
 from lisa_core.training.trainer import LOG, Plan, Trainer
 
-_SETTINGS, _BEST, _SCORES = "settings.json", "best.pt", "validation.json"
+_BEST, _SCORES = "best.pt", "validation.json"
 
 
 @dataclass(frozen=True)
@@ -77,36 +77,54 @@ class Finetuning:
         adapters.check_available()
         curves.check_available()
         check_new(out)
-        self._val = _usable(reasonseg.open_split(folders[0], "val"), checkpoint)
-        validated = {_picture(entry) for entry in self._val.entries}
-        train = [_without(validated, _usable(reasonseg.open_split(root, "train"), checkpoint)) for root in folders]
-        self.faults = tuple(fault for split in (*train, self._val) for fault in split.faults)
         self.work = out.with_name(f"{out.name}.training")
         self._checkpoint, self._out, self._recipe = checkpoint, out, recipe
-        target = resolve_device(device)
-        torch.manual_seed(recipe.plan.seed)  # adapters begin at random
-        self._model = adapters.load_learner(checkpoint, precision, target, recipe.lora, progress)
-        self._device, self._precision = target, resolve_precision(precision, target)
-        self._keep_settings(train)
-        self._engine = LisaEngine(
+        self._train, self._val = _splits(folders, checkpoint)
+        self._device = resolve_device(device)
+        torch.manual_seed(recipe.plan.seed)  # adapters start random
+        self._model = adapters.load_learner(checkpoint, precision, self._device, recipe.lora, progress)
+        self._precision = resolve_precision(precision, self._device)
+        settings.keep(self.work, self._settings())
+        self._engine = self._validation_engine()
+        self._trainer = self._new_trainer()
+        scores = settings.read_json(self.work / _SCORES)
+        self.scores: dict[int, float] = {int(step): giou for step, giou in scores.items() if int(step) <= self.step}
+        self._best = self._read_best()["giou"] if self.scores else -1.0
+
+    def _settings(self) -> dict[str, Any]:
+        """What a training that was stopped must have in common with this one."""
+        return {
+            "checkpoint": state_of(str(self._checkpoint.folder)),
+            "vision_tower": state_of(str(self._checkpoint.vision_tower)),
+            "template": self._checkpoint.template,
+            "precision": self._precision,
+            "data": [_state(split) for split in (*self._train, self._val)],
+            "recipe": asdict(self._recipe),
+        }
+
+    def _validation_engine(self) -> LisaEngine:
+        """An engine on the weights that learn, to validate them with."""
+        checkpoint = self._checkpoint
+        return LisaEngine(
             str(checkpoint.folder),
             self._model,
             checkpoint.tokenizer,
             checkpoint.layout,
             checkpoint.template,
             self._precision,
-            target,
+            self._device,
         )
-        data = Annotated(
-            train, self._model, checkpoint.tokenizer, BY_NAME[checkpoint.template], recipe.batch, recipe.plan.seed
-        )
-        self._trainer: Trainer[Batch] = Trainer(
-            adapters.learnt(self._model), data.batch, self._loss, self.work, recipe.plan
-        )
-        self.scores: dict[int, float] = {
-            int(step): giou for step, giou in _read_json(self.work / _SCORES).items() if int(step) <= self.step
-        }
-        self._best = self._read_best()["giou"] if self.scores else -1.0
+
+    def _new_trainer(self) -> Trainer[Batch]:
+        tokenizer, template = self._checkpoint.tokenizer, BY_NAME[self._checkpoint.template]
+        plan = self._recipe.plan
+        data = Annotated(self._train, self._model, tokenizer, template, self._recipe.batch, plan.seed)
+        return Trainer(adapters.learnt(self._model), data.batch, self._loss, self.work, plan)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What is wrong with files that are not used, a sentence each."""
+        return tuple(fault for split in (*self._train, self._val) for fault in split.faults)
 
     @property
     def step(self) -> int:
@@ -124,12 +142,12 @@ class Finetuning:
             LisaError: the pictures have changed, or the memory is too small.
             OSError: the state could not be written.
         """
-        with trouble.told(self.work):
+        with trouble.translated(self.work):
             if not self.scores:
                 on_step(0, {}, self._validate())
-            for told in self._trainer.run():
+            for values in self._trainer.run():
                 due = self.step % self._recipe.validate_every == 0 or self.step == self._recipe.plan.steps
-                on_step(self.step, told, self._validate() if due else None)
+                on_step(self.step, values, self._validate() if due else None)
 
     def finish(self, progress: Progress | None = None) -> tuple[int, float]:
         """Writes the best state as a checkpoint, with the picture of the losses in it, and clears away the rest.
@@ -179,34 +197,18 @@ class Finetuning:
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=_is_mixed(self._precision, self._device))
 
-    def _keep_settings(self, train: Sequence[reasonseg.Split]) -> None:
-        """What the training depends on; one under way that depends on something else is not gone on with."""
-        settings = {
-            "checkpoint": state_of(str(self._checkpoint.folder)),
-            "vision_tower": state_of(str(self._checkpoint.vision_tower)),
-            "template": self._checkpoint.template,
-            "precision": self._precision,
-            "data": [_state(split) for split in (*train, self._val)],
-            "recipe": asdict(self._recipe),
-        }
-        settings = json.loads(json.dumps(settings))
-        path = self.work / _SETTINGS
-        if path.exists():
-            before = _read_json(path)
-            changed = sorted(key for key, value in settings.items() if before.get(key) != value)
-            if changed:
-                raise CheckpointError(
-                    f"{self.work} holds a training that is not finished, and that differs in {', '.join(changed)};"
-                    " give the same to finish it, or delete that folder."
-                )
-            return
-        self.work.mkdir(parents=True, exist_ok=True)
-        files.write_whole({path: json.dumps(settings, indent=1).encode()})
-
 
 def _is_mixed(precision: str, device: torch.device) -> bool:
     """Whether the fp32 weights that learn are multiplied in bf16: as the frozen ones are, and in 4 bit on a GPU."""
     return precision == "bf16" or (precision == "nf4" and device.type == "cuda")
+
+
+def _splits(folders: Sequence[Path], checkpoint: Checkpoint) -> tuple[list[reasonseg.Split], reasonseg.Split]:
+    """The usable entries to train on, a split for each folder, and those of the first folder to validate with."""
+    val = _usable(reasonseg.open_split(folders[0], "val"), checkpoint)
+    validated = {_picture(entry) for entry in val.entries}
+    train = [_without(validated, _usable(reasonseg.open_split(root, "train"), checkpoint)) for root in folders]
+    return train, val
 
 
 def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
@@ -259,15 +261,3 @@ def _state(split: reasonseg.Split) -> list[str]:
     digests = [entry.digest() for entry in split.entries]
     explanations = sorted([*key, words] for key, words in split.explanations.items())
     return [str(split.folder), hashlib.sha256(json.dumps([digests, explanations]).encode()).hexdigest()]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path} is damaged; delete {path.parent} to start again.")
-    return content

@@ -177,69 +177,85 @@ def speakers(model: Lisa, whole: bool) -> dict[str, nn.Parameter]:
     return {name: weight for name, weight in model.named_parameters() if name.startswith(parts)}
 
 
-def speaking(
-    model: Lisa,
-    learnt: Mapping[str, nn.Parameter],
-    tokenizer: Tokenizer,
-    scenes: Scenes,
-    looked: Looked | None,
-    portion: Portion,
-    machine: Machine,
-    folder: Path,
-    plan: Plan,
-    weights: losses.Weights,
-    in_full: bool,
-) -> Trainer[Talk]:
-    """Training of what is `learnt`, by the official losses.
+class Speaking:
+    """The second stage: its batches, its losses, and the trainer that takes both.
 
-    `in_full`, where all of `speakers` learns, there are hints, and every other step is made in 4 bit.
-
-    Where nothing was `looked` at before, SAM's encoder sees the scenes at every step, in changing light.
+    Args:
+        model: what is trained.
+        tokenizer: of the dialogues.
+        scenes: what they are about.
+        looked: SAM's embeddings of the scenes; None: SAM's encoder is trained, too, and encodes them at every step, in
+            changing light.
+        portion: of a step.
+        machine: where to train.
+        hinted: all of `speakers` is trained: by hints beside the official losses, and every other step in 4 bit.
     """
-    whole, shape = looked is None, model.shape
-    hints = Hints(shape, SENSES, whole) if in_full else None
-    if hints:
-        hints.load_state_dict(_first_heads(hints, plan.seed))
-        hints.to(machine.device)
 
-    def embedded(talk: Talk) -> Tensor:
-        if talk.sam:
-            return model.sam.encode(preprocess.sam_input(talk.sam.pictures, shape.sam.image))
-        assert looked
-        return torch.from_numpy(looked.embedding[talk.scenes]).to(machine.device).float()
+    def __init__(
+        self,
+        model: Lisa,
+        tokenizer: Tokenizer,
+        scenes: Scenes,
+        looked: Looked | None,
+        portion: Portion,
+        machine: Machine,
+        hinted: bool,
+    ) -> None:
+        self._model, self._tokenizer, self._machine = model, tokenizer, machine
+        self._scenes, self._looked, self._portion = scenes, looked, portion
+        self._hints = Hints(model.shape, SENSES, looked is None) if hinted else None
 
-    def loss_of(talk: Talk) -> Mapping[str, Tensor]:
+    def trainer(self, learnt: Mapping[str, nn.Parameter] | None, folder: Path, plan: Plan) -> Trainer[Talk]:
+        """Trains these parameters of the model; None: all of `speakers`."""
+        learnt = dict(speakers(self._model, self._looked is None) if learnt is None else learnt)
+        _free(self._model, learnt)
+        if self._hints:
+            self._hints.load_state_dict(_first_heads(self._hints, plan.seed))
+            self._hints.to(self._machine.device)
+            learnt |= {f"heads.{name}": weight for name, weight in self._hints.named_parameters()}
+        return Trainer(
+            learnt, self._batch, self._losses, folder, plan, self._machine.workers, self._rounded_every_other_step
+        )
+
+    def _batch(self, step: int) -> Talk:
+        size, shape = self._portion, self._model.shape
+        return self._scenes.talk(step, size.scenes, size.dialogues, shape, self._tokenizer, self._looked is None)
+
+    def _losses(self, talk: Talk) -> Mapping[str, Tensor]:
+        model = self._model
         model.language.train()  # adapters have dropout
-        talk = talk.to(machine.device)
-        words, masks = talk.words, talk.masks.float() / 255
-        with machine.products():
-            embedding, visual = embedded(talk), model.clip(preprocess.clip_input(talk.clip.pictures))
-            hidden = forward.read(model, visual, words)
-            each = masks.split([len(columns) for columns in words.before_seg])
-            pictures = Pictures(visual, embedding, [talk.size] * len(each), each)
-            told = forward.of_states(model, hidden, pictures, words, weights)
-            if not hints:
-                return told
-            seen = vision.at_patches(hints.clip(visual))
-            rows, states = forward.before_seg(hidden, words)
-            pointed = hints.pointing(states, model.mm_projector(visual).index_select(0, rows))
-            parts = [told, hints.losses(seen, talk.clip.truth, pointed, talk.patches.float() / 255)]
-            if hints.sam and talk.sam:
-                parts.append(hints.sam_losses(hints.sam(embedding), talk.sam.truth))
+        talk = talk.to(self._machine.device)
+        with self._machine.products():
+            visual = model.clip(preprocess.clip_input(talk.clip.pictures))
+            embedding = self._embedding(talk)
+            hidden = forward.read(model, visual, talk.words)
+            masks = (talk.masks.float() / 255).split([len(columns) for columns in talk.words.before_seg])
+            pictures = Pictures(visual, embedding, [talk.size] * len(masks), masks)
+            parts = [forward.of_states(model, hidden, pictures, talk.words, losses.Weights())]
+            if self._hints:
+                parts += self._hint_losses(self._hints, talk, visual, embedding, hidden)
         named = {name: value for part in parts for name, value in part.items()}
         return {**named, "loss": torch.stack([part["loss"] for part in parts]).sum()}
 
-    _free(model, learnt)
-    if hints:
-        learnt = {**learnt, **{f"heads.{name}": weight for name, weight in hints.named_parameters()}}
+    def _embedding(self, talk: Talk) -> Tensor:
+        """(B, C, grid, grid) of SAM's encoder."""
+        if talk.sam:
+            return self._model.sam.encode(preprocess.sam_input(talk.sam.pictures, self._model.shape.sam.image))
+        assert self._looked
+        return torch.from_numpy(self._looked.embedding[talk.scenes]).to(self._machine.device).float()
 
-    def make_batch(step: int) -> Talk:
-        return scenes.talk(step, portion.scenes, portion.dialogues, shape, tokenizer, whole)
+    def _hint_losses(
+        self, hints: Hints, talk: Talk, visual: Tensor, embedding: Tensor, hidden: Tensor
+    ) -> Iterator[dict[str, Tensor]]:
+        rows, states = forward.before_seg(hidden, talk.words)
+        pointed = hints.pointing(states, self._model.mm_projector(visual).index_select(0, rows))
+        seen = vision.at_patches(hints.clip(visual))
+        yield hints.losses(seen, talk.clip.truth, pointed, talk.patches.float() / 255)
+        if hints.sam and talk.sam:
+            yield hints.sam_losses(hints.sam(embedding), talk.sam.truth)
 
-    def guise(step: int) -> AbstractContextManager[None]:
-        return in_4_bit(model) if in_full and step % 2 else nullcontext()
-
-    return Trainer(learnt, make_batch, loss_of, folder, plan, machine.workers, guise)
+    def _rounded_every_other_step(self, step: int) -> AbstractContextManager[None]:
+        return in_4_bit(self._model) if self._hints and step % 2 else nullcontext()
 
 
 def _free(model: Lisa, learnt: Mapping[str, nn.Parameter]) -> None:

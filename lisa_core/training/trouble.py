@@ -1,4 +1,4 @@
-"""A full disk and too little memory, which torch tells in words of its own, as errors of ours."""
+"""Torch's errors about a full disk or too little memory, translated into OSError and OutOfMemoryError."""
 
 import errno
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 from lisa_core.errors import OutOfMemoryError, is_out_of_memory
 
 _WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream")
-"""In what torch's writer says when a file cannot be written, whatever the cause."""
+"""Found in the messages of torch's writer when a file cannot be written, whatever the cause."""
 
 
 @contextmanager
-def told(folder: Path) -> Iterator[None]:
-    """Around what learns and writes into a folder.
+def translated(folder: Path) -> Iterator[None]:
+    """Wraps training that writes into a folder.
 
     Raises:
-        OSError: something could not be written, the disk being full or broken.
+        OSError: a file could not be written: the disk is full or broken.
         OutOfMemoryError: a step needs more memory than there is.
     """
     try:
@@ -40,7 +40,7 @@ def told(folder: Path) -> Iterator[None]:
 
 
 def _cause(error: RuntimeError, folder: Path) -> int:
-    """The number of the error that torch hides: of the write that failed, if Python did it, or by the room left."""
+    """The errno that torch hides: of Python's failed write, if there was one, else guessed from the free space."""
     if isinstance(error.__context__, OSError) and error.__context__.errno:
         return error.__context__.errno
     return errno.ENOSPC if shutil.disk_usage(folder).free < 1 << 20 else errno.EIO

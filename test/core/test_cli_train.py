@@ -16,11 +16,10 @@ from torch import Tensor
 
 from lisa_core import LisaEngine, files
 from lisa_core.checkpoint import TEMPLATE_KEY, Checkpoint
-from lisa_core.cli import train
 from lisa_core.model.lisa import Lisa
 from lisa_core.saving import save_quantised
 from lisa_core.tabletop import dataset
-from lisa_core.training import scratch
+from lisa_core.training import school, scratch
 from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.scratch import Looked
 from lisa_core.training.trainer import Trainer
@@ -284,13 +283,20 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
     assert not out.exists()
 
 
+def test_settings_that_are_damaged_are_told(scenes: Path, tmp_path: Path) -> None:
+    (tmp_path / "lisa.run").mkdir()
+    (tmp_path / "lisa.run" / "settings.json").write_text("{")
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", *FEW)
+    assert (said.code, "settings.json is damaged; delete" in said.errors) == (1, True)
+
+
 def test_a_training_on_what_has_changed_since_is_not_gone_on_with(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(train, "_School", stop)
+    monkeypatch.setattr(school, "Scenes", stop)  # after the settings are kept
     scenes = for_training(tmp_path / "scenes", 0, 1)
     model = shutil.copytree(Checkpoint.open("bundled").folder, tmp_path / "model")
     words = ("train", scenes, "--out", tmp_path / "lisa", "--checkpoint", model)

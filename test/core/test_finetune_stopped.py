@@ -165,12 +165,12 @@ def test_an_import_that_is_stopped_leaves_nothing(out, monkeypatch, full, code):
 
 
 def test_what_torch_hides_is_told(tmp_path, monkeypatch):
-    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.told(tmp_path):
+    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.translated(tmp_path):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="shapes"), trouble.told(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), trouble.translated(tmp_path):
         raise RuntimeError("shapes cannot be multiplied")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(OSError, match="No space left") as told, trouble.told(tmp_path):
+    with pytest.raises(OSError, match="No space left") as told, trouble.translated(tmp_path):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
     assert told.value.filename == str(tmp_path)
 
