@@ -1,7 +1,7 @@
 """A measurement as JSON has it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,6 +39,7 @@ def summary(
     facts = machine.facts(subject.device)
     gpu = known_gpu(facts["gpu"]) if subject.precision != "fp32" else None
     costs = costs_of(subject)
+    measured = [_case(case, _least(case, costs, gpu)) for case in cases]
     return {
         "machine": facts,
         "settings": {
@@ -53,10 +54,10 @@ def summary(
             "parameters": _parameters(subject),
             "memory": dict(subject.engine.memory()),
         },
-        "cases": [_case(case, _least(case, costs, gpu)) for case in cases],
+        "cases": measured,
         "stages": [_stage(stage, gpu) for stage in stages],
         "peak_memory": peaks,
-        "equal": _equal(cases),
+        "equal": None if any(case.uncached is None for case in cases) else not differing(measured),
     }
 
 
@@ -68,10 +69,13 @@ def _parameters(subject: Subject) -> dict[str, int]:
     return parts
 
 
-def _equal(cases: Sequence[Case]) -> bool | None:
-    if any(case.uncached is None for case in cases):
-        return None
-    return all(case.tokens_equal and (case.mask_distance or 0.0) <= MASK_TOLERANCE for case in cases)
+def differing(cases: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The names of those cases in a report whose answer is not the baseline's."""
+    return [
+        case["name"]
+        for case in cases
+        if not case["tokens_equal"] or case["mask_distance"] is None or case["mask_distance"] > MASK_TOLERANCE
+    ]
 
 
 def _case(case: Case, limit: float | None) -> dict[str, Any]:

@@ -90,6 +90,8 @@ def bench(
     """
     if shape and checkpoint:
         raise typer.BadParameter("give --shape or --checkpoint, not both")
+    from lisa_core.benchmark.report import differing
+
     try:
         if chart:
             from lisa_core.benchmark.chart import check_available
@@ -103,7 +105,7 @@ def bench(
     terminal.stdout().print(_tables(report))
     _write(report, json_file, chart)
     if report["equal"] is False and report["settings"]["precision"] == "fp32":
-        names = ", ".join(case["name"] for case in report["cases"] if not _equal(case))
+        names = ", ".join(differing(report["cases"]))
         terminal.fail(f"The answers of {names} are not those of the baseline: this is a bug in what is kept.")
 
 
@@ -274,12 +276,7 @@ def _verdict(report: dict[str, Any]) -> list[Text]:
         return []
     if report["equal"]:
         return [Text("\nEvery answer is the baseline's, token by token, and masks within 0.001.", "green")]
-    names = ", ".join(case["name"] for case in report["cases"] if not _equal(case))
+    from lisa_core.benchmark.report import differing
+
+    names = ", ".join(differing(report["cases"]))
     return [Text(f"\nNot the baseline's answer: {names}. Sums in another order flip close calls.", "yellow")]
-
-
-def _equal(case: dict[str, Any]) -> bool:
-    from lisa_core.benchmark.report import MASK_TOLERANCE
-
-    distance = case["mask_distance"]
-    return bool(case["tokens_equal"]) and distance is not None and distance <= MASK_TOLERANCE
