@@ -21,7 +21,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "test" / "ros"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "ros"))
 
 from harness import Robot, camera, eventually, lisa, own_graph
 from scenes import scene

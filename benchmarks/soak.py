@@ -27,19 +27,18 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 
-TEST_DOUBLES = Path(__file__).resolve().parent.parent / "test" / "ros"
-sys.path.insert(0, str(TEST_DOUBLES))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "test" / "ros"))
 
-from harness import Process, Robot, camera, eventually, lisa, own_graph  # noqa: E402
-from lifecycle_msgs.msg import Transition  # noqa: E402
-from lisa_ros.action import ReasonSegment as Action  # noqa: E402
-from lisa_ros.msg import Answer  # noqa: E402
-from lisa_ros.srv import ReasonSegment as Service  # noqa: E402
-from scenes import COLOURS, box_of, found, scene  # noqa: E402
+from harness import Process, Robot, camera, eventually, lisa, own_graph
+from lifecycle_msgs.msg import Transition
+from lisa_ros.action import ReasonSegment as Action
+from lisa_ros.msg import Answer
+from lisa_ros.srv import ReasonSegment as Service
+from scenes import COLOURS, box_of, found, scene
 
-from lisa_ros.client import mask_array  # noqa: E402
-from lisa_ros.qos import BURST  # noqa: E402
-from lisa_ros.questions import Code  # noqa: E402
+from lisa_ros.client import mask_array
+from lisa_ros.qos import BURST
+from lisa_ros.questions import Code
 
 CAMERAS = ("left", "right")
 CLIENTS = 16

@@ -3,10 +3,9 @@
 import sys
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
-from soak import soak_cycles, soak_questions  # noqa: E402
+from soak import soak_cycles, soak_questions
 
 
 def test_questions(tmp_path: Path) -> None:
