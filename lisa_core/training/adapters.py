@@ -1,4 +1,4 @@
-"""What a fine-tuning learns: LoRA on the language model's attention, and some parts in full; and how it is merged.
+"""The weights that a fine-tuning trains (LoRA on the language model's attention, some parts in full), and their merge.
 
 Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from LISA's published training code.
 """
@@ -21,11 +21,11 @@ from lisa_core.training import trouble
 from lisa_core.training.export import export
 
 WHOLE = ("language.embed_tokens.", "language.lm_head.", "text_hidden_fcs.", "sam.mask_decoder.")
-"""What is learnt in full."""
+"""Parameters that are trained in full, by the beginning of their names."""
 
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 _OFFICIAL = "base_model.model."
-"""What peft puts before the names of a whole model."""
+"""Prefix that peft puts before the parameter names of a whole model."""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Lora:
 
 
 def check_available() -> None:
-    """Raises `LisaError` if there is no peft here; asked before minutes of loading."""
+    """Raises `CheckpointError` if peft cannot be imported; to call before minutes of loading."""
     with contextlib.suppress(CheckpointError):
-        quantization.import_bitsandbytes()  # peft imports it, too, and would let it advise to install what fetches code
+        quantization.import_bitsandbytes()  # before peft, which would let it print advice to install what downloads code
     try:
         import peft  # noqa: F401
     except ImportError as error:
@@ -51,7 +51,7 @@ def check_available() -> None:
 
 
 def check_learnable(checkpoint: Checkpoint) -> None:
-    """Raises CheckpointError for weights that are stored in 4 bit."""
+    """Raises CheckpointError if the weights are stored in 4 bit."""
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit, which cannot be learnt on; give the original.")
 
@@ -59,10 +59,10 @@ def check_learnable(checkpoint: Checkpoint) -> None:
 def load_learner(
     checkpoint: Checkpoint, precision: str, device: torch.device, lora: Lora, progress: loading.Progress | None = None
 ) -> Lisa:
-    """The checkpoint ready to learn: adapters on the frozen weights in that precision, the whole parts in fp32.
+    """Loads the checkpoint for training: frozen weights in that precision with adapters, the parts in `WHOLE` in fp32.
 
     Raises:
-        CheckpointError: it is stored in 4 bit, or the precision is none to learn in.
+        CheckpointError: it is stored in 4 bit, or the precision cannot be trained in.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -87,7 +87,7 @@ def load_learner(
 
 
 def learnt(model: Lisa) -> dict[str, nn.Parameter]:
-    """The parameters that learn, by name."""
+    """The parameters that are trained, by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
@@ -101,14 +101,14 @@ def write_merged(
     """Writes the checkpoint with what was learnt, in the official v1 layout.
 
     Args:
-        checkpoint: what learnt, not in 4 bit.
-        taught: by name of the parameter; adapters as `<layer>.lora_A.default.weight` and `lora_B`.
+        checkpoint: the one that was trained, not in 4 bit.
+        taught: the trained tensors by parameter; adapters as `<layer>.lora_A.default.weight` and `lora_B`.
         scale: alpha over rank.
         out: folder to make; must not exist.
         progress: called with (share done, parameter).
 
     Raises:
-        CheckpointError: a tensor does not belong to this checkpoint, or there is something at `out`.
+        CheckpointError: a tensor does not belong to this checkpoint, or `out` exists.
         OSError: it could not be written.
     """
     _check_fits(checkpoint, taught)
@@ -121,7 +121,7 @@ def write_merged(
 
 
 def _merged(checkpoint: Checkpoint, taught: Mapping[str, Tensor], scale: float) -> Iterator[tuple[str, Tensor]]:
-    """Every parameter, as it was learnt or as the checkpoint has it; one at a time, so that none stands there twice."""
+    """Yields each parameter, trained or from the checkpoint, one at a time: the model is not in memory twice."""
     for name, stored, _ in checkpoint.tensors():
         base = taught.get(name, stored)
         layer = name.removesuffix(".weight")
@@ -132,14 +132,14 @@ def _merged(checkpoint: Checkpoint, taught: Mapping[str, Tensor], scale: float) 
 
 
 def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[str, Tensor], int]:
-    """What an official training run has learnt, by name of the parameter, and the adapters' rank.
+    """Reads the weights of an official training run: tensors by parameter name, and the rank of the adapters.
 
     Args:
         files: `pytorch_model*.bin`, as `zero_to_fp32.py` writes them.
-        checkpoint: what it is to be merged into.
+        checkpoint: the one to merge them into.
 
     Raises:
-        CheckpointError: a file is damaged, holds no adapters, or tensors of something else.
+        CheckpointError: a file is damaged, or holds no adapters, or tensors of another model.
     """
     with torch.device("meta"):
         known = {name for name, _ in Lisa(checkpoint.shape).named_parameters()}
@@ -161,7 +161,7 @@ def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[s
 
 
 def _check_whole(taught: Mapping[str, Tensor], known: Iterable[str]) -> None:
-    """Raises CheckpointError where a part of what the recipe trains is not there, as its merge script; or no number."""
+    """Raises CheckpointError if a tensor that the recipe trains is missing, as its merge script does, or not finite."""
     adapted = {name.removesuffix(_DOWN) for name in taught if name.endswith(_DOWN)}
     kinds = {layer.rpartition(".")[2] for layer in adapted}
     wanted = {name for name in known if name.startswith(WHOLE)} - taught.keys()
@@ -182,7 +182,7 @@ def _check_whole(taught: Mapping[str, Tensor], known: Iterable[str]) -> None:
 
 
 def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> None:
-    """Gives what learns in full its own weights, in fp32, where the frozen ones' precision has rounded it."""
+    """Replaces the parameters in `WHOLE`, rounded to the frozen weights' precision, by the checkpoint's own in fp32."""
     quantised = {
         name: module
         for name, module in model.named_modules()
@@ -197,7 +197,7 @@ def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> No
 
 
 def _check_fits(checkpoint: Checkpoint, taught: Mapping[str, Tensor]) -> None:
-    """Raises CheckpointError for what was learnt of another model; names it."""
+    """Raises CheckpointError, naming the parameter, if the tensors are of another model."""
     for name, tensor in taught.items():
         parameter, shape = name, tuple(tensor.shape)
         if name.endswith((_DOWN, _UP)):

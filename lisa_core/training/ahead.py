@@ -1,4 +1,4 @@
-"""Batches made ahead of their use: by a thread, or, for a GPU that would wait for one core, by many processes."""
+"""Batches prefetched by a thread, or by several processes, where one core is too slow for the GPU."""
 
 import shutil
 import signal
@@ -17,21 +17,21 @@ from lisa_core.signals import ENDING, postponed
 Batch = TypeVar("Batch")
 
 _SHARED, _ROOM = Path("/dev/shm"), 4 << 30
-"""Where processes hand batches over, and how many bytes must be free there."""
+"""The shared memory in which processes hand over batches, and the bytes that must be free in it."""
 _EACH = 2
-"""Batches that each of several workers has ready."""
+"""Batches that each of several workers prefetches."""
 _ALONE = 3
-"""Batches that a single one has."""
+"""Batches that a single worker prefetches."""
 
 
 def ahead(make: Callable[[int], Batch], steps: range, workers: int) -> Generator[Batch, None, None]:
-    """The batches of the steps in order, the next ones made while one is used.
+    """Yields the batches of the steps in order, and makes the next ones meanwhile.
 
     Args:
-        make: a batch of its number, on the host.
-        steps: their numbers.
-        workers: processes that make them, forked off this one, which they never outlive; 0: a thread does. Where
-            processes have no memory to share, so many threads.
+        make: the batch of a step, on the host.
+        steps: the numbers of the steps.
+        workers: forked processes that make batches, and end with this one; 0: one thread instead. Without enough shared
+            memory, as many threads instead.
     """
     if workers and steps and _can_share():
         return _by_processes(make, steps, workers)
@@ -63,13 +63,13 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
         sampler=steps,
         num_workers=workers,
         prefetch_factor=_EACH,
-        multiprocessing_context="fork",  # what makes them need not be pickled
+        multiprocessing_context="fork",  # so that `make` need not be pickled
         worker_init_fn=_leave_it_to_the_first,
     )
     with ExitStack() as ended:
         with _forking():
             batches: Any = iter(loader)
-            ended.callback(batches._shutdown_workers)  # at once, not when a traceback that refers to it is forgotten
+            ended.callback(batches._shutdown_workers)  # now, not when the last traceback that refers to it is freed
         for made in batches:
             if isinstance(made, Exception):
                 raise made
@@ -77,15 +77,15 @@ def _by_processes(make: Callable[[int], Batch], steps: range, workers: int) -> G
 
 
 def _leave_it_to_the_first(_: int) -> None:
-    """Who is told to end with the whole group waits for the first process; its own end would look like a crash."""
+    """A signal to the whole process group ends a worker quietly; otherwise the parent would take that for a crash."""
     for number in ENDING:
         if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, signal.default_int_handler)  # which torch's worker takes for Ctrl-C, and goes on
+            signal.signal(number, signal.default_int_handler)  # KeyboardInterrupt ends torch's worker without an error
 
 
 @contextmanager
 def _forking() -> Iterator[None]:
-    """Forks obey no signal before they know how, and have none of OpenCV's threads to wait for."""
+    """Postpones signals until the forked workers can handle them; stops OpenCV's threads, which a fork would lose."""
     threads = cv2.getNumThreads()
     cv2.setNumThreads(0)
     try:
@@ -96,7 +96,7 @@ def _forking() -> Iterator[None]:
 
 
 class _Batches(Dataset["Batch | Exception"], Generic[Batch]):
-    """Batches by the step's number; what is wrong with files is told by the one who asks."""
+    """Batches by step; errors about files are returned, and raised by the consumer."""
 
     def __init__(self, make: Callable[[int], Batch]) -> None:
         self._make = make

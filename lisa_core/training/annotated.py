@@ -1,4 +1,4 @@
-"""Batches from folders in ReasonSeg's format: a picture, its query in a question of the recipe, its mask.
+"""Batches from folders in ReasonSeg's format: a picture, its query worded as a question, and its mask.
 
 The wordings of questions and answers are those of LISA's published training code.
 """
@@ -44,18 +44,18 @@ ANSWERS = (
 )
 
 _KINDS, _SHARES = ((True, False), (True, True), (False, True)), (0.45, 0.45, 0.1)
-"""Whether masks answer a picture that has an explanation, and whether words do; and how often, as published."""
+"""Kinds of answer for a picture with an explanation, as (with masks, with words), and their published shares."""
 
 _RECIPE = 64
-"""Tokens that the recipe's words around a query take, at most."""
+"""Most tokens that the recipe's wording adds to a query."""
 _WORDINGS = 3
-"""Of a picture's query in one step, at most."""
+"""Most wordings of a picture's query in one step."""
 _KEPT = 1000
-"""Pictures whose features are kept on the host, 2.5 MB each of a LISA-7B: the encoders that made them never learn."""
+"""Pictures whose features are cached on the host (2.5 MB each for LISA-7B); the encoders are frozen."""
 
 
 def check_length(split: Split, entry: Entry, checkpoint: Checkpoint) -> None:
-    """Raises DatasetError if a query of the picture, with its explanation, is longer than the model can read."""
+    """Raises DatasetError if a query of the picture, with its explanation, exceeds the model's context."""
     template, context = BY_NAME[checkpoint.template], checkpoint.shape.language.context
     annotation = read_annotation(entry.annotation)
     for text, answer in itertools.zip_longest(annotation.texts, annotation.answers):
@@ -70,7 +70,7 @@ def check_length(split: Split, entry: Entry, checkpoint: Checkpoint) -> None:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures and what is said about them."""
+    """Pictures with conversations about them."""
 
     pictures: Pictures
     words: Packed
@@ -84,13 +84,13 @@ class _Seen:
 
 
 class Annotated:
-    """Batches by the number of the step; the same number gives the same batch.
+    """Makes the batch of a step; the same number gives the same batch.
 
     Args:
-        splits: from each, pictures are drawn as often as from any other, however many it has.
-        model: whose encoders look at the pictures.
-        size: pictures of a batch.
-        seed: of the draw.
+        splits: drawn from with equal probability, whatever their sizes.
+        model: its encoders encode the pictures.
+        size: pictures in a batch.
+        seed: of the random draws.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Annotated:
         self._seen: dict[str, _Seen] = {}
 
     def batch(self, step: int) -> Batch:
-        """Raises DatasetError or ImageError if a file cannot be read."""
+        """The batch of a step; raises DatasetError or ImageError if a file cannot be read."""
         random = np.random.default_rng((self._seed, step))
         seen, lessons, masks = [], [], []
         for _ in range(self._size):
@@ -132,7 +132,7 @@ class Annotated:
 
     @torch.no_grad()
     def _look(self, entry: Entry) -> _Seen:
-        """What the encoders make of the picture, once for all labels that show a copy of it."""
+        """The picture's features, computed once for all copies of the same file."""
         content = digest_of((entry.picture,))
         if content not in self._seen:
             rgb = files.read_rgb(entry.picture)
@@ -149,16 +149,16 @@ class Annotated:
 
 
 def _drawn(shown: Sequence[Sequence[Polygon]], size: tuple[int, int]) -> Tensor:
-    """(n, H, W) bool, the masks that are to be answered with."""
+    """(n, H, W) bool: the masks of the answers."""
     drawn = {polygons: rasterize(polygons, size) == TARGET for polygons in dict.fromkeys(map(tuple, shown))}
     truths = [drawn[tuple(polygons)] for polygons in shown]
     return torch.from_numpy(np.array(truths)) if truths else torch.zeros(0, *size, dtype=torch.bool)
 
 
 def _turns(annotation: Annotation, explain: Callable[[str], str], random: np.random.Generator) -> list[tuple[str, str]]:
-    """Questions and answers about a picture, each in wordings drawn anew; `explain` gives a query's answer in words.
+    """Random questions and answers about a picture; `explain` returns the explanation for a query, or "".
 
-    One draw for a picture says whether it is answered with masks, with words, too, or with words alone.
+    One draw per picture decides between masks, masks with words, and words alone.
     """
     count = min(_WORDINGS, len(annotation.texts))
     masks, words = _KINDS[int(random.choice(len(_KINDS), p=_SHARES))]

@@ -1,8 +1,8 @@
-"""Pictures with conversations about them, packed: what is the same for all questions about a picture is there once.
+"""Packed conversations: all conversations about a picture share one row, and its prompt prefix is in there once.
 
-A row of a batch is a picture: first the prompt up to the image's end, then the rest of each conversation, one after
-the other. A token sees its own conversation and that prefix, and has the position that it would have alone, so the
-losses are those of the conversations in rows of their own.
+A row starts with the prompt up to the end of the image; then the rest of each conversation follows. A token attends to
+the prefix and to its own conversation, at the position it would have alone, so the losses are the same as if each
+conversation had a row of its own.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ class Packed:
     Attributes:
         ids: (B, T) token ids, `IMAGE_ID` once for each visual token; padding is 0.
         positions: (B, T) in the token's own conversation.
-        conversation: (B, T) which of the row's conversations; 0 the common beginning, -1 padding.
-        labels: (B, T) what the token before must say, `NOT_LEARNT` elsewhere.
-        before_seg: per picture the columns whose hidden states prompt its masks, conversation by conversation.
+        conversation: (B, T) number of the conversation in its row; 0 is the shared prefix, -1 padding.
+        labels: (B, T) the token ids that are learnt, `NOT_LEARNT` elsewhere; the token before predicts each.
+        before_seg: per picture, the columns whose hidden states prompt its masks, in the order of conversations.
         image: column of the first visual token, in every row.
-        learnt: (L,) where in the flattened rows (B * T) what comes next is learnt.
-        segs: (2, N) the rows and columns of `before_seg`, picture by picture.
+        learnt: (L,) indices into the flattened rows (B * T) of the tokens whose successor is learnt.
+        segs: (2, N) rows and columns of `before_seg`, picture by picture.
     """
 
     ids: Tensor
@@ -54,16 +54,16 @@ class Packed:
         )
 
     def visible(self) -> Tensor:
-        """(B, 1, T, T) bool, true where the row's token may look at the column's."""
+        """(B, 1, T, T) bool attention mask: true where the query (row) may attend to the key (column)."""
         looks, seen = self.conversation[:, :, None], self.conversation[:, None, :]
         length = self.ids.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=self.ids.device).tril()
-        itself = torch.eye(length, dtype=torch.bool, device=self.ids.device)  # or padding would see nothing: NaN
+        itself = torch.eye(length, dtype=torch.bool, device=self.ids.device)  # else padding attends to nothing: NaN
         return ((((seen == looks) | (seen == 0)) & (seen != _NONE) & causal) | itself)[:, None]
 
 
 def pack(pictures: Sequence[Sequence[Lesson]], visual_tokens: int) -> Packed:
-    """Packs the lessons about each picture; every picture has at least one, all with the same prefix."""
+    """Packs the lessons about each picture; each picture has at least one, and all start with the same prefix."""
     rows = [_Row.of(lessons, visual_tokens) for lessons in pictures]
     length = max(len(row.ids) for row in rows)
 
@@ -94,7 +94,7 @@ class _Row:
 
     @classmethod
     def of(cls, lessons: Sequence[Lesson], visual_tokens: int) -> "_Row":
-        common = lessons[0].ids.index(IMAGE_ID) + 2  # the token after the image belongs to every prompt
+        common = lessons[0].ids.index(IMAGE_ID) + 2  # every prompt has the same token after the image
         ids = spread(lessons[0].ids[:common], visual_tokens)
         shift = len(ids) - common
         row = cls(ids, list(range(len(ids))), [0] * len(ids), [NOT_LEARNT] * len(ids), [])

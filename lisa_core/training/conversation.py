@@ -1,4 +1,4 @@
-"""What of a conversation is learnt: the answers, each with its end of sequence, and nothing else."""
+"""Which tokens of a conversation are learnt: the answers, each with its end of sequence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ class Lesson:
     """A conversation as token ids.
 
     Attributes:
-        ids: the prompt, questions, answers; `IMAGE_ID` once where the image stands.
+        ids: of the whole conversation; `IMAGE_ID` once, in the image's place.
         labels: the ids that are learnt, `NOT_LEARNT` elsewhere.
-        before_seg: per learnt `[SEG]` the index of the token before it, whose hidden state prompts the mask.
+        before_seg: for each learnt `[SEG]`, the index of the token before it, whose hidden state prompts the mask.
     """
 
     ids: tuple[int, ...]
@@ -26,15 +26,15 @@ class Lesson:
 
 
 def lesson(turns: Sequence[tuple[str, str]], template: Template, tokenizer: Tokenizer) -> Lesson:
-    """A conversation of (question, answer) turns; every answer is learnt, `[SEG]` in it is the token.
+    """Tokenises (question, answer) turns; every answer is learnt, and `[SEG]` in it becomes the special token.
 
     Raises:
-        PromptError: there is no turn.
+        PromptError: there are no turns.
     """
     if not turns:
         raise PromptError("A conversation without a turn teaches nothing.")
     end = tokenizer.special_ids[EOS]
-    # The next question closes an answer as it does in a prompt; what follows the end of the last one is cut off.
+    # Rendered with an empty last question, so that every answer ends as in a prompt; the rest is cut off below.
     ids = tokenizer.encode(template.render("", turns))
     labels = [NOT_LEARNT] * len(ids)
     stop = 0

@@ -1,4 +1,4 @@
-"""The losses of a training as a picture, drawn from its log."""
+"""Plots of the losses in a training's log."""
 
 import io
 import json
@@ -15,14 +15,14 @@ NAME = "losses.png"
 
 _INK, _GRID, _COLOURS = "#334155", "#e2e8f0", ("#0f766e", "#c2410c", "#4338ca", "#a16207", "#be185d")
 _POINTS = 200
-"""Of a curve at most: each is the mean of some steps, for single steps hide where it goes."""
+"""Most points of a curve; each is the mean of several steps, as single steps are noisy."""
 
 _SINGLE = 30
-"""Points below which each is marked."""
+"""Curves with fewer points mark each of them."""
 
 
 def check_available() -> None:
-    """Raises `LisaError` if nothing can be drawn here; asked before hours of training."""
+    """Raises `LisaError` if matplotlib cannot be imported; to call before hours of training."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -32,12 +32,12 @@ def check_available() -> None:
 
 
 def draw(log: Path, out: Path, measured: Mapping[str, Mapping[int, float]] | None = None) -> None:
-    """Draws every column of a log over its steps, each in a panel of its own.
+    """Plots each column of a log against the step, in a panel of its own.
 
     Args:
-        log: a JSON object a line, with `step` and numbers, as `Trainer` writes it; at least one line.
-        out: the PNG to write, whole or not at all.
-        measured: further panels by name: numbers by step.
+        log: at least one line, each a JSON object with `step` and numbers, as `Trainer` writes it.
+        out: the PNG to write, atomically.
+        measured: more panels, by name: numbers by step.
 
     Raises:
         OSError: the log cannot be read, or the picture not written.
@@ -61,7 +61,7 @@ def draw(log: Path, out: Path, measured: Mapping[str, Mapping[int, float]] | Non
 
 
 def _panel(axes: Any, name: str, curve: Mapping[int, float], colour: str) -> None:
-    """The mean of neighbouring steps, and how far they lie apart."""
+    """Plots means of neighbouring steps, and a band from their lowest to their highest value."""
     steps, values = np.array(list(curve), float), np.array(list(curve.values()), float)
     width = -(-len(values) // _POINTS)
     starts = np.arange(0, len(values), width)

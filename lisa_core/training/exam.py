@@ -1,4 +1,4 @@
-"""How good a model is while it learns: asked about other scenes, in wordings that it never learns."""
+"""Measures a model during training, on other scenes and with held-out wordings."""
 
 import json
 from collections.abc import Sequence
@@ -16,16 +16,16 @@ from lisa_core.training.scratch import Machine
 
 _QUESTIONS = 6
 _LONGEST = 64
-"""Tokens of an answer; a model that cannot end one yet must not hold up the rest."""
+"""Most tokens of an answer: a model that has not learnt to end one must not take long."""
 
 
 class Exam:
-    """Measurements at intervals.
+    """Measures the model every so many steps.
 
     Args:
         scenes: folder of rendered scenes.
-        folder: where `exams.jsonl` and a picture of the worst answers of each go.
-        every: steps between two.
+        folder: for `exams.jsonl`, and a picture of the worst answers of each measurement.
+        every: steps between two measurements.
     """
 
     def __init__(self, scenes: Path, folder: Path, every: int) -> None:
@@ -33,11 +33,11 @@ class Exam:
         self._folder, self._every = folder, every
 
     def is_due(self, step: int, last: int) -> bool:
-        """Whether to measure after this step."""
+        """Whether to measure after this step: at intervals, and after the last."""
         return step % self._every == 0 or step == last
 
     def take(self, step: int, model: Lisa, tokenizer: Tokenizer, machine: Machine) -> Sequence[str]:
-        """Measures, and writes it down; the figures in words."""
+        """Measures, writes the files, and returns the figures as words; raises OSError if a file cannot be written."""
         engine = LisaEngine("in training", model, tokenizer, "v1", TEMPLATE, "fp32", machine.device)
         with closing(engine):
             results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
@@ -55,6 +55,6 @@ class Exam:
 
 
 def _before(log: Path, step: int) -> list[str]:
-    """The lines of earlier steps: what follows was measured before a kill, after which those steps are done again."""
+    """The log's lines of earlier steps; later ones were written before a kill, and their steps are repeated."""
     lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
     return [line for line in lines if json.loads(line)["step"] < step]

@@ -1,4 +1,4 @@
-"""What was learnt becomes a checkpoint in the official v1 layout, in safetensors, with its vision tower inside."""
+"""Writes a trained model as a checkpoint: official v1 layout, safetensors, with the vision tower inside."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,21 +23,21 @@ def export(
     count: int,
     on_progress: Callable[[float, str], None] | None = None,
 ) -> None:
-    """Writes a model in fp16; the folder appears under its name only once it is whole.
+    """Writes a model in fp16; the folder appears under its name once it is complete.
 
     Args:
-        weights: every parameter of `Lisa` with its tensor, in any floating dtype; each is written before the next
-            one is asked for, or soon after.
+        weights: every parameter of `Lisa` and its tensor, in any floating dtype; read one at a time, written soon
+            after.
         config: `config.json` of the checkpoint.
         tower_config: `config.json` of its vision tower.
         tokenizer: folder with `tokenizer.model` and `added_tokens.json`.
         out: folder to make; must not exist.
-        count: how many parameters there are, for the progress.
+        count: number of parameters, for the progress.
         on_progress: called with (share done, parameter).
 
     Raises:
-        LisaError: there is something at `out`, or that means another model.
-        OSError: it could not be written; nothing is left of it.
+        LisaError: `out` exists, or is a name with a meaning of its own (`bundled`).
+        OSError: it could not be written; nothing is left behind.
     """
     check_new(out)
     with files.whole_folder(out) as partial:

@@ -1,4 +1,4 @@
-"""A checkpoint goes on learning from labelled pictures, is validated on the way, and its best state is kept."""
+"""Fine-tunes a checkpoint on labelled pictures, validates it at intervals, and keeps the best state."""
 
 import hashlib
 import json
@@ -30,12 +30,12 @@ _BEST, _SCORES = "best.pt", "validation.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to fine-tune; the defaults are the official recipe's, but for the length and the size of a step.
+    """How to fine-tune; the defaults are the official recipe's, except for the length and the size of a step.
 
-    The authors' step has 20 pictures for each GPU, by ten batches of two.
+    The authors' step has 20 pictures per GPU, in ten batches of two.
 
     Attributes:
-        batch: pictures of a batch.
+        batch: pictures in a batch.
         validate_every: steps between two validations.
         weights: of the losses.
     """
@@ -48,20 +48,20 @@ class Recipe:
 
 
 class Finetuning:
-    """One fine-tuning; made again with the same arguments after a kill, it goes on.
+    """One fine-tuning; constructed again with the same arguments after a kill, it goes on.
 
     Args:
-        checkpoint: what learns.
-        folders: data sets with a split `train`; each is drawn from as often as any other. The first one's split
-            `val` says how good a state is.
-        out: folder to make of the result; `<out>.training` holds what is under way.
+        checkpoint: the model to train.
+        folders: data sets with a split `train`, drawn from with equal probability. The split `val` of the first one
+            decides which state is the best.
+        out: folder to make for the result; `<out>.training` holds the unfinished training.
         precision: of the frozen weights: nf4 (QLoRA), bf16 or fp32.
-        device: where to learn.
-        recipe: how to learn.
+        device: where to train.
+        recipe: how to train.
         progress: of loading.
 
     Raises:
-        LisaError: the checkpoint, the data or what is under way will not do.
+        LisaError: the checkpoint, the data or the unfinished training cannot be used.
     """
 
     def __init__(
@@ -128,18 +128,18 @@ class Finetuning:
 
     @property
     def step(self) -> int:
-        """Steps that are done."""
+        """Number of finished steps."""
         return self._trainer.step
 
     def run(self, on_step: Callable[[int, Mapping[str, float], float | None], None]) -> None:
-        """Learns to the end of the plan, and draws the losses with every validation.
+        """Trains to the end of the plan, and plots the losses at each validation.
 
         Args:
-            on_step: called with the number of each step, its losses, and gIoU where it was validated; first with 0
-                and no losses, if this is the beginning.
+            on_step: called after each step with its number, its losses, and gIoU if it was validated, else None; a new
+                training calls it with 0 and no losses first.
 
         Raises:
-            LisaError: the pictures have changed, or the memory is too small.
+            LisaError: the pictures have changed, or memory ran out.
             OSError: the state could not be written.
         """
         with trouble.translated(self.work):
@@ -150,13 +150,13 @@ class Finetuning:
                 on_step(self.step, values, self._validate() if due else None)
 
     def finish(self, progress: Progress | None = None) -> tuple[int, float]:
-        """Writes the best state as a checkpoint, with the picture of the losses in it, and clears away the rest.
+        """Writes the best state as a checkpoint, with the plot of the losses, and deletes the training's folder.
 
         Returns:
-            The step that the state is of, and its gIoU.
+            The step of that state, and its gIoU.
 
         Raises:
-            LisaError: what is under way was damaged.
+            LisaError: a file of the training is damaged.
             OSError: it could not be written.
         """
         best, lora = self._read_best(), self._recipe.lora
@@ -175,7 +175,7 @@ class Finetuning:
             return forward.of_batch(self._model, batch.pictures, batch.words, self._recipe.weights)
 
     def _validate(self) -> float:
-        """The gIoU by the published protocol; the best so far is kept."""
+        """Measures gIoU by the published protocol, and keeps the state if it is the best so far."""
         self._model.language.eval()
         with self._autocast():
             overlaps = [runner.evaluate(self._engine, entry).overlap for entry in self._val.entries]
@@ -199,7 +199,7 @@ class Finetuning:
 
 
 def _is_mixed(precision: str, device: torch.device) -> bool:
-    """Whether the fp32 weights that learn are multiplied in bf16: as the frozen ones are, and in 4 bit on a GPU."""
+    """Whether autocast multiplies the fp32 weights in bf16: with frozen weights in bf16, or in nf4 on a GPU."""
     return precision == "bf16" or (precision == "nf4" and device.type == "cuda")
 
 
@@ -212,7 +212,7 @@ def _splits(folders: Sequence[Path], checkpoint: Checkpoint) -> tuple[list[reaso
 
 
 def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
-    """The split without what cannot be used, which is among its faults; raises DatasetError if nothing is left."""
+    """The split's usable entries, the others as faults; raises DatasetError if none is left."""
     entries, faults = [], list(split.faults)
     for entry in split.entries:
         try:
@@ -229,7 +229,7 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
 
 
 def _check_targets(entry: reasonseg.Entry, size: tuple[int, ...]) -> None:
-    """Raises DatasetError if one of an answer's masks would be empty, for then the annotation is another picture's."""
+    """Raises DatasetError if a mask of an answer lies outside the picture: the annotation belongs to another one."""
     annotation = reasonseg.read_annotation(entry.annotation)
     try:
         for answer in annotation.answers or (SEG,):
@@ -241,7 +241,7 @@ def _check_targets(entry: reasonseg.Entry, size: tuple[int, ...]) -> None:
 
 
 def _without(validated: Set[str], split: reasonseg.Split) -> reasonseg.Split:
-    """The split without the pictures that validation has; raises DatasetError if nothing is left."""
+    """The split without the pictures used for validation; raises DatasetError if none is left."""
     entries, faults = [], list(split.faults)
     for entry in split.entries:
         if _picture(entry) in validated:

@@ -1,4 +1,4 @@
-"""A batch through the model: words for every conversation, a mask for every `[SEG]`."""
+"""The forward pass of a batch: logits for every learnt token, a mask for every `[SEG]`, and their losses."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from lisa_core.training.batch import Packed
 
 @dataclass(frozen=True)
 class Pictures:
-    """What the model sees of B pictures, and the truth about them.
+    """Features of B pictures, and their true masks.
 
     Attributes:
-        visual: (B, N, width) CLIP's features.
-        embedding: (B, C, grid, grid) SAM's.
-        sizes: of each picture, at the size of its masks.
-        masks: per picture (n, H, W), 1 on the target; one for each of its `[SEG]`, in their order.
+        visual: (B, N, width) features of CLIP.
+        embedding: (B, C, grid, grid) of SAM.
+        sizes: of each picture, with the size of its masks as the source size.
+        masks: per picture (n, H, W), 1 on the target; one for each `[SEG]`, in order.
     """
 
     visual: Tensor
@@ -39,7 +39,7 @@ def of_batch(model: Lisa, pictures: Pictures, words: Packed, weights: losses.Wei
 def of_states(
     model: Lisa, hidden: Tensor, pictures: Pictures, words: Packed, weights: losses.Weights
 ) -> dict[str, Tensor]:
-    """The same of what `read` has made of the words."""
+    """The same, from the hidden states that `read` returned."""
     states = hidden.flatten(0, 1).index_select(0, words.learnt)
     ce = losses.of_words(model.language.lm_head(states), words.labels.flatten()[words.learnt + 1])
     bce = dice = hidden.new_zeros((), dtype=torch.float32)
@@ -55,7 +55,7 @@ def of_states(
 
 
 def _of_a_size(logits: Sequence[Tensor], pictures: Pictures) -> Iterator[tuple[SamSize, Tensor, Tensor]]:
-    """Logits of each picture (n, h, w), and its masks, all together that are of one size."""
+    """Groups logits (n, h, w) and masks (n, H, W) of pictures of the same size."""
     alike: dict[SamSize, list[tuple[Tensor, Tensor]]] = {}
     for size, some, masks in zip(pictures.sizes, logits, pictures.masks, strict=True):
         if len(some):
@@ -65,13 +65,13 @@ def _of_a_size(logits: Sequence[Tensor], pictures: Pictures) -> Iterator[tuple[S
 
 
 def before_seg(hidden: Tensor, words: Packed) -> tuple[Tensor, Tensor]:
-    """Of each of N `[SEG]`: (N,) which picture it is about, and (N, width) the state that emitted it."""
+    """For each of N `[SEG]`: (N,) the index of its picture, and (N, width) the state that emitted it."""
     rows, columns = words.segs
     return rows, hidden[rows, columns]
 
 
 def read(model: Lisa, visual: Tensor, words: Packed) -> Tensor:
-    """(B, T, width) hidden states after the last norm; `visual` is (B, N, width) of CLIP."""
+    """(B, T, width) hidden states after the last norm; `visual` is (B, N, width), CLIP's features."""
     language = model.language
     embeddings = language.embed_tokens(words.ids.masked_fill(words.ids == IMAGE_ID, 0))
     tokens = model.mm_projector(visual).to(embeddings.dtype)

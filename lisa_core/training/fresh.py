@@ -16,7 +16,7 @@ from lisa_core.options import TemplateName
 from lisa_core.template import IM_END, IM_PATCH, IM_START, SEG
 
 TEMPLATE: TemplateName = "llava_v1"
-"""In which a new model learns to speak."""
+"""The prompt template of a new model."""
 ADDED_TOKENS = (SEG, IM_PATCH, IM_START, IM_END)
 _UNIT_NORMAL = "positional_encoding_gaussian_matrix"
 _NARROW = 0.02
@@ -59,7 +59,7 @@ def small_shape(vocabulary: int) -> LisaShape:
 
 
 def new_model(shape: LisaShape, seed: int) -> Lisa:
-    """A model with first weights; the same seed gives the same ones."""
+    """A model with random initial weights; the same seed gives the same weights."""
     with torch.device("meta"):
         model = Lisa(shape)
     model.to_empty(device="cpu")
@@ -89,7 +89,7 @@ def _fill(name: str, weight: torch.Tensor, random: torch.Generator) -> None:
 
 
 def config_of(shape: LisaShape) -> dict[str, Any]:
-    """`config.json` of a checkpoint of such a model, in the official v1 layout; the vision tower lies inside."""
+    """`config.json` of a checkpoint of this shape, in the official v1 layout, with the vision tower inside."""
     language = shape.language
     return {
         "architectures": ["LISAForCausalLM"],
@@ -135,11 +135,11 @@ def tower_config_of(shape: ClipShape) -> dict[str, Any]:
 
 
 def write_tokenizer(sentences: Iterable[str], pieces: int, folder: Path) -> int:
-    """Makes `tokenizer.model` and `added_tokens.json` from a corpus.
+    """Trains a tokenizer on a corpus, and writes `tokenizer.model` and `added_tokens.json`.
 
     Args:
-        sentences: what will be said, template and all.
-        pieces: at most so many word pieces, 256 of them bytes for what the corpus does not have.
+        sentences: of the dialogues, and of the template.
+        pieces: most word pieces, among them 256 bytes for what the corpus does not have.
         folder: where to write; must exist.
 
     Returns:

@@ -1,9 +1,9 @@
-"""Hints while a model learns to speak about rendered scenes, beside the official losses; their heads are thrown away.
+"""Auxiliary losses of the second stage, beside the official ones; their heads are not exported.
 
-The CLIP of a released LISA has seen millions of pictures. That of a LISA from scratch has not, and words alone tell it
-little about what is where. So it goes on being asked that at every patch (`vision`), as SAM's encoder is where that
-learns, too; and each `[SEG]` has to point at the visual tokens that show its target, ahead of SAM's mask decoder, which
-sees more than they do.
+The CLIP of a released LISA was pretrained on millions of pictures; that of a LISA from scratch was not, and the words
+of the dialogues alone teach it little about what is where. So CLIP keeps predicting that for each patch (`vision`), and
+so does SAM's encoder where it is trained. And each `[SEG]` must point at the visual tokens that show its target, before
+SAM's mask decoder, which sees more than they do, makes the mask.
 """
 
 from torch import Tensor, nn
@@ -13,15 +13,15 @@ from lisa_core.model.lisa import LisaShape
 from lisa_core.training import vision
 
 _POINTING = 64
-"""Numbers that a `[SEG]` and a visual token are compared by."""
+"""Dimensions in which a `[SEG]` and a visual token are compared."""
 _COUNTS = 0.1
-"""What each hint counts beside the losses of words and masks."""
+"""Weight of each hint beside the losses of words and masks."""
 _SHOWN = 0.3
-"""Visual tokens' worth of a target that CLIP has to see of it, or there is nothing to point at."""
+"""Smallest area of a target in CLIP's view, in patches; a smaller one is not pointed at."""
 
 
 class Hints(nn.Module):
-    """Heads on CLIP's features and on the states that emitted `[SEG]`; with `whole` on SAM's embedding, too."""
+    """Heads on CLIP's features and on the states that emitted `[SEG]`; with `whole`, on SAM's embedding as well."""
 
     def __init__(self, shape: LisaShape, senses: vision.Senses, whole: bool = False) -> None:
         super().__init__()
@@ -32,17 +32,17 @@ class Hints(nn.Module):
         self.sam = vision.sam_head(shape.sam.embedding, senses) if whole else None
 
     def pointing(self, states: Tensor, tokens: Tensor) -> Tensor:
-        """(n, N) fp32 where each of n states (n, width) points among its picture's visual tokens (n, N, width)."""
+        """(n, N) fp32 logits: where each state (n, width) points among its picture's visual tokens (n, N, width)."""
         return (self.key(tokens) @ self.query(states)[:, :, None])[..., 0].float() * _POINTING**-0.5
 
     def losses(self, seen: Tensor, truth: vision.Truth, pointed: Tensor, patches: Tensor) -> dict[str, Tensor]:
-        """By name; `loss` is what is added to that of words and masks.
+        """Losses and measures by name; `loss` is to be added to that of words and masks.
 
         Args:
-            seen: what `vision.at_patches` makes of the head `clip`'s answers.
-            truth: what is where, at the same places.
-            pointed: (n, N), of `pointing`.
-            patches: (n, side, side), how much of each visual token's patch the target fills; 1: all.
+            seen: the output of the head `clip`, after `vision.at_patches`.
+            truth: of the same grid.
+            pointed: (n, N), from `pointing`.
+            patches: (n, side, side), the share of each patch that the target covers, 0 to 1.
         """
         sees = vision.loss(seen, truth, self.senses)
         points = _divergence(pointed, patches)
@@ -50,13 +50,13 @@ class Hints(nn.Module):
         return {"loss": _COUNTS * (sees + points), "sees": sees, "points": points, "clip_knows": knows}
 
     def sam_losses(self, seen: Tensor, truth: vision.Truth) -> dict[str, Tensor]:
-        """The same for what the head `sam` answers, and the truth at the same places."""
+        """The same for the output of the head `sam`."""
         sees = vision.loss(seen, truth, self.senses)
         return {"loss": _COUNTS * sees, "sam_sees": sees, "sam_knows": vision.known(seen, truth, self.senses)}
 
 
 def _divergence(pointed: Tensor, patches: Tensor) -> Tensor:
-    """How far from the targets' shares of CLIP's patches the pointing is (Kullback and Leibler 1951), on average."""
+    """Mean Kullback-Leibler divergence of the pointing from the distribution of the target over CLIP's patches."""
     on_target = patches.flatten(1)
     total = on_target.sum(1, keepdim=True)
     each = functional.kl_div(pointed.log_softmax(-1), on_target / total.clamp(min=_SHOWN), reduction="none").sum(1)

@@ -1,7 +1,7 @@
-"""A model that will be used in 4 bit learns to be: what it says is by weights that NF4 has rounded.
+"""Quantisation-aware training: forward and backward pass use weights rounded to NF4, as a model in 4 bit has them.
 
-The step that this leads to is one of the weights themselves, as if rounding were the identity (the straight-through
-estimator of Bengio et al. 2013).
+The gradients are applied to the exact weights, as if rounding were the identity (the straight-through estimator of
+Bengio et al. 2013).
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from lisa_core.model.lisa import Lisa
 
 @contextmanager
 def in_4_bit(model: Lisa) -> Iterator[None]:
-    """While it lasts, the layers that NF4 quantises have the weights that it makes of theirs; forward and backward."""
+    """Within it, the layers that NF4 quantises have rounded weights; the exact ones come back afterwards."""
     names = quantization.quantised_layers(model, "v1")
     weights = [model.get_parameter(f"{name}.weight").data for name in names]
     exact = [weight.clone() for weight in weights]

@@ -14,7 +14,7 @@ _DICE_SCALE, _DICE_EPS = 1000.0, 1e-6
 
 @dataclass(frozen=True)
 class Weights:
-    """What each loss counts."""
+    """Weight of each loss."""
 
     ce: float = 1.0
     bce: float = 2.0
@@ -22,7 +22,7 @@ class Weights:
 
 
 def of_words(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross entropy over the learnt tokens; (N, vocabulary) and (N,)."""
+    """Mean cross entropy over the learnt tokens: logits (N, vocabulary), labels (N,)."""
     return functional.cross_entropy(logits.float(), labels)
 
 
@@ -43,7 +43,7 @@ def of_masks(logits: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def total(words: Tensor, bce: Tensor, dice: Tensor, masks: int, weights: Weights) -> dict[str, Tensor]:
-    """The losses by name; those of masks, summed over the batch, are divided by their number."""
+    """The weighted losses by name; `bce` and `dice`, sums over the batch, are divided by the number of masks."""
     count = masks + 1e-8
     named = {"ce": weights.ce * words, "bce": weights.bce * bce / count, "dice": weights.dice * dice / count}
     return {"loss": torch.stack(list(named.values())).sum(), **named}

@@ -1,7 +1,7 @@
-"""Muon: momentum made orthogonal, so that a matrix learns in all directions alike (Jordan 2024).
+"""Muon: an optimiser that orthogonalises the momentum of each matrix (Jordan 2024).
 
-Each step is that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Liu et al. 2025), but of all matrices of
-a shape at once: one by one, a model of small ones keeps a GPU waiting.
+A step equals that of `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` (Liu et al. 2025), but handles all
+matrices of one shape together: small matrices one by one would leave a GPU idle.
 """
 
 import math
@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 _MOMENTUM = 0.95
 _A, _B, _C = 3.4445, -4.7750, 2.0315
-"""Of the polynomial that brings singular values near 1."""
+"""Coefficients of the polynomial that brings singular values near 1."""
 _ROUNDS, _LEAST = 5, 1e-7
 _AS_ADAM = 0.2
 """Root mean square of an update by AdamW."""
 
 
 class Muon(torch.optim.Optimizer):
-    """Learns matrices.
+    """Optimises matrices.
 
     Args:
         matrices: two-dimensional, of one dtype, on one device.
@@ -33,7 +33,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> None:  # type: ignore[override]
-        """Moves every matrix that has a gradient; there is no `closure`."""
+        """Updates every matrix that has a gradient; `closure` is not used."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = {}
             for matrix in group["params"]:
@@ -46,7 +46,7 @@ class Muon(torch.optim.Optimizer):
                 torch._foreach_add_(matrices, list(updates), alpha=-rate)
 
     def _gathered(self, matrices: list[Tensor]) -> Tensor:
-        """(n, rows, columns): the gradients with Nesterov's momentum."""
+        """(n, rows, columns): gradients with Nesterov momentum."""
         gradients = [matrix.grad for matrix in matrices if matrix.grad is not None]
         for matrix in matrices:
             if not self.state[matrix]:
@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _orthogonal(matrices: Tensor) -> Tensor:
-    """(n, rows, columns) bf16: each with singular values near 1, by iteration (Newton and Schulz)."""
+    """(n, rows, columns) bf16, orthogonalised by Newton-Schulz iteration: singular values near 1."""
     tall = matrices.shape[1] > matrices.shape[2]
     found = (matrices.mT if tall else matrices).bfloat16().contiguous()
     found = found / torch.linalg.vector_norm(found, dim=(1, 2), keepdim=True).clamp(min=_LEAST)

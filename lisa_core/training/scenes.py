@@ -1,4 +1,4 @@
-"""Rendered tabletops as lessons: what is where, for the encoders, and dialogues with their masks, for the rest."""
+"""Batches from rendered tabletops: what is where, for the encoders; dialogues with masks, for everything else."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -29,19 +29,20 @@ _KIND_IDS = {kind.name: number for number, kind in enumerate(KINDS, start=1)}
 SENSES = Senses(len(KINDS), len(_COLOURS))
 
 _BRIGHTER, _TINTED, _STEEPER = 0.25, 0.08, 0.2
-"""How far pictures are changed while the encoders learn: brightness, each colour, gamma; shares."""
+"""Largest random change of brightness, of each colour, and of gamma, as shares."""
 _MIRRORED, _ELSEWHERE, _NARROWEST = 0.5, 0.5, 0.65
-"""Shares of those pictures that are mirrored, and of those in which CLIP sees another square than the middle's; the
-least side of that, in shares of the middle's."""
+"""First stage only: the share of pictures that are mirrored; the share in which CLIP gets a random square instead of
+the central one; and the least side of that square, as a share of the central one's."""
 _CLOSER, _ASIDE = 0.04, 0.025
-"""Where dialogues are learnt, CLIP sees the middle's square so much smaller at most, and aside; shares of its side."""
+"""Second stage: how much smaller than the central square CLIP's is at most, and how far it is shifted; shares of its
+side."""
 _MASK_SIDE = 192
-"""Masks are compared at half of SAM's input size, px of the longest side."""
+"""Longest side, px, at which masks are compared: half of SAM's input size."""
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """Pictures as an encoder gets them, (B, h, w, 3) uint8, and what is where in them."""
+    """Pictures as an encoder gets them, (B, h, w, 3) uint8, and the truth about them."""
 
     pictures: Tensor
     truth: Truth
@@ -53,7 +54,7 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Sights:
-    """Pictures in changing light, for both encoders."""
+    """Pictures in random light, for both encoders."""
 
     clip: Shown
     sam: Shown
@@ -64,13 +65,13 @@ class Talk:
     """Dialogues about B scenes.
 
     Attributes:
-        scenes: their numbers.
-        words: what is said.
-        size: of the pictures, at the size of the masks.
-        masks: (N, H, W) uint8, how much of every cell the targets of each `[SEG]` fill, picture by picture; 255: all.
-        patches: (N, side, side) uint8, how much of every patch of CLIP's they fill.
-        clip: what CLIP sees.
-        sam: what SAM sees, where its encoder learns, too.
+        scenes: the numbers of the scenes.
+        words: the packed dialogues.
+        size: of the pictures, with the size of the masks as the source size.
+        masks: (N, H, W) uint8, for each `[SEG]`, picture by picture: how much of a pixel its targets cover; 255: all.
+        patches: (N, side, side) uint8, the same for each of CLIP's patches.
+        clip: CLIP's input.
+        sam: SAM's input, if its encoder is trained.
     """
 
     scenes: list[int]
@@ -89,19 +90,19 @@ class Talk:
 
 
 class Scenes:
-    """Lessons by the number of the step; the same number gives the same ones.
+    """Makes the batch of a step; the same number gives the same batch.
 
     Args:
         read: the view of a scene by its number.
         count: how many scenes there are.
-        seed: of what is drawn.
+        seed: of the random draws.
     """
 
     def __init__(self, read: Callable[[int], View], count: int, seed: int) -> None:
         self._read, self._count, self._seed = read, count, seed
 
     def sights(self, step: int, size: int, shape: LisaShape) -> Sights:
-        """Pictures in changing light, some of them mirrored; CLIP sees a square anywhere in them."""
+        """Pictures in random light, some of them mirrored; CLIP sees the central or a random square of them."""
         chosen, random = self._choose(step, size)
         views = [self._view(index) for index in chosen]
         views = [_mirrored(view) if random.random() < _MIRRORED else view for view in views]
@@ -112,9 +113,9 @@ class Scenes:
     def talk(
         self, step: int, size: int, dialogues_each: int, shape: LisaShape, tokenizer: Tokenizer, whole: bool = False
     ) -> Talk:
-        """Dialogues about scenes, several to a scene; with `whole` for SAM's encoder, too.
+        """Several dialogues about each of some scenes; with `whole`, SAM's input as well.
 
-        CLIP sees a little less than the middle of the picture, or beside it: no scene looks twice the same.
+        CLIP's square is a little smaller than the central one and shifted at random, so no scene looks the same twice.
         """
         chosen, random = self._choose(step, size)
         told = [told for index in chosen if (told := self._told(index, dialogues_each, random))]
@@ -134,7 +135,7 @@ class Scenes:
         )
 
     def sentences(self, views: int) -> list[str]:
-        """All that is said about some views, for a tokenizer."""
+        """Questions and answers about some views, to train a tokenizer on."""
         random = np.random.default_rng([self._seed, 7])
         said = []
         for index in range(min(views, self._count)):
@@ -143,7 +144,7 @@ class Scenes:
         return said
 
     def _choose(self, step: int, size: int) -> tuple[list[int], np.random.Generator]:
-        """All scenes once before one comes again."""
+        """The scenes of a step, and its generator; every scene comes once before any comes again."""
         places = range(step * size, (step + 1) * size)
         epochs = range(places[0] // self._count, places[-1] // self._count + 1)
         orders = {epoch: np.random.default_rng([self._seed, epoch]).permutation(self._count) for epoch in epochs}
@@ -156,7 +157,7 @@ class Scenes:
         return _Told(index, view, said, _relit(view.rgb, random), _near_centre(view, random)) if said else None
 
     def _view(self, index: int) -> View:
-        """A scene's, with labels that lie close together: whatever is asked of strided ones takes ten times as long."""
+        """The view of a scene with contiguous labels: operations on strided ones take ten times as long."""
         view = self._read(index)
         return replace(view, owner=np.ascontiguousarray(view.owner), part=np.ascontiguousarray(view.part))
 
@@ -173,21 +174,21 @@ def _relit(rgb: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.ui
 
 
 def _mirrored(view: View) -> View:
-    """Left is right; camera and depth are not mirrored with it."""
+    """Mirrors picture and labels left to right, but neither camera nor depth."""
     rgb, owner, part = (np.ascontiguousarray(each[:, ::-1]) for each in (view.rgb, view.owner, view.part))
     return replace(view, rgb=rgb, owner=owner, part=part)
 
 
 @dataclass(frozen=True)
 class _Square:
-    """What an encoder sees of a picture, px: a square of it, or around it."""
+    """The square of a picture that an encoder sees, px; it may reach beyond the picture."""
 
     left: int
     top: int
     side: int
 
     def of(self, picture: NDArray[Any]) -> NDArray[Any]:
-        """(side, side, ...) that."""
+        """The part of the picture inside the square, (side, side, ...) if the square lies within it."""
         return np.ascontiguousarray(picture[self.top : self.top + self.side, self.left : self.left + self.side])
 
 
@@ -219,7 +220,7 @@ def _padded(view: View) -> _Square:
 def _for_clip(
     views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], squares: Sequence[_Square], shape: LisaShape
 ) -> Shown:
-    """Two cells to a patch's side."""
+    """CLIP's input, and the truth on a grid of two cells to a patch's side."""
     cells = 2 * shape.clip.image // shape.clip.patch
     cut = [square.of(rgb) for square, rgb in zip(squares, pictures, strict=True)]
     pixels = torch.stack([preprocess.for_clip(rgb, shape.clip.image) for rgb in cut])
@@ -227,13 +228,13 @@ def _for_clip(
 
 
 def _for_sam(views: Sequence[View], pictures: Sequence[NDArray[np.uint8]], shape: LisaShape) -> Shown:
-    """Four cells to a patch's side."""
+    """SAM's input, and the truth on a grid of four cells to a patch's side."""
     pixels = torch.stack([preprocess.for_sam(rgb, shape.sam.image)[0] for rgb in pictures])
     return Shown(pixels, _stacked([_what_is_where(view, _padded(view), 4 * shape.sam.grid) for view in views]))
 
 
 def _what_is_where(view: View, square: _Square, cells: int) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    """(3, cells, cells) kind, colour and part, and (2, cells, cells) the way to the middle in shares of the square."""
+    """(3, cells, cells) kind, colour and part; (2, cells, cells) offset to the middle in shares of the square."""
     height, width = view.owner.shape
     centres = (np.arange(cells) + 0.5) * square.side / cells
     rows, columns = square.top + centres, square.left + centres
@@ -257,7 +258,7 @@ def _stacked(grids: Sequence[tuple[NDArray[np.int8], NDArray[np.float16]]]) -> T
 
 @dataclass(frozen=True)
 class _Told:
-    """A scene, what is said about it, its picture in some light, and what CLIP sees of that."""
+    """A scene, the dialogues about it, its picture in random light, and CLIP's square of it."""
 
     index: int
     view: View
@@ -266,11 +267,11 @@ class _Told:
     square: _Square
 
     def masks(self) -> NDArray[np.uint8]:
-        """(n, h, w) of each `[SEG]`."""
+        """(n, h, w): the mask of each `[SEG]`."""
         return self._each(lambda targets: _mask(self.view, targets), _fitted(self.view.owner.shape, _MASK_SIDE))
 
     def patches(self, side: int) -> NDArray[np.uint8]:
-        """(n, side, side) of each `[SEG]`, among CLIP's patches."""
+        """(n, side, side): how much of each of CLIP's patches the mask of each `[SEG]` covers."""
         return self._each(lambda targets: _patches(self.view, targets, self.square, side), (side, side))
 
     def _each(
@@ -282,12 +283,12 @@ class _Told:
 
 
 def _covered(view: View, targets: Sequence[Target]) -> Any:
-    """(height, width) bool."""
+    """(height, width) bool: the union of the targets."""
     return np.logical_or.reduce([view.mask(target.thing, target.part) for target in targets])
 
 
 def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
-    """(h, w) how much of every cell the targets fill; 255: all."""
+    """(h, w): how much of each pixel, at `_MASK_SIDE`, the targets cover; 255: all."""
     covered = _covered(view, targets)
     made = np.zeros(_fitted(covered.shape, _MASK_SIDE), np.uint8)
     (rows, to_rows), (columns, to_columns) = (_filled(covered.any(1 - axis), made.shape[axis]) for axis in (0, 1))
@@ -297,13 +298,13 @@ def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
 
 
 def _patches(view: View, targets: Sequence[Target], square: _Square, side: int) -> NDArray[np.uint8]:
-    """(side, side) the same of the patches of a square."""
+    """(side, side): the same for the patches of a square."""
     seen = square.of(_covered(view, targets)) * np.uint8(255)
     return cv2.resize(seen, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 
 def _filled(covered: NDArray[np.bool_], cells: int) -> tuple[slice, slice]:
-    """From the first covered pixel to the last, as far out as pixels and cells end together: both ranges."""
+    """The ranges of pixels and of cells that span all covered pixels and begin and end on the same boundaries."""
     blocks = math.gcd(len(covered), cells)
     places = np.flatnonzero(covered) * blocks // len(covered)
     first, stop = places[0], places[-1] + 1

@@ -1,9 +1,10 @@
-"""A LISA from scratch, in three steps: it learns to see, looks at every scene once, and learns to speak about them.
+"""The two stages in which a LISA is trained from scratch: seeing, then speaking.
 
-The encoders train first, on what is where in the pictures. Then SAM's is frozen, as in the official recipe, so what it
-makes of a scene is computed once; on it the mask decoder trains together with the language model and CLIP, which here
-has not seen millions of pictures before and goes on learning, by hints beside the official losses, every other step in
-4 bit. Or all of it learns to speak, SAM's encoder, too: that sees the scenes anew at every step, which wants a GPU.
+In the first, the two encoders learn what is where in the pictures. In the second, SAM's encoder is frozen, as in the
+official recipe, and encodes each scene once beforehand. The language model, the mask decoder and CLIP are trained by
+the official losses; CLIP, which was not pretrained on millions of pictures, needs the auxiliary losses of `hints` as
+well. Every other step uses weights rounded to 4 bit. Alternatively SAM's encoder is trained, too: then it encodes the
+scenes at every step, which takes a GPU.
 """
 
 import json
@@ -43,7 +44,7 @@ _SAM_ENCODER = "sam.image_encoder."
 _ENCODERS = ("clip.", _SAM_ENCODER)
 _PROGRESS = "looked.json"
 _AT_ONCE = 16
-"""Scenes that are looked at together."""
+"""Scenes that SAM encodes in one batch."""
 _MOST_WORKERS = 15
 
 
@@ -53,24 +54,24 @@ class Machine:
 
     Attributes:
         device: of the model.
-        mixed: products in bf16, weights in fp32.
+        mixed: mixed precision: matrix products in bf16, weights in fp32.
     """
 
     device: torch.device
     mixed: bool
 
     def products(self) -> torch.autocast:
-        """For a forward pass."""
+        """The autocast context of a forward pass."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.mixed)
 
     @property
     def workers(self) -> int:
-        """Processes that make batches for a GPU: all cores but one; on the CPU none, which has other work."""
+        """Processes that make batches: all cores but one for a GPU, none on a CPU, which is busy with training."""
         return min(_MOST_WORKERS, (os.cpu_count() or 1) - 1) if self.device.type == "cuda" else 0
 
 
 def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Path, plan: Plan) -> Trainer[Sights]:
-    """Training of the two encoders; losses `clip` and `sam`, and the share of things whose kind SAM's encoder knows."""
+    """The trainer of the first stage; logs the losses `clip` and `sam`, and how much of the things each encoder knows."""
     heads = vision.Heads(model, SENSES)
     heads.load_state_dict(_first_heads(heads, plan.seed))
     heads.to(machine.device)
@@ -100,11 +101,11 @@ def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Pat
 
 @dataclass(frozen=True, eq=False)
 class Looked:
-    """What SAM's encoder made of every scene, in a file.
+    """SAM's embeddings of all scenes, in a file.
 
     Attributes:
         folder: of the file.
-        embedding: (scenes, C, grid, grid) float16, mapped.
+        embedding: (scenes, C, grid, grid) float16, memory-mapped.
     """
 
     folder: Path
@@ -112,7 +113,7 @@ class Looked:
 
     @classmethod
     def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
-        """A file for so many scenes, as an earlier call has left it, or a new one.
+        """Opens the file, or makes one for that many scenes.
 
         Raises:
             OSError: the disk has no room for it.
@@ -120,11 +121,11 @@ class Looked:
         path = folder / "embedding.npy"
         size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
         if new := not path.is_file():
-            (folder / _PROGRESS).unlink(missing_ok=True)  # of a file that somebody has deleted
+            (folder / _PROGRESS).unlink(missing_ok=True)  # of a file that was deleted since
         try:
             how: tuple[Any, ...] = ("w+", np.float16, size) if new else ("r+",)
             embedding = np.lib.format.open_memmap(path, *how)
-            with path.open("r+b") as file:  # now, for a mapped page that finds no room ends the process
+            with path.open("r+b") as file:  # now: a mapped page without room would kill the process
                 os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
         except OSError as error:
             if new:
@@ -134,12 +135,12 @@ class Looked:
 
     @property
     def done(self) -> int:
-        """How many scenes have been looked at."""
+        """Number of scenes that are encoded."""
         progress = self.folder / _PROGRESS
         return int(json.loads(progress.read_text())["done"]) if progress.is_file() else 0
 
     def keep(self, first: int, embedding: Tensor) -> None:
-        """Stores what was made of the scenes from `first` on."""
+        """Stores the embeddings of the scenes from `first` on."""
         stop = first + len(embedding)
         self.embedding[first:stop] = embedding.half().cpu().numpy()
         self.embedding.flush()
@@ -147,7 +148,7 @@ class Looked:
 
 
 def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Machine) -> Iterator[int]:
-    """Encodes all scenes that have not been encoded yet; yields how many have."""
+    """Encodes the scenes that are not encoded yet; yields the number that are."""
     image, count = model.shape.sam.image, len(looked.embedding)
 
     def pictures(first: int) -> Tensor:
@@ -165,14 +166,14 @@ def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Mach
 
 @dataclass(frozen=True)
 class Portion:
-    """What one step of speaking learns: scenes, and dialogues about each."""
+    """The size of a step of the second stage: scenes, and dialogues about each."""
 
     scenes: int
     dialogues: int
 
 
 def speakers(model: Lisa, whole: bool) -> dict[str, nn.Parameter]:
-    """What learns to speak in full, by name: all parameters, those of SAM's encoder only with `whole`."""
+    """The parameters that the second stage trains in full, by name; with `whole` SAM's encoder as well."""
     parts = (*_SPEAKING, _SAM_ENCODER) if whole else _SPEAKING
     return {name: weight for name, weight in model.named_parameters() if name.startswith(parts)}
 
@@ -185,7 +186,7 @@ class Speaking:
         tokenizer: of the dialogues.
         scenes: what they are about.
         looked: SAM's embeddings of the scenes; None: SAM's encoder is trained, too, and encodes them at every step, in
-            changing light.
+            random light.
         portion: of a step.
         machine: where to train.
         hinted: all of `speakers` is trained: by hints beside the official losses, and every other step in 4 bit.

@@ -1,4 +1,4 @@
-"""Steps of gradient descent that survive a kill: what a step does follows from the seed and its number alone."""
+"""Training steps that survive a kill: all randomness in a step comes from the seed and the step's number."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from lisa_core.training.muon import Muon
 
 Batch = TypeVar("Batch")
 Losses = Mapping[str, Tensor]
-"""By name; `loss` is what descends, the others are told."""
+"""By name; `loss` is minimised, the others are only logged."""
 
 STATE, LOG = "state.pt", "log.jsonl"
 _BETAS = (0.9, 0.95)
@@ -33,14 +33,14 @@ class Plan:
 
     Attributes:
         steps: in all.
-        learning_rate: at its highest.
-        warmup: steps until it is reached; after them it falls in a line to zero at the end, as in the official recipe.
+        learning_rate: the highest.
+        warmup: steps in which the rate rises to that; then it falls linearly to zero, as in the official recipe.
         weight_decay: of AdamW.
-        clip: largest norm of the gradient.
-        batches: of a step, one after the other; the step follows the mean of their gradients.
-        muon: matrices inside the networks learn by Muon (Jordan 2024), the rest by AdamW.
+        clip: norm to which larger gradients are scaled down.
+        batches: in a step, one after the other; their gradients are averaged.
+        muon: Muon (Jordan 2024) optimises the inner matrices, AdamW the rest; otherwise AdamW everything.
         seed: of everything that is random.
-        save_every: seconds between two states on disk; so many for each second that one takes, if it takes longer.
+        save_every: least seconds between two saved states; multiplied by the seconds that saving took, if over one.
     """
 
     steps: int
@@ -60,15 +60,15 @@ class Plan:
 
 
 class Trainer(Generic[Batch]):
-    """Teaches `learnt` by `loss_of`.
+    """Trains `learnt` to minimise the loss of `loss_of`.
 
     Args:
         learnt: parameters by name.
-        make_batch: of its number, on the host; called ahead of time from another thread or process.
-        loss_of: a batch's losses.
-        folder: where the state and the log go; a state that lies there is taken up again.
-        workers: processes that make batches; 0: a thread does.
-        guise: of a step's number, how the model goes forward and back in it.
+        make_batch: from a batch's number, on the host; called ahead of time in another thread or process.
+        loss_of: the losses of a batch.
+        folder: for the state and the log; a state in it is resumed.
+        workers: processes that make batches; 0: one thread.
+        around: from a step's number, a context for its forward and backward passes.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Trainer(Generic[Batch]):
         folder: Path,
         plan: Plan,
         workers: int = 0,
-        guise: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
+        around: Callable[[int], AbstractContextManager[None]] = lambda _: nullcontext(),
     ) -> None:
         self._learnt = dict(learnt)
         self._make_batch = make_batch
@@ -87,7 +87,7 @@ class Trainer(Generic[Batch]):
         self._folder = folder
         self._plan = plan
         self._workers = workers
-        self._guise = guise
+        self._around = around
         self._optimisers = _optimisers(self._learnt, plan)
         self.step = 0
         folder.mkdir(parents=True, exist_ok=True)
@@ -97,7 +97,7 @@ class Trainer(Generic[Batch]):
         """Trains to the end of the plan; yields the losses of each step.
 
         Raises:
-            LisaError: a loss or its gradient is no finite number; what was learnt before is kept.
+            LisaError: a loss or its gradient is not finite; the last saved state is kept.
         """
         saved, pause, each = time.monotonic(), self._plan.save_every, self._plan.batches
         numbers = range(self.step * each, self._plan.steps * each)
@@ -114,7 +114,7 @@ class Trainer(Generic[Batch]):
         torch.manual_seed(hash((self._plan.seed, self.step)))
         for optimiser in self._optimisers:
             optimiser.zero_grad(set_to_none=True)
-        with self._guise(self.step):
+        with self._around(self.step):
             losses = self._mean(batches)
         norm = nn.utils.clip_grad_norm_(self._learnt.values(), self._plan.clip)
         for optimiser in self._optimisers:
@@ -135,7 +135,7 @@ class Trainer(Generic[Batch]):
         return told
 
     def _mean(self, batches: Iterable[Batch]) -> Losses:
-        """The losses' means over the batches; that of their gradients is in the parameters then."""
+        """The mean losses over the batches; leaves the mean gradients in the parameters."""
         told = []
         for batch in batches:
             losses = self._loss_of(batch)
@@ -171,7 +171,7 @@ class Trainer(Generic[Batch]):
 
 
 _NOT_INSIDE = ("embed", "lm_head", "rel_pos", "iou_token", "mask_tokens", "heads.", "positional")
-"""Matrices that AdamW teaches in any case, parts of their names: rows of a table, and what comes out last."""
+"""Parts of the names of matrices that AdamW always optimises: tables of embeddings, and output layers."""
 
 
 def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.optim.Optimizer]:
@@ -188,11 +188,11 @@ def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.op
 
 
 def _fixed(plan: Plan) -> dict[str, Any]:
-    """What must not change between two parts of one training."""
+    """The settings that must be the same when a training is resumed."""
     return {name: value for name, value in asdict(plan).items() if name != "save_every"}
 
 
 def _cut(log: Path, step: int) -> None:
-    """Drops what was logged after the state was saved: those steps are done again."""
+    """Drops the log's lines after the saved state: their steps are repeated."""
     lines = log.read_text(encoding="utf-8").splitlines()[:step] if log.exists() else []
     log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

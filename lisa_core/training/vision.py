@@ -1,8 +1,8 @@
-"""The two encoders learn what things look like, before the language model learns to speak about them.
+"""Dense prediction losses that teach the two encoders to see, before the language model is trained.
 
-Where a released LISA has CLIP and SAM, pretrained on millions of pictures, a LISA from scratch has to learn to see.
-Rendered scenes tell it at every patch: which kind of thing is here, of which colour, which part of it, and which way
-its middle is. Small heads on the encoders answer that; they are thrown away, the encoders stay.
+A released LISA has CLIP and SAM pretrained on millions of pictures; a LISA from scratch trains them on rendered scenes.
+For each cell of a grid, small heads on the encoders predict the kind of thing there, its colour, its part, and the
+offset to its middle. Only the encoders are kept.
 """
 
 from dataclasses import dataclass
@@ -21,26 +21,26 @@ NOT_LEARNT = -100
 
 @dataclass(frozen=True)
 class Senses:
-    """How many answers each question at a patch has."""
+    """Number of classes that are told apart in a cell."""
 
     kinds: int
     colours: int
 
     @property
     def channels(self) -> int:
-        """Kind (0: nothing), colour, part (0: the rest), and the way to the middle in x and y."""
+        """Outputs per cell: kind (0: nothing), colour, part (0: the rest), and offset to the middle in x and y."""
         return self.kinds + 1 + self.colours + 1 + MOST_PARTS + 2
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What is where on a grid.
+    """The truth on a grid of cells.
 
     Attributes:
         kind: (B, h, w) integers, 0 where nothing is.
         colour: (B, h, w) integers, `NOT_LEARNT` where nothing is.
         part: (B, h, w) integers, `NOT_LEARNT` where nothing is.
-        middle: (B, 2, h, w), x and y from here to the middle of the thing, in shares of the grid's side.
+        middle: (B, 2, h, w), x and y offset from the cell to the middle of its thing, in shares of the grid's side.
     """
 
     kind: Tensor
@@ -55,7 +55,7 @@ class Truth:
 
 
 class Heads(nn.Module):
-    """What is asked of both encoders while they learn; (B, channels, 96, 96) and (B, channels, 24, 24) at 384 px."""
+    """The heads on both encoders in the first stage."""
 
     def __init__(self, model: Lisa, senses: Senses) -> None:
         super().__init__()
@@ -64,16 +64,16 @@ class Heads(nn.Module):
         self.clip = clip_head(model.shape.clip.width, senses)
 
     def of_sam(self, encoder: ImageEncoder, pixels: Tensor) -> Tensor:
-        """Answers at SAM's low resolution, four to a patch's side."""
+        """(B, channels, 4 * grid, 4 * grid) predictions, four cells to a patch's side."""
         return self.sam(encoder(pixels))
 
     def of_clip(self, tower: VisionTower, pixels: Tensor) -> Tensor:
-        """Answers two to a patch's side."""
+        """(B, channels, 2 * side, 2 * side) predictions for `side` patches to a side, two cells to a patch's side."""
         return at_patches(self.clip(tower(pixels)))
 
 
 def sam_head(width: int, senses: Senses) -> nn.Sequential:
-    """A head on SAM's embedding (B, width, grid, grid): (B, channels, 4 * grid, 4 * grid), four to a patch's side."""
+    """A head from SAM's embedding (B, width, grid, grid) to (B, channels, 4 * grid, 4 * grid)."""
     return nn.Sequential(
         nn.ConvTranspose2d(width, 64, 2, stride=2),
         nn.GELU(),
@@ -84,12 +84,12 @@ def sam_head(width: int, senses: Senses) -> nn.Sequential:
 
 
 def clip_head(width: int, senses: Senses) -> nn.Sequential:
-    """A head on CLIP's features (B, N, width), whose answers `at_patches` lays out."""
+    """A head from CLIP's features (B, N, width) to (B, N, 4 * channels), which `at_patches` lays out."""
     return nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 4 * senses.channels))
 
 
 def at_patches(answers: Tensor) -> Tensor:
-    """(B, N, 4 * channels) of N patches in a square as (B, channels, side, side), two to a patch's side."""
+    """Lays out (B, N, 4 * channels) of N = side * side patches as (B, channels, 2 * side, 2 * side)."""
     side = round(answers.shape[1] ** 0.5)
     return functional.pixel_shuffle(answers.transpose(1, 2).unflatten(2, (side, side)), 2)
 
@@ -97,7 +97,7 @@ def at_patches(answers: Tensor) -> Tensor:
 def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
     """Cross entropies of kind, colour and part, and the distance to the true middle.
 
-    The cells without a thing, nine of ten, count as much for the kind as those with one.
+    For the kind, the cells without a thing (nine of ten) weigh as much in all as those with one.
     """
     answers = answers.float()
     kind, colour, part, middle = answers.split((senses.kinds + 1, senses.colours, 1 + MOST_PARTS, 2), dim=1)
@@ -115,13 +115,13 @@ def loss(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
 
 
 def _of_learnt(answers: Tensor, truth: Tensor) -> Tensor:
-    """Mean cross entropy over the cells that have a truth; 0 if none has."""
+    """Mean cross entropy over the cells that have a truth; 0 without any."""
     total = functional.cross_entropy(answers, truth, ignore_index=NOT_LEARNT, reduction="sum")
     return total / (truth != NOT_LEARNT).sum().clamp(min=1)
 
 
 def known(answers: Tensor, truth: Truth, senses: Senses) -> Tensor:
-    """Share of the things' cells whose kind is right."""
+    """Share of the cells with a thing whose kind is predicted right."""
     thing = truth.kind > 0
     right = answers[:, : senses.kinds + 1].argmax(1) == truth.kind
     return (right & thing).sum() / thing.sum().clamp(min=1)

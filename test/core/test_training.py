@@ -216,11 +216,11 @@ def test_weights_are_whole_again_after_a_failure_in_4_bit() -> None:
     assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
 
 
-def test_a_step_goes_forward_and_back_in_its_guise(tmp_path: Path) -> None:
+def test_a_step_goes_forward_and_back_in_its_context(tmp_path: Path) -> None:
     weight, went = nn.Parameter(torch.ones(1)), []
 
     @contextmanager
-    def guise(step: int) -> Iterator[None]:
+    def around(step: int) -> Iterator[None]:
         kept = weight.data.clone()
         weight.data.fill_(10.0 * step)
         yield
@@ -231,7 +231,7 @@ def test_a_step_goes_forward_and_back_in_its_guise(tmp_path: Path) -> None:
         return {"loss": weight.square().sum()}
 
     plan = Plan(steps=3, learning_rate=1e-3, warmup=0)
-    told = list(Trainer({"weight": weight}, lambda _: None, loss_of, tmp_path, plan, guise=guise).run())
+    told = list(Trainer({"weight": weight}, lambda _: None, loss_of, tmp_path, plan, around=around).run())
     assert [each["loss"] for each in told] == [0.0, 100.0, 400.0]
     assert went == [0.0, 20.0, 40.0]
     assert 0.99 < weight.item() < 1.0
