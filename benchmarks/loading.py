@@ -1,11 +1,11 @@
-"""Storing a checkpoint of LISA's size in 4 bit, and loading it: seconds, and the memory that the host needs.
+"""Quantising a checkpoint of LISA's size and loading it: seconds, and host memory.
 
     .venv/bin/python benchmarks/loading.py FOLDER [--shape 7b] [--ask] [--json FILE]
 
-Makes FOLDER, writes random weights into it as the released ones lie (fp16, in `.bin` shards of about 5 GB; 15 GB for
-7b) and their 4-bit twin, and leaves both there. Every step is a process of its own on the CPU, and reads files that
-no cache holds. Needs Linux. Fails if a step needs more memory of its own than the quantised model and 1 GB, if the
-original in nf4 and its twin do not have the same weights, or with --ask not the same answer.
+Makes FOLDER with random weights in the layout of the released ones (fp16, in `.bin` shards of about 5 GB; 15 GB for 7b)
+and their 4-bit twin, and leaves both there. Each step is a process of its own on the CPU, and reads files that are not
+in the page cache. Needs Linux. Fails if a step needs more private memory than the quantised model plus 1 GB, if the
+original in nf4 and its twin differ in weights, or with --ask in their answers.
 """
 
 import argparse
@@ -44,12 +44,12 @@ CPU = torch.device("cpu")
 GB = 1e9
 SHARD = 5 * GB
 ALLOWED = 1 * GB
-"""How much more than the quantised model a step may need."""
+"""Bytes that a step may need on top of the quantised model."""
 
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of a process: its own, and those of files that it has mapped, which the system can take back."""
+    """Bytes of a process: private ones, and those of mapped files, which the system can reclaim."""
 
     own: int
     mapped: int
@@ -63,16 +63,16 @@ class Memory:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step cost.
+    """The cost of a step.
 
     Attributes:
         wall: seconds.
         cpu: seconds of all threads.
-        peak: the most of both kinds of memory, which need not have been at once.
-        size: bytes of the quantised model, as it was written or stands in memory.
-        used: of a loaded model, once all of its weights have been read.
-        weights: a checksum of them.
-        answer: tokens and a checksum of the mask's logits, if it was asked.
+        peak: the peaks of both kinds of memory, not necessarily at the same time.
+        size: bytes of the quantised model, on disk or in memory.
+        used: memory of a loaded model, once all of its weights have been read.
+        weights: checksum of the weights.
+        answer: tokens, and a checksum of the mask's logits, if it was asked.
     """
 
     name: str
@@ -101,7 +101,7 @@ def write_checkpoint(name: Any, out: Path) -> None:
 
 
 def _places(checkpoint: RandomCheckpoint) -> dict[str, str]:
-    """Parameter -> its file; a shard is full once it has `SHARD` bytes."""
+    """The file of each parameter; a shard is full once it has `SHARD` bytes."""
     shards: dict[str, int] = {}
     written = 0
     for parameter, stored in checkpoint.stored.items():
@@ -118,7 +118,7 @@ def _places(checkpoint: RandomCheckpoint) -> dict[str, str]:
 
 
 def _write_tokenizer(vocabulary: int, folder: Path) -> None:
-    """The bundled one, with as many more words as random weights may say."""
+    """Writes the bundled tokenizer, with enough added words for all ids of random weights."""
     model, added = (Path(lisa_core.__file__).with_name("bundled") / file for file in TOKENIZER_FILES)
     tokens = json.loads(added.read_text(encoding="utf-8"))
     tokens |= {f"<{word}>": word for word in range(max(tokens.values()) + 1, vocabulary)}
@@ -127,16 +127,16 @@ def _write_tokenizer(vocabulary: int, folder: Path) -> None:
 
 
 def quantise(pipe: Connection, original: Path, out: Path) -> None:
-    """In a process of its own: `lisa quantize`, and what it cost."""
+    """Runs `lisa quantize` in this process, and sends its cost."""
     with _costs(pipe) as costs:
-        with suppress(SystemExit):  # which says what the folder says, too
+        with suppress(SystemExit):  # the folder tells whether it worked
             lisa(["quantize", str(original), str(out), "--device", "cpu"])
         assert out.is_dir(), "lisa quantize failed"
         costs["size"] = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
 
 
 def load(pipe: Connection, folder: Path, ask: bool) -> None:
-    """In a process of its own: a model in nf4, and what it cost; then its weights, and an answer."""
+    """Loads a model in nf4 in this process, and sends the cost; then a checksum of the weights, and an answer."""
     with _costs(pipe) as costs:
         engine = LisaEngine.from_pretrained(folder, "nf4", "cpu")
         costs["size"] = sum(engine.memory().values())
@@ -146,7 +146,7 @@ def load(pipe: Connection, folder: Path, ask: bool) -> None:
 
 @contextmanager
 def _costs(pipe: Connection) -> Iterator[dict[str, Any]]:
-    """Sends what it took, and what else is put into it."""
+    """Times the block, and sends the times with what the block adds to the dict."""
     costs: dict[str, Any] = {}
     wall, cpu = time.perf_counter(), time.process_time()
     yield costs
@@ -175,13 +175,13 @@ def _answer(engine: LisaEngine) -> tuple[list[int], int]:
 
 
 def measure(name: str, target: Callable[..., None], *arguments: Any) -> Step:
-    """Runs a step in a process, and watches its memory until it says what it cost."""
+    """Runs a step in a process, and samples its memory until it sends its cost."""
     print(f"{name} ...", flush=True)
     spawn = multiprocessing.get_context("spawn")
     receiver, sender = spawn.Pipe(duplex=False)
     process = spawn.Process(target=target, args=(sender, *arguments))
     process.start()
-    sender.close()  # so that receiving ends if the process dies
+    sender.close()  # so that recv() ends if the process dies
     assert process.pid is not None
     samples: list[Memory] = []
     with _watching(process.pid, samples):
@@ -211,7 +211,7 @@ def _watching(process: int, samples: list[Memory]) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Has the system drop its cache of the files, so that the next reader waits for the disk."""
+    """Drops the files from the page cache, so that the next reader waits for the disk."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -220,7 +220,7 @@ def forget(folder: Path) -> None:
 
 
 def report(steps: list[Step]) -> None:
-    """Print what each step cost."""
+    """Print the cost of each step."""
     table = Table(title="GB; in files: mapped, and the system's to take back")
     columns = ("", "seconds", "CPU s", "size", "own, peak", "peak - size", "in files, peak")
     for column in (*columns, "own, in use", "in files, in use"):

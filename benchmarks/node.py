@@ -1,9 +1,9 @@
-"""What the node itself costs: the image callback, and all but the engine of a question, in ms and as shares.
+"""The node's own costs: the image callback, and everything about a question except the engine, in ms and as shares.
 
     .venv/bin/python benchmarks/node.py [--questions 50]
 
-The engine is the tests' stand-in, so its own time says nothing; the node's stages are those of `/diagnostics`. All
-numbers are medians.
+The engine is the fake of the tests, so its time does not count; the stages are those of `/diagnostics`. All numbers are
+medians.
 """
 
 import argparse
@@ -32,10 +32,10 @@ from lisa_ros.parameters import CameraParameters
 
 SIZES = {"640x480": (480, 640), "1080p": (1080, 1920)}
 CALLBACK_LIMIT = 0.2
-"""ms, for an image of 1080p."""
+"""ms, for a 1080p image."""
 
 QUESTION_LIMITS = {"640x480": 10.0, "1080p": 25.0}
-"""ms, all but the engine."""
+"""ms, without the engine."""
 
 PICTURES = {"mask": Image, "labels": Image, "overlay": Image, "points": PointCloud2}
 
@@ -51,7 +51,7 @@ def milliseconds(call: Callable[[], Any], repeats: int = 200) -> float:
 
 
 def measure_callback() -> None:
-    """The callback of a 1080p image, and what the middleware's part costs with and without a message object."""
+    """Times the callback of a 1080p image, and for comparison copying, deserialising and converting it."""
     rclpy.init(args=[])
     node = rclpy.create_node("benchmark")
     view = Camera(node, "camera", CameraParameters(image="image"), on_image=lambda: None)
@@ -68,7 +68,7 @@ def measure_callback() -> None:
 
 
 def measure_questions(name: str, questions: int, folder: Path, subscribed: bool) -> None:
-    """The parts of a question about a new frame of that size, with or without subscribers to all pictures."""
+    """Times the parts of a question about a new frame of that size, with or without subscribers to all pictures."""
     height, width = SIZES[name]
     depth = {"camera__depth": "depth", "camera__camera_info": "info", "camera__depth_max_dt": 10.0}
     node = lisa(folder / "node.log", frame_timeout=30.0, **depth)
@@ -92,7 +92,7 @@ def measure_questions(name: str, questions: int, folder: Path, subscribed: bool)
 
 
 def _time_outside(robot: Robot) -> float:
-    """Ms of a question about the next frame that are not in the answer's duration: on the way, and publishing."""
+    """Milliseconds of a question about the next frame outside of the answer's duration: transport and publishing."""
     began = time.perf_counter()
     response = robot.ask("red blue", max_age=0.001)
     assert response.success, response.message
@@ -100,14 +100,14 @@ def _time_outside(robot: Robot) -> float:
 
 
 def stages_of(array: DiagnosticArray) -> dict[str, float]:
-    """Ms by stage, medians."""
+    """Median ms by stage."""
     status = next(status for status in array.status if status.name == "lisa: questions")
     suffix = ", p50, s"
     return {v.key.removesuffix(suffix): float(v.value) * 1e3 for v in status.values if v.key.endswith(suffix)}
 
 
 def report(name: str, stages: dict[str, float], around: float, subscribed: bool) -> None:
-    """Print the parts with their shares, and hold their sum against its limit."""
+    """Print the parts with their shares, and check their sum against the limit."""
     parts = {stage: stages[stage] for stage in ("image", "position", "messages", "publishing")}
     parts["on the way"] = around - parts["messages"] - parts["publishing"]
     total = sum(parts.values())

@@ -1,11 +1,10 @@
-"""A picture on its way into the encoders: what PIL, OpenCV and torch take for it, and how far they are from PIL.
+"""Preprocessing for the encoders by PIL, OpenCV and torch: times, and differences from PIL.
 
     .venv/bin/python benchmarks/preprocess.py [--repeats 100] [--json FILE]
 
-PIL is what `lisa_core` uses, for the reference implementation does. The others resize by the same filter, as the
-fastest of their functions for 8 bit has it: OpenCV without smoothing what is scaled down, torch with. All normalise
-alike. For one thread it prints the median of its CPU time, which other load hardly changes; for all threads, the
-shortest wall time.
+`lisa_core` uses PIL, like the reference implementation. The others resize with the same filter in their fastest
+function for 8 bit: OpenCV's without antialiasing, torch's with. All normalise alike. It prints the median CPU time of
+one thread, which other load hardly changes, and the shortest wall time of all threads.
 """
 
 import argparse
@@ -51,7 +50,7 @@ LIBRARIES: dict[str, Resize | None] = {"PIL": None, "OpenCV": with_opencv, "torc
 
 
 def prepared(rgb: Picture, size: int, resize: Resize | None) -> Tensor:
-    """The input of the encoder of that size, with `lisa_core`'s own way (None) or another resizing."""
+    """The input of the encoder of that size, by `lisa_core` (None) or another way of resizing."""
     if resize is None:
         if size == SAM:
             return preprocess.sam_input(preprocess.for_sam(rgb, size)[0], size)
@@ -74,7 +73,7 @@ def _normalised(pixels: Tensor, scale: float, mean: tuple[float, ...], std: tupl
 
 @cache
 def picture(height: int, width: int) -> Picture:
-    """A picture whose detail falls off with its fineness as that of photographs does, with edges in it."""
+    """A picture with the 1/f spectrum of photographs, and with edges."""
     random = np.random.default_rng(0)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width))
     frequency[0, 0] = np.inf
@@ -88,13 +87,13 @@ def picture(height: int, width: int) -> Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """One library, encoder and picture.
+    """The result for one library, encoder and picture.
 
     Attributes:
         one_thread: ms of CPU time, median.
         all_threads: ms of wall time, the shortest.
-        largest: difference of a pixel from PIL's, of 255.
-        mean: the same, of all pixels.
+        largest: largest difference of a pixel from PIL's, of 255.
+        mean: mean difference of all pixels.
     """
 
     encoder: str
@@ -126,7 +125,7 @@ def measure(encoder: str, name: str, library: str, repeats: int) -> Result:
 
 
 def times(call: Callable[[], Any], clock: Callable[[], float], repeats: int) -> list[float]:
-    """Ms of each call."""
+    """Milliseconds of each call."""
     spent = []
     for _ in range(repeats):
         began = clock()

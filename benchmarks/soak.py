@@ -1,9 +1,9 @@
-"""The node under a day's load in minutes: many questions at once, cancels, overload, cameras running; then cycles.
+"""Soak test of the node: many questions at once, cancels, overload and running cameras; then lifecycle cycles.
 
     .venv/bin/python benchmarks/soak.py [--questions 10000] [--cycles 1000]
 
-Everything is real but the engine, which answers at once. Fails if a call has no answer or two, if an answer is not
-the question's or mixes two frames, or if memory, threads or files grow.
+Everything is real except the engine, which answers at once. Fails if a call gets no answer or two, if an answer belongs
+to another question or mixes two frames, or if memory, threads or files grow.
 """
 
 import argparse
@@ -45,7 +45,7 @@ CLIENTS = 16
 GROWTH = 10.0
 """MiB that the node may grow by after warm-up."""
 WARM_UP = 1500
-"""Questions at least, until each client has asked in every way and the node holds all that it will hold."""
+"""Least questions of the warm-up: until each client has asked in every way, and the node's memory has settled."""
 
 CYCLE = (
     Transition.TRANSITION_DEACTIVATE,
@@ -57,7 +57,7 @@ CYCLE = (
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a process holds; of memory its own MiB, without the shared ones that images come in."""
+    """A process's private memory in MiB (without the shared memory of images), threads and open files."""
 
     memory: float
     threads: int
@@ -65,7 +65,7 @@ class Footprint:
 
     @classmethod
     def of(cls, process: Process) -> "Footprint":
-        """The least of a second's: frames come and go."""
+        """Measures; memory is the least of a second, as frames come and go."""
         node = psutil.Process(process.pid)
         memory = []
         for _ in range(10):
@@ -81,7 +81,7 @@ class Footprint:
 
 @dataclass
 class Tally:
-    """What became of the questions."""
+    """Counts of the questions, and how they ended."""
 
     asked: int = 0
     ends: Counter[str] = field(default_factory=Counter)
@@ -89,7 +89,7 @@ class Tally:
 
 
 class Client:
-    """Asks one question after the other and looks closely at each answer."""
+    """Asks one question after the other, and checks each answer."""
 
     def __init__(self, number: int, context: Any, tally: Tally) -> None:
         self.node = rclpy.create_node(f"client_{number}", context=context)
@@ -107,7 +107,7 @@ class Client:
         )
 
     def greet(self, executor: Any) -> None:
-        """Ask for nothing until the node hears us and we hear it, by service and by action."""
+        """Ask empty questions until service and action are connected in both directions."""
         eventually(self._service.service_is_ready, "the service")
         eventually(self._action.server_is_ready, "the action")
         _until_done(executor, lambda: self._service.call_async(Service.Request()))
@@ -142,7 +142,7 @@ class Client:
 
 
 def _check(response: Any, colour: str, instruction: str, view: str) -> None:
-    """The answer is that of the question, and all in it is of one frame."""
+    """Checks that the answer belongs to the question, and is about one frame."""
     if not response.success:
         assert response.message, "a refusal says why"
         assert Code(response.code) in (Code.BUSY, Code.CANCELED), f"{Code(response.code).name}: {response.message}"
@@ -161,7 +161,7 @@ def _check(response: Any, colour: str, instruction: str, view: str) -> None:
 
 
 def _check_topics(node: Any) -> list[int]:
-    """Look at the answers and masks on the topics too; the list counts them."""
+    """Checks the answers and masks on the topics as well; the returned list counts them."""
     seen = [0]
 
     def on_answer(answer: Any) -> None:
@@ -182,13 +182,13 @@ def _check_topics(node: Any) -> list[int]:
 
 
 def _node(log: Path, **parameters: object) -> Process:
-    """A node whose images go back to the system at once, so that its memory is what it holds."""
+    """A node that returns freed images to the system at once, so that its RSS is what it holds."""
     with patch.dict(os.environ, MALLOC_MMAP_THRESHOLD_="65536"):
         return lisa(log, "-p", f"cameras:=[{', '.join(CAMERAS)}]", **parameters)
 
 
 def soak_questions(count: int, folder: Path) -> str:
-    """`count` questions of `CLIENTS` clients with two cameras running, after a fifth of them or `WARM_UP` more."""
+    """`CLIENTS` clients ask `count` questions with two cameras running, after a warm-up of a fifth, or of `WARM_UP`."""
     processes = [_node(folder / "node.log", queue_size=4, frame_timeout=30.0)]
     processes += [camera(folder / f"{view}.log", "--topic", f"/{view}/image") for view in CAMERAS]
     robot = Robot()
@@ -242,7 +242,7 @@ def _soak_questions(count: int, node: Process, robot: Robot) -> str:
 
 
 def _until_done(executor: Any, call: Any) -> Any:
-    """The future of the call, made again if it was lost because the node had not found us yet."""
+    """Calls until it is answered: a call is lost if the node has not discovered this client yet."""
     while True:
         future = call()
         executor.spin_until_future_complete(future, timeout_sec=2.0)
@@ -251,14 +251,14 @@ def _until_done(executor: Any, call: Any) -> Any:
 
 
 def _settled(statuses: list[Any]) -> int:
-    """How many questions have ended, once that is the same twice."""
+    """The number of finished questions, once two diagnostics agree; else 0."""
     statuses.clear()
     eventually(lambda: len(statuses) >= 2)
     return _ended(statuses[:1]) if _ended(statuses[:1]) == _ended(statuses[1:2]) else 0
 
 
 def _ended(statuses: list[Any]) -> int:
-    """How many questions have ended by the newest diagnostics."""
+    """The number of finished questions in the newest diagnostics."""
     newest = eventually(lambda: statuses and statuses[-1])
     questions = next(status for status in newest.status if status.name == "lisa: questions")
     values = {pair.key: pair.value for pair in questions.values}
@@ -266,7 +266,7 @@ def _ended(statuses: list[Any]) -> int:
 
 
 def soak_cycles(count: int, folder: Path) -> str:
-    """`count` times down to unconfigured and up again, after a tenth of them as warm-up."""
+    """Cycles `count` times down to unconfigured and up again, after a tenth of them as warm-up."""
     node = _node(folder / "cycled.log")
     robot = Robot()
     try:

@@ -4,10 +4,10 @@
     ReasonSeg/val/...
     ReasonSeg/explanatory/train.json        answers in words to some of the questions of train
 
-A JSON file has `text` (the question in one or more wordings, of which the benchmark asks the first), `is_sentence`
-(a question, or the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`. Ours may have
-`answers`, too, one to each text: such questions are asked as they stand, and the model is to answer so. Where answers
-have several `[SEG]`, the `group_id` of a polygon says which one it belongs to, from 0.
+A JSON file has `text` (the question in one or more wordings; the benchmark asks the first), `is_sentence` (true for a
+question, false for the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`. As an extension
+it may have `answers`, one for each text: then the texts are asked verbatim, and these are the true answers. If an
+answer has several `[SEG]`, the `group_id` of a polygon, from 0, says which one it belongs to.
 """
 
 import hashlib
@@ -30,15 +30,15 @@ from lisa_core.template import SEG
 
 TARGET = 1
 IGNORED = 255
-"""In a ground truth: pixels that count neither for a mask nor against it. All other values are background."""
+"""Values in a ground truth; `IGNORED` pixels count neither for nor against a mask, all other values are background."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-"""Of pictures; the published set has .jpg only."""
+"""Suffixes of pictures; the published set has .jpg only."""
 
 DEFAULT_SPLIT = "val"
 
 Length = Literal["short", "long"]
-"""Of a query: the name of something, or a sentence."""
+"""Kind of a query: the name of something, or a sentence."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,10 +46,10 @@ class Polygon:
     """One labelled outline.
 
     Attributes:
-        number: its place in the file, from 1.
-        value: what its pixels are in the ground truth, `TARGET` or `IGNORED`.
-        points: (n, 2) int32, x and y in px; they may lie outside the picture.
-        group: which `[SEG]` of an answer it belongs to, if it has several; published files may have any.
+        number: its position in the file, from 1.
+        value: of its pixels in the ground truth, `TARGET` or `IGNORED`.
+        points: (n, 2) int32, x and y in px; may lie outside the picture.
+        group: the `[SEG]` that it belongs to, if an answer has several; published files may have any number.
     """
 
     number: int
@@ -60,7 +60,7 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What a JSON file says about its picture; `answers` is empty, or has one to each text."""
+    """The content of a JSON file; `answers` is empty, or has one for each text."""
 
     texts: tuple[str, ...]
     is_sentence: bool
@@ -69,18 +69,18 @@ class Annotation:
 
     @property
     def length(self) -> Length:
-        """What kind of query its texts are."""
+        """Kind of its texts."""
         return "long" if self.is_sentence else "short"
 
     @property
     def first(self) -> tuple[Polygon, ...]:
-        """The polygons that the first text asks for: an answer without `[SEG]` has none but the ignored ones."""
+        """The polygons that the first text asks for; only the ignored ones if its answer has no `[SEG]`."""
         if self.answers and SEG not in self.answers[0]:
             return tuple(polygon for polygon in self.polygons if polygon.value == IGNORED)
         return self.polygons
 
     def targets_of(self, answer: str) -> list[tuple[Polygon, ...]]:
-        """The polygons of each `[SEG]` in an answer; what is ignored is among all of them."""
+        """The polygons of each `[SEG]` in an answer, each with all ignored ones."""
         count = answer.count(SEG)
         if count < 2:
             return [self.polygons] * count
@@ -96,10 +96,11 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        truth: (H, W) uint8: `TARGET`, `IGNORED`, or background, which is all else; in refCOCO, how many parts cover it.
-        query: in the words of the annotation.
-        question: as the benchmark asks it, or as it stands.
-        answered: it has an answer in words of its own, so that none is taken for granted.
+        truth: (H, W) uint8: `TARGET`, `IGNORED`, or anything else for background; in refCOCO the number of parts that
+            cover the pixel.
+        query: of the annotation.
+        question: the query worded as the benchmark asks it, or verbatim if `answered`.
+        answered: the annotation has an answer to it, so the model must answer freely.
     """
 
     image: NDArray[np.uint8]
@@ -112,18 +113,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Entry:
-    """A picture of a split and its annotation, not read yet."""
+    """A picture of a split and its annotation, not loaded yet."""
 
     picture: Path
     annotation: Path
 
     @property
     def name(self) -> str:
-        """The picture's file name, the only one of that name in its split."""
+        """File name of the picture, unique in its split."""
         return self.picture.name
 
     def digest(self) -> str:
-        """Tells this picture and annotation from any others, whatever their names.
+        """A digest of the contents of picture and annotation.
 
         Raises:
             DatasetError: a file cannot be read.
@@ -131,10 +132,10 @@ class Entry:
         return digest_of((self.picture, self.annotation))
 
     def read(self) -> Sample:
-        """The picture with the first of its questions.
+        """Loads the picture with its first question.
 
         Raises:
-            DatasetError, ImageError: a file is damaged; names it.
+            DatasetError, ImageError: a file is damaged; the message names it.
         """
         annotation = read_annotation(self.annotation)
         image = files.read_rgb(self.picture)
@@ -154,9 +155,9 @@ class Split:
     """The pictures of one folder.
 
     Attributes:
-        entries: by name.
-        faults: what is wrong with files that therefore are no entries, a sentence each.
-        explanations: answers in words, by the picture's name and the query.
+        entries: sorted by name.
+        faults: a sentence for each file that cannot be used.
+        explanations: answers in words, by picture name and query.
     """
 
     folder: Path
@@ -165,7 +166,7 @@ class Split:
     explanations: Mapping[tuple[str, str], str]
 
     def explanation(self, picture: str, query: str) -> str:
-        """The answer in words to a query, else to any other about the picture, as the authors take it; else ""."""
+        """The explanation for a query, else any other of the picture, as the authors do; else ""."""
         return self.explanations.get((picture, query)) or self._by_picture.get(picture, "")
 
     @cached_property
@@ -177,11 +178,11 @@ def open_split(root: Path, split: str = "") -> Split:
     """Lists a split of a data set.
 
     Args:
-        root: the folder with the splits, or with the pictures themselves.
-        split: name of a folder in it; empty: `val`, or `root` itself if it has no such folder.
+        root: folder of the splits, or of the pictures.
+        split: name of a folder in `root`; empty: `val`, or `root` itself if there is no such folder.
 
     Raises:
-        DatasetError: it is not there, or empty.
+        DatasetError: the folder is missing or empty.
     """
     folder = _folder_of(root, split)
     try:
@@ -200,13 +201,13 @@ def open_split(root: Path, split: str = "") -> Split:
 
 
 def question(query: str, is_sentence: bool) -> str:
-    """A query as the authors' validation asks it, the space after the image's line included."""
+    """A query as the authors' validation asks it, including the space after the image's line."""
     words = query if is_sentence else f"What is {query} in this image?"
     return f" {words} Please output segmentation mask."
 
 
 def digest_of(paths: Iterable[Path]) -> str:
-    """Tells the contents of these files from any others; raises DatasetError if one cannot be read."""
+    """A digest of the contents of these files, in order; raises DatasetError if one cannot be read."""
     digest = hashlib.sha256()
     for path in paths:
         digest.update(hashlib.sha256(_bytes_of(path)).digest())
@@ -214,10 +215,10 @@ def digest_of(paths: Iterable[Path]) -> str:
 
 
 def read_annotation(path: Path) -> Annotation:
-    """Reads the JSON file of a picture, in UTF-8 or, as some published ones are, in Windows' cp1252.
+    """Reads the JSON file of a picture: UTF-8, or cp1252 as in some published files.
 
     Raises:
-        DatasetError: it is damaged or incomplete; says what and where.
+        DatasetError: it is damaged or incomplete; the message says where.
     """
     content = json_of(path)
     try:
@@ -229,11 +230,11 @@ def read_annotation(path: Path) -> Annotation:
 def rasterize(polygons: Sequence[Polygon], size: tuple[int, ...]) -> NDArray[np.uint8]:
     """The ground truth, (H, W) uint8, as the authors draw it: largest first, each filled and with its outline.
 
-    What lies outside the picture is cut off, of two points a line is drawn, and one point is a pixel. OpenCV 4.11
-    changed how it fills: against 4.10 and older, with which published numbers were made, pixels at the outlines differ.
+    Polygons are clipped to the picture; two points make a line, and one a pixel. OpenCV 4.11 changed its filling:
+    pixels at outlines differ from those of 4.10 and older, which published numbers were made with.
 
     Args:
-        polygons: in the order of their file, which decides between those of equal size: the last is drawn first.
+        polygons: in the order of their file; among those of equal size the last is drawn first.
         size: (height, width) of the picture.
     """
     areas = []
@@ -248,7 +249,7 @@ def rasterize(polygons: Sequence[Polygon], size: tuple[int, ...]) -> NDArray[np.
 
 
 def check_inside(polygons: Sequence[Polygon], size: tuple[int, ...], what: str = "polygon") -> None:
-    """Raises DatasetError if there are polygons, called `what`, and none of them is in a picture of this size."""
+    """Raises DatasetError if there are polygons and all lie outside a picture of this size; `what` names them."""
     if polygons and not rasterize(polygons, size).any():
         raise DatasetError(
             f"no {what} lies in the picture, which is {size[1]}x{size[0]};"
@@ -257,10 +258,10 @@ def check_inside(polygons: Sequence[Polygon], size: tuple[int, ...], what: str =
 
 
 def read_explanations(path: Path) -> dict[tuple[str, str], str]:
-    """Answers in words from a file of the `explanatory` folder, by picture name and query; none if there is no file.
+    """Reads answers in words from a file of the `explanatory` folder, by picture name and query; {} without a file.
 
     Raises:
-        DatasetError: it is damaged, or has two answers to one question.
+        DatasetError: it is damaged, or has two answers to a question.
     """
     if not path.exists():
         return {}
@@ -288,7 +289,7 @@ def _folder_of(root: Path, split: str) -> Path:
 
 
 def _pair(paths: Sequence[Path]) -> tuple[list[Entry], list[str]]:
-    """Pictures with their annotations, and what is wrong with those that have none or share one."""
+    """Entries, and faults: pictures without an annotation or with a shared one, and annotations without a picture."""
     pictures: defaultdict[Path, list[Path]] = defaultdict(list)
     for path in paths:
         if path.suffix.lower() in SUFFIXES:
@@ -314,7 +315,7 @@ def _bytes_of(path: Path) -> bytes:
 
 
 def json_of(path: Path) -> Any:
-    """What is in a JSON file; raises DatasetError, naming it, if it cannot be read or is damaged."""
+    """The content of a JSON file, UTF-8 or cp1252; raises DatasetError, naming it, if it cannot be read."""
     content = _bytes_of(path)
     try:
         return json.loads(_text_of(content))
@@ -324,7 +325,7 @@ def json_of(path: Path) -> Any:
         cause = f"{error.msg} in line {error.lineno}, column {error.colno}"
     except RecursionError:
         cause = "it is nested too deeply"
-    except ValueError as error:  # a number of more digits than Python takes
+    except ValueError as error:  # a number with more digits than Python reads
         cause = str(error)
     raise DatasetError(f"{path} is damaged, or no JSON: {cause}.")
 
@@ -340,7 +341,7 @@ def _annotation(content: Any) -> Annotation:
     if not isinstance(content, dict):
         raise DatasetError("the JSON is no object with `text`, `is_sentence` and `shapes`.")
     texts, is_sentence, shapes = (content.get(key) for key in ("text", "is_sentence", "shapes"))
-    if not isinstance(is_sentence, int) or is_sentence not in (0, 1):  # both are what Python's bools are, too
+    if not isinstance(is_sentence, int) or is_sentence not in (0, 1):  # Python's bools are 0 and 1, too
         raise DatasetError("`is_sentence` must be true or false.")
     if not isinstance(shapes, list):
         raise DatasetError("`shapes` must be a list of polygons.")
@@ -353,7 +354,7 @@ def _annotation(content: Any) -> Annotation:
 
 
 def _queries(texts: Any, alone: bool) -> tuple[str, ...]:
-    """Blank ones after the first are left out where there are no answers to them; the benchmark asks the first."""
+    """The texts; `alone`, without answers, blank ones after the first are dropped."""
     words = texts if isinstance(texts, list) and all(isinstance(text, str) for text in texts) else []
     queries = [text.strip() for text in words]
     if not any(queries[:1]) or not (alone or all(queries)):
@@ -380,7 +381,7 @@ def _check_groups(annotation: Annotation) -> None:
 
 
 def _polygon(number: int, shape: Any) -> Polygon | None:
-    """None for one that the authors have flagged as void; any label but `flag` and `ignore` is a target to them."""
+    """The polygon of a shape; None if flagged as void. As for the authors, any other label but `ignore` is a target."""
     label = shape.get("label") if isinstance(shape, dict) else None
     if not isinstance(label, str):
         raise DatasetError(f"polygon {number} has no label; it must be target, ignore or flag.")

@@ -1,5 +1,6 @@
-"""How long answers take, on any machine and without weights to download.
+"""Measures how long answers take, on any machine and without downloading weights.
 
-`shapes` has the sizes, `random_model` makes a model of them, `baseline` asks it as the reference does, `cases` and
-`stages` take the time, `cost` says what the hardware would allow, `report` and `chart` show it.
+`shapes` defines model sizes, `random_model` makes random weights for them, `baseline` answers as the reference
+implementation does, `cases` and `stages` take the times, `cost` computes what the hardware would allow, and `report`
+and `chart` present the results.
 """

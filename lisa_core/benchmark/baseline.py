@@ -1,11 +1,11 @@
-"""The same model asked as the reference does: nothing is kept.
+"""The baseline: the same model, run as the reference implementation runs it, without any cache.
 
-For each generated token CLIP sees the frame again and the language model reads the whole prompt and all that was
-generated, with logits for every position; SAM encodes the frame again for every question, also for an answer without
-`[SEG]`. The modules are the engine's own, so the answers must be too; what differs is when they run, that SAM's
-attention is written as the reference writes it (`reference_sam.py`), and that products in fp32 are torch's own, for
-these run under `no_grad`, as there, and not under `inference_mode` (`model/linear.py`). In bf16 on a CPU both
-multiply by packed weights.
+For each generated token, CLIP encodes the frame again, and the language model reads the whole prompt and everything
+generated so far, with logits for every position. SAM encodes the frame for every question, even for an answer without
+`[SEG]`. The modules are the engine's own, so the answers must be the same. Besides the order of work, two things
+differ: SAM's attention is computed as in the reference (`reference_sam.py`), and products in fp32 are torch's own,
+because this runs under `no_grad`, like the reference, and not under `inference_mode` (`model/linear.py`). In bf16 on a
+CPU both use packed weights.
 """
 
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from lisa_core.tokenizer import IMAGE_ID
 
 @dataclass(frozen=True)
 class UncachedAnswer:
-    """What `Answer` says, as far as it is compared.
+    """The parts of an `Answer` that are compared.
 
     Attributes:
         low_res_logits: (N, h, w) float32, one for each `[SEG]`.
@@ -47,7 +47,7 @@ def ask(
     max_new_tokens: int,
     mask_only: bool = False,
 ) -> UncachedAnswer:
-    """Answers a question about (H, W, 3) uint8 RGB from nothing; the arguments are those of `LisaEngine.ask`."""
+    """Answers a question about (H, W, 3) uint8 RGB without any cache; other arguments as in `LisaEngine.ask`."""
     with torch.no_grad():
         clip_pixels = subject.for_clip(rgb)
         prompt = subject.prompt(question, history)
@@ -61,7 +61,7 @@ def ask(
 def _generated(
     subject: Subject, pixels: Tensor, prompt: Sequence[int], max_new_tokens: int
 ) -> tuple[list[int], list[Tensor]]:
-    """The new tokens, and the state (1, width) that emitted each `[SEG]`."""
+    """Decodes; returns the new tokens, and the state (1, width) that emitted each `[SEG]`."""
     special = subject.checkpoint.tokenizer.special_ids
     tokens: list[int] = []
     states: list[Tensor] = []
@@ -76,7 +76,7 @@ def _generated(
 
 
 def _taken(subject: Subject, pixels: Tensor, prompt: Sequence[int]) -> tuple[list[int], list[Tensor]]:
-    """The answer "[SEG]." read as if the model had said it, in one pass."""
+    """Reads the answer "[SEG]." in one pass, as if the model had generated it."""
     answer = subject.checkpoint.tokenizer.encode([Special(SEG), ".", Special(template.EOS)])[1:]
     hidden, _ = _read(subject, pixels, [*prompt, *answer])
     return answer, [hidden[len(prompt) - 1 : len(prompt)]]
@@ -102,5 +102,5 @@ def _masks(subject: Subject, rgb: NDArray[np.uint8], states: Sequence[Tensor]) -
         return np.empty((0, 4 * sam.shape.grid, 4 * sam.shape.grid), np.float32)
     prompts = subject.model.text_hidden_fcs(torch.cat(list(states[:MAX_SEGMENTS])))
     logits, _ = sam.decode(embedding, prompts)
-    (upsample(logits, sam.shape.image, size.resized, size.source) > 0).cpu()  # the reference's answer has these
+    (upsample(logits, sam.shape.image, size.resized, size.source) > 0).cpu()  # as the reference does
     return logits.float().cpu().numpy()

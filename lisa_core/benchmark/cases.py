@@ -1,7 +1,7 @@
-"""The questions that are timed, and the answers that are compared.
+"""Times questions, and compares their answers with the baseline's.
 
-Each is asked through the engine's public interface, so whatever the engine keeps, it keeps here. With a baseline,
-the first question of each case is asked again without any of it, right after, under the same load.
+Questions go through the engine's public interface, with all its caches. With a baseline, the first question of each
+case is asked again right after, without caches and under the same load.
 """
 
 import time
@@ -18,25 +18,25 @@ from lisa_core.benchmark.subject import Subject
 from lisa_core.engine import Frame
 
 SHORT, LONG = 8, 40
-"""Tokens of an answer: a phrase with a mask, and an explanation."""
+"""Tokens in an answer: a phrase with a mask, and an explanation."""
 TURNS = 6
-"""Questions of a conversation."""
+"""Questions in a conversation."""
 
 _THINGS = ("Cup", "Chair", "Door", "Plant", "Lamp", "Book", "Bag", "Bottle")
 
 Progress = Callable[[str], None]
-"""Called with what was just done."""
+"""Called with the name of what was just done."""
 
 
 def question(number: int) -> str:
-    """A question that shares no first word with those shortly before it, so that none of it was read before."""
+    """A question whose first word differs from recent ones, so that no part of it is in the KV cache."""
     thing = _THINGS[number % len(_THINGS)]
     return f"{thing} or something like it: where in this picture is it? Please answer with its segmentation mask."
 
 
 @dataclass(frozen=True)
 class Asked:
-    """One question as it was asked."""
+    """One question with its options."""
 
     question: str
     history: tuple[tuple[str, str], ...] = ()
@@ -46,16 +46,16 @@ class Asked:
 
 @dataclass
 class Case:
-    """What was measured of one case.
+    """The measurements of one case.
 
     Attributes:
         name: e.g. "new_frame_8".
-        about: in words.
-        new_frame: whether the frame's encoding is in the time.
+        about: description for people.
+        new_frame: whether the time includes encoding the frame.
+        asked, answer: of the first run.
+        read: tokens of the prompt that are not in the KV cache.
         seconds: of each run.
-        asked, answer: the first run's.
-        read: tokens of the prompt that are new to the engine.
-        uncached_seconds, uncached: the baseline's.
+        uncached_seconds, uncached: of the baseline.
     """
 
     name: str
@@ -70,14 +70,14 @@ class Case:
 
     @property
     def tokens_equal(self) -> bool | None:
-        """Whether the baseline said the same; None: there is none."""
+        """Whether the baseline has the same tokens; None without a baseline."""
         return None if self.uncached is None else self.uncached.token_ids == self.answer.token_ids
 
     @property
     def mask_distance(self) -> float | None:
-        """The largest difference between mask logits, relative to the largest of the baseline's; None: no baseline.
+        """The largest difference between mask logits, relative to the baseline's largest; None without a baseline.
 
-        Infinite where one has a mask that the other lacks.
+        Infinite if the numbers of masks differ.
         """
         if self.uncached is None:
             return None
@@ -96,8 +96,8 @@ class Measurement:
 
     Attributes:
         runs: how often each case is timed.
-        compare: whether the baseline is asked, too.
-        peaks: bytes by what was done (`answering`, `baseline`) and where (`host`, `device`).
+        compare: whether to ask the baseline as well.
+        peaks: bytes by activity (`answering`, `baseline`) and place (`host`, `device`).
     """
 
     subject: Subject
@@ -108,12 +108,12 @@ class Measurement:
     peaks: dict[str, dict[str, int]] = field(default_factory=dict)
 
     def steps(self) -> int:
-        """How often `on_progress` is called."""
+        """Number of calls of `on_progress`."""
         cases = 4 + TURNS
         return 1 + cases * (self.runs + self.compare)
 
     def cases(self) -> Iterator[Case]:
-        """Each case, once it is measured; the baseline's part is done when the next one is asked for."""
+        """Yields each case once it is measured and compared."""
         self._peak = PeakMemory(self.subject.device)
         frame = self._warm_up()
         for measured in self._measured(frame):
@@ -130,7 +130,7 @@ class Measurement:
         yield [self._new_frame("mask_only", Asked(question(0), mask_only=True))]
 
     def _warm_up(self) -> Frame:
-        """What only the first question pays: kernels chosen, caches made, memory taken. Keeps the frame."""
+        """Asks once, to pay the one-time costs: choosing kernels, allocating caches. Returns the frame."""
         frame = self.subject.engine.encode(self.rgb)
         self.subject.engine.ask(frame, question(-1), max_new_tokens=SHORT)
         self.on_progress("warm-up")
@@ -164,7 +164,7 @@ class Measurement:
         )
 
     def _conversation(self, frame: Frame) -> list[Case]:
-        """Six questions, each about all that was said; every run is a conversation of its own on the same frame."""
+        """Six questions, each with the history of those before; every run is a new conversation on the same frame."""
         cases: list[Case] = []
         for run in range(self.runs):
             history: tuple[tuple[str, str], ...] = ()
@@ -185,7 +185,7 @@ class Measurement:
         return cases
 
     def _unread(self, asked: str, history: Sequence[tuple[str, str]], before: str) -> int:
-        """Tokens of a prompt that the one before it on the same frame had not, its answer counted as read."""
+        """Number of a prompt's tokens that are not cached from the previous prompt on the frame and its answer."""
         prompt = self.subject.prompt(asked, history)
         earlier = self.subject.prompt(before, history[:-1]) if history else self.subject.prompt("")
         shared = next(

@@ -1,4 +1,4 @@
-"""A measurement as a picture."""
+"""Charts of a measurement."""
 
 import io
 import math
@@ -11,7 +11,7 @@ _OURS, _BASELINE, _INK = "#0f766e", "#cbd5e1", "#334155"
 
 
 def check_available() -> None:
-    """Raises `LisaError` if charts cannot be drawn here; asked before minutes of measuring."""
+    """Raises `LisaError` if matplotlib cannot be imported; to call before minutes of measuring."""
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -21,10 +21,10 @@ def check_available() -> None:
 
 
 def png(report: dict[str, Any]) -> bytes:
-    """A PNG with a bar for each case, beside it the baseline's where there is one, and one for each stage.
+    """A PNG with a bar for each case, beside its baseline's if there is one, and for each stage.
 
     Args:
-        report: of `report.summary`.
+        report: from `report.summary`.
     """
     from matplotlib.figure import Figure
 
@@ -75,7 +75,7 @@ def _stages(axes: Any, stages: list[dict[str, Any]]) -> None:
 
 
 def _from_a_decade(axes: Any, times: Sequence[float]) -> None:
-    """Makes the axis logarithmic, from the power of ten below the shortest time on, so that charts compare."""
+    """Makes the axis logarithmic and start at a power of ten, so that charts can be compared."""
     axes.set_xscale("log")
     axes.set_xlim(left=10.0 ** math.floor(math.log10(min(times))))
 

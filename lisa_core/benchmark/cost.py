@@ -1,4 +1,4 @@
-"""What an answer costs in operations and bytes, from the sizes alone, and what a GPU could do it in at best."""
+"""Operations and bytes that an answer costs, from the model's sizes, and the least time that a GPU needs for them."""
 
 import math
 import re
@@ -13,10 +13,10 @@ from lisa_core.model.sam import SamShape
 
 @dataclass(frozen=True)
 class Work:
-    """What has to be done at the least.
+    """The least work of a computation.
 
     Attributes:
-        flops: floating point operations, a multiplication and an addition counted as two.
+        flops: floating-point operations; a multiply-add counts as two.
         bytes: read from the device's memory.
     """
 
@@ -26,17 +26,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Gpu:
-    """Peaks as its maker states them: dense 16-bit operations and bytes of memory bandwidth, per second."""
+    """Peaks stated by its maker: dense 16-bit operations, and bytes of memory bandwidth, per second."""
 
     flops: float
     bandwidth: float
 
     def seconds(self, work: Work) -> float:
-        """The least time that some work can take."""
+        """The least time that the work can take."""
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
-_GPUS: Mapping[str, Gpu] = {  # part of the name that torch gives -> peaks; the first that fits
+_GPUS: Mapping[str, Gpu] = {  # part of the name in torch -> peaks; the first match counts
     "H200": Gpu(989e12, 4.8e12),
     "H100 PCIe": Gpu(756e12, 2.0e12),
     "H100 NVL": Gpu(835e12, 3.9e12),
@@ -50,7 +50,7 @@ _GPUS: Mapping[str, Gpu] = {  # part of the name that torch gives -> peaks; the 
 
 
 def known_gpu(name: str | None) -> Gpu | None:
-    """The peaks of a GPU by its name; None: not known, as those of a GH200, or of a laptop's RTX 4090."""
+    """The peaks of a GPU by its name; None if unknown, such as a GH200 or a laptop's RTX 4090."""
     if name is None or "Laptop" in name:
         return None
     return next((gpu for part, gpu in _GPUS.items() if re.search(rf"\b{part}\b", name)), None)
@@ -61,8 +61,8 @@ class Costs:
     """The work of each stage.
 
     Attributes:
-        weights: bytes of the weights of each part as they are stored, by the part's name.
-        element: bytes of one activation.
+        weights: bytes of the stored weights by part.
+        element: bytes of an activation.
     """
 
     shape: LisaShape
@@ -70,18 +70,18 @@ class Costs:
     element: int
 
     def clip(self) -> Work:
-        """One frame for the language model."""
+        """Encoding one frame for the language model."""
         return Work(
             _clip_flops(self.shape.clip, self.shape.language.width, self.shape.projector_layers),
             self.weights["clip"] + self.weights["mm_projector"],
         )
 
     def sam(self) -> Work:
-        """One image embedding."""
+        """Encoding one frame for masks."""
         return Work(_sam_flops(self.shape.sam), self.weights["sam"])
 
     def read(self, tokens: int, before: int) -> Work:
-        """So many tokens at once, after those `before` them; logits of the last."""
+        """Reading `tokens` tokens in one pass with `before` in the KV cache, and the logits of the last."""
         shape = self.shape.language
         seen = tokens * before + tokens * (tokens + 1) / 2
         flops = (
@@ -93,12 +93,12 @@ class Costs:
         return Work(flops, self.weights["language"] - self._embeddings() + cached)
 
     def _embeddings(self) -> int:
-        """Bytes of the table of input embeddings, of which a token reads one row."""
+        """Bytes of the input embeddings, of which a token reads one row."""
         return self.shape.language.vocabulary * self.shape.language.width * self.element
 
 
 def _layer_weights(shape: LanguageShape) -> int:
-    """Weights that every token is multiplied with, but for the last layer's logits."""
+    """Number of weights that each token is multiplied with, without lm_head."""
     kv_width = shape.kv_heads * shape.head_width
     return shape.layers * (2 * shape.width * (shape.width + kv_width) + 3 * shape.width * shape.hidden)
 
@@ -118,5 +118,5 @@ def _sam_flops(shape: SamShape) -> float:
         side = window or shape.grid
         queries = (math.ceil(shape.grid / side) * side) ** 2
         flops += 2 * patches * (4 * shape.width**2 + 2 * shape.width * shape.hidden)
-        flops += queries * shape.width * (4 * side**2 + 4 * side)  # to each other, and to rows and columns
+        flops += queries * shape.width * (4 * side**2 + 4 * side)  # attention, and relative positions
     return flops + 2 * patches * (shape.width * shape.embedding + 9 * shape.embedding**2)

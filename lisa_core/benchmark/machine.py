@@ -1,4 +1,4 @@
-"""The machine that measures: its name, its versions, its memory."""
+"""Facts about the machine: hardware, versions, peak memory."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def facts(device: torch.device) -> dict[str, Any]:
-    """What results depend on besides the model."""
+    """What results depend on besides the model, as JSON."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -38,7 +38,7 @@ def _cpu() -> str:
 
 
 class PeakMemory:
-    """The most memory that was held since `restart`."""
+    """The peak memory since `restart`."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -51,7 +51,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self._device)
         try:
             _CLEAR_REFS.write_text("5", encoding="ascii")
-        except OSError:  # no Linux, or not allowed: the peak is that of the whole process
+        except OSError:  # not Linux, or not allowed: the peak is that since the process began
             return
 
     def read(self) -> dict[str, int]:

@@ -1,8 +1,8 @@
-"""A checkpoint that exists nowhere: its weights are drawn when they are loaded, one tensor at a time, on the device.
+"""A checkpoint of random weights, which are drawn on the device when they are loaded, one tensor at a time.
 
-They load like a real checkpoint's, so that 4 bit is quantised the same way and no model stands on the host. The
-answers are planted as a trained LISA's are: every one begins with "Sure, it is [SEG]", whatever was asked; the words
-after it follow from all of the weights, and change when anything that was read before them does.
+They load like those of a real checkpoint: 4 bit is quantised the same way, and the host never holds the whole model.
+The start of the answers is planted: whatever the question, they begin with "Sure, it is [SEG]", like a trained LISA's.
+The tokens after that depend on all weights and on everything read before.
 """
 
 import itertools
@@ -29,7 +29,7 @@ ANSWER: list[template.Piece] = ["Sure, it is", Special(SEG)]
 
 _SEED = 0
 _LOUD = 3.0
-"""Elements of a loud embedding; those of other embeddings are 1 / sqrt(width), and each layer adds up to 1."""
+"""Scale of the elements of a loud embedding; those of others are 1 / sqrt(width), and each layer adds up to 1."""
 _UNIT_NORMAL = "positional_encoding_gaussian_matrix"
 
 
@@ -38,8 +38,8 @@ class RandomCheckpoint(Checkpoint):
     """A checkpoint of random weights.
 
     Attributes:
-        device: where the weights are drawn.
-        dtype: in which.
+        device: the weights are drawn on it.
+        dtype: of the weights.
     """
 
     device: torch.device
@@ -47,7 +47,7 @@ class RandomCheckpoint(Checkpoint):
 
     @classmethod
     def of(cls, name: shapes.ShapeName, precision: ResolvedPrecision, device: torch.device) -> "RandomCheckpoint":
-        """The checkpoint of a shape. The same name gives the same weights on the same kind of device."""
+        """The checkpoint of a shape; the same name gives the same weights on the same kind of device."""
         shape = shapes.BY_NAME[name]
         dtype = loading.compute_dtype(precision, device)
         with torch.device("meta"):
@@ -70,7 +70,7 @@ class RandomCheckpoint(Checkpoint):
         )
 
     def tensors(self) -> Iterator[tuple[str, Tensor, Mapping[str, Tensor]]]:
-        """Every (parameter, tensor on the device, no statistics); a tensor is drawn when it is used."""
+        """Yields every (parameter, tensor on the device, no statistics); each tensor is drawn when it is its turn."""
         random = torch.Generator(self.device).manual_seed(_SEED)
         planted = _Planted.draw(self.tokenizer, self.shape.language.width, random)
         for parameter, stored in self.stored.items():
@@ -83,7 +83,7 @@ class RandomCheckpoint(Checkpoint):
             yield parameter, tensor, {}
 
     def _draw(self, parameter: str, size: tuple[int, ...], random: torch.Generator) -> Tensor:
-        """Scales that keep activations near one through any number of layers; norms at identity."""
+        """Random weights, scaled so that activations stay near 1 through all layers; norms are the identity."""
         tensor = torch.empty(size, dtype=self.dtype, device=self.device)
         if parameter.endswith("bias"):
             return tensor.zero_()
@@ -95,12 +95,12 @@ class RandomCheckpoint(Checkpoint):
 
 @dataclass(frozen=True)
 class _Planted:
-    """What makes the model say `ANSWER`: a token's embedding is loud, and the next token's logit listens to it.
+    """Makes the model say `ANSWER`: the embedding of each token is loud, and its direction raises the next one's logit.
 
     Attributes:
-        before: the tokens that are followed, the prompt's last first.
-        after: the tokens that follow them, `[SEG]` last.
-        never: tokens that are never said, such as the end of sequence.
+        before: the tokens before each token of the answer, starting with the prompt's last.
+        after: the tokens of the answer, `[SEG]` last.
+        never: tokens that are never generated, such as the end of sequence.
         directions: (len(before), width) fp32, standard normal.
     """
 

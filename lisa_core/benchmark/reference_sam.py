@@ -1,7 +1,7 @@
-"""SAM's image encoder run as the reference runs it: same modules, its own attention.
+"""SAM's image encoder with the attention of the reference implementation, on the same modules.
 
-Each block pads to whole windows before it projects, writes the scores of all pairs of patches to memory, adds the
-relative positions to them there, and only then normalises them.
+Each block pads to whole windows before it projects to queries, keys and values, and materialises the attention scores
+of all pairs of patches, to which it adds the relative positions before the softmax.
 """
 
 import torch

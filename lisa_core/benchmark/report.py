@@ -1,4 +1,4 @@
-"""A measurement as JSON has it."""
+"""The JSON of a measurement."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from lisa_core.benchmark.subject import Subject
 from lisa_core.tokenizer import IMAGE_ID
 
 MASK_TOLERANCE = 1e-3
-"""Largest difference between the mask logits of an answer and the baseline's, relative to the largest of them."""
+"""Largest accepted difference of mask logits from the baseline's, relative to the largest of those."""
 
 
 def costs_of(subject: Subject) -> Costs:
-    """The work of each stage of a model as it is loaded."""
+    """The work of each stage of a loaded model."""
     return Costs(subject.checkpoint.shape, subject.engine.memory(), subject.dtype.itemsize)
 
 
@@ -30,11 +30,11 @@ def summary(
     stages: Sequence[Stage],
     peaks: dict[str, dict[str, int]],
 ) -> dict[str, Any]:
-    """What JSON says: the machine and the model, then cases and stages in seconds, memory in bytes.
+    """The machine and the model, cases and stages in seconds, and memory in bytes.
 
-    `equal` says whether every answer was the baseline's, token by token and masks within `MASK_TOLERANCE`; None
-    without a baseline. `mask_distance` is None, too, where only one of both has a mask. `limit_seconds` is what the
-    GPU's stated peaks would allow, where they are known.
+    `equal` is whether every answer has the baseline's tokens, and masks within `MASK_TOLERANCE`; None without a
+    baseline. `mask_distance` is None without a baseline, or if the numbers of masks differ. `limit_seconds` is the time
+    at the GPU's stated peaks, if they are known.
     """
     facts = machine.facts(subject.device)
     gpu = known_gpu(facts["gpu"]) if subject.precision != "fp32" else None
@@ -99,7 +99,7 @@ def _case(case: Case, limit: float | None) -> dict[str, Any]:
 
 
 def _finite(number: float | None) -> float | None:
-    """JSON has no others."""
+    """The number, or None for infinity and NaN, which JSON lacks."""
     return number if number is not None and math.isfinite(number) else None
 
 
@@ -121,17 +121,17 @@ def _limited(seconds: float, limit: float | None) -> dict[str, float | None]:
 
 
 def _least(case: Case, costs: Costs, gpu: Gpu | None) -> float | None:
-    """Seconds that the GPU needs at the least; masks and preprocessing count as nothing."""
+    """The least seconds that the GPU needs, without mask decoding and preprocessing."""
     if gpu is None:
         return None
     work: list[Work] = [costs.clip()] if case.new_frame else []
     if case.new_frame and case.answer.segments:
         work.append(costs.sam())
-    ids = case.answer.prompt_ids  # v0's have the image's tokens already
+    ids = case.answer.prompt_ids  # those of v0 have all of the image's tokens
     prompt = len(ids) + (costs.shape.clip.tokens - 1) * ids.count(IMAGE_ID)
     before = prompt - case.read
     work.append(costs.read(case.read, before))
     if not case.asked.mask_only:
-        steps = range(len(case.answer.token_ids) - 1)  # the first token is what reading gave
+        steps = range(len(case.answer.token_ids) - 1)  # reading the prompt gave the first token
         work += [costs.read(1, before + case.read + step) for step in steps]
     return sum(gpu.seconds(part) for part in work)

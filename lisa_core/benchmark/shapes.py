@@ -13,7 +13,7 @@ NAMES: tuple[str, ...] = get_args(ShapeName)
 
 
 def _clip(width: int, heads: int, hidden: int, layers: int) -> ClipShape:
-    """CLIP at 224 px in patches of 14; of its `layers` the last is not run, for LLaVA reads the one before."""
+    """CLIP at 224 px with patches of 14; the last of its `layers` is not run, as LLaVA reads the one before."""
     return ClipShape(
         image=224,
         patch=14,
@@ -41,7 +41,7 @@ def _llama(vocabulary: int, width: int, hidden: int, layers: int, heads: int) ->
 
 
 def _sam(image: int, width: int, heads: int, layers: int, window: int, whole: tuple[int, ...]) -> SamShape:
-    """SAM whose encoder looks at everything in the blocks `whole`, and at windows in the others."""
+    """SAM with global attention in the blocks `whole` of its encoder, and windows in the others."""
     return SamShape(
         image=image,
         patch=16,

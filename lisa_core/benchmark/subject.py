@@ -1,4 +1,4 @@
-"""What is measured: a model behind its engine, and beside it for the stages and the baseline."""
+"""The model that is measured: behind its engine for the cases, and directly for the stages and the baseline."""
 
 from dataclasses import dataclass
 
@@ -19,10 +19,10 @@ from lisa_core.tokenizer import spread
 
 @dataclass(frozen=True)
 class Subject:
-    """One model, loaded once.
+    """A model and its engine, sharing the weights.
 
     Attributes:
-        name: "random small", or the checkpoint as it was asked for.
+        name: "random small", or the checkpoint as the user named it.
         dtype: of activations.
     """
 
@@ -56,22 +56,22 @@ class Subject:
         return cls(name, checkpoint, precision, device, loading.compute_dtype(precision, device), model, engine)
 
     def prompt(self, question: str, history: History = ()) -> list[int]:
-        """The ids of a whole conversation, `IMAGE_ID` once for each visual token."""
+        """The token ids of a conversation, with `IMAGE_ID` once for each visual token."""
         ids = self.checkpoint.tokenizer.encode(BY_NAME[self.checkpoint.template].render(question, history))
         return spread(ids, self.checkpoint.shape.clip.tokens)
 
     def for_clip(self, rgb: NDArray[np.uint8]) -> Tensor:
-        """(1, 3, size, size) what CLIP sees of (H, W, 3) RGB."""
+        """(1, 3, size, size): CLIP's input from (H, W, 3) RGB."""
         pixels = preprocess.for_clip(rgb, self.checkpoint.shape.clip.image, self.device)
         return preprocess.clip_input(pixels).to(self.dtype)[None]
 
     def for_sam(self, rgb: NDArray[np.uint8]) -> tuple[Tensor, SamSize]:
-        """(1, 3, size, size) what SAM sees of it."""
+        """(1, 3, size, size): SAM's input from (H, W, 3) RGB, and the sizes."""
         side = self.checkpoint.shape.sam.image
         pixels, size = preprocess.for_sam(rgb, side, self.device)
         return preprocess.sam_input(pixels, side).to(self.dtype)[None], size
 
     def synchronise(self) -> None:
-        """Waits for the device, so that a clock can be read."""
+        """Waits until the device is idle, before reading a clock."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)

@@ -1,4 +1,4 @@
-"""A tokenizer without a vocabulary file: words become ids by their hash, and ids become words that come back."""
+"""A tokenizer without a vocabulary file: the id of a word is its hash, and decoded words encode to the same ids."""
 
 import re
 import zlib
@@ -10,13 +10,13 @@ from lisa_core.tokenizer import Tokenizer
 _PIECES = re.compile(r"\w+|[^\w\s]")
 _NAMED = re.compile(r"w(\d+)")
 _FIRST = 3
-"""Below are Llama's unknown, begin and end of sequence."""
+"""First id of a word; below are Llama's unknown, begin and end of sequence."""
 
 
 class WordTokenizer(Tokenizer):
     """LISA's tokenizer over `vocabulary` ids; the last three are `[SEG]`, `<im_start>` and `<im_end>`.
 
-    Decoded words have the name of their id, so that an answer in a history is read as the tokens that it was.
+    A decoded word contains its id, so that an answer in a history encodes to its original tokens.
     """
 
     def __init__(self, vocabulary: int) -> None:
@@ -29,7 +29,7 @@ class WordTokenizer(Tokenizer):
 
 
 class _HashedWords:
-    """What `Tokenizer` asks of sentencepiece."""
+    """The part of sentencepiece's interface that `Tokenizer` uses."""
 
     def __init__(self, size: int) -> None:
         self._size = size

@@ -1,4 +1,4 @@
-"""The command `lisa`: one file per subcommand. Torch is imported by the commands that need it, once they run."""
+"""The command `lisa`: one file per subcommand. Commands import torch only when they run and need it."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""`lisa bench`: how long answers take on this machine, and beside it how long they would take with nothing kept."""
+"""`lisa bench`: how long answers take on this machine, and how long they would take without caches."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lisa_core.benchmark.subject import Subject
 
 _BAR = 12
-"""Characters of the longest bar."""
+"""Length of the longest bar, in characters."""
 
 
 def bench(
@@ -118,7 +118,7 @@ def _load(
     template: str | None,
     bars: Progress,
 ) -> tuple["Subject", dict[str, dict[str, int]]]:
-    """The model, and the memory that loading took."""
+    """Loads the model; also returns the peak memory of loading."""
     from lisa_core import loading
     from lisa_core.benchmark.machine import PeakMemory
     from lisa_core.benchmark.random_model import RandomCheckpoint
@@ -170,7 +170,7 @@ def _measure(
 
 
 def _picture() -> "NDArray[np.uint8]":
-    """(480, 640, 3) RGB: smooth colours with noise, as a camera has them."""
+    """(480, 640, 3) RGB: smooth colours with noise, like a camera's."""
     import numpy as np
 
     rows, columns = np.mgrid[0:1:480j, 0:1:640j]
@@ -271,7 +271,7 @@ def _factor(ratio: float | None) -> Text:
 
 
 def _verdict(report: dict[str, Any]) -> list[Text]:
-    """Whether the answers are the baseline's, in words; nothing without one."""
+    """Whether the answers are the baseline's, in words; empty without a baseline."""
     if report["equal"] is None:
         return []
     if report["equal"]:

@@ -83,7 +83,7 @@ def chat(
     except OSError as error:
         terminal.fail(terminal.cause(error, out))
     if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")  # what is no UTF-8 gets as far as `readable`
+        sys.stdin.reconfigure(errors="surrogateescape")  # so that bytes that are not UTF-8 reach `readable`
     interactive, engine = sys.stdin.isatty(), None
     try:
         engine = loaded(context.obj, model)
@@ -132,12 +132,12 @@ class Chat:
         self._turns: list[Turn] = []
 
     def greet(self) -> None:
-        """Says who is there."""
+        """Prints which model answers."""
         engine = self._engine
         self._console.print(plain(f"{engine.checkpoint}, {engine.precision} on {engine.device}; /help for help", "dim"))
 
     def open(self, image: Path, rgb: "NDArray[np.uint8]") -> None:
-        """Turns to another picture."""
+        """Starts a conversation about another picture."""
         with self._console.status("looking"), _interruptible() as cancel:
             frame = self._engine.encode(rgb)
         if cancel.is_set():
@@ -148,7 +148,7 @@ class Chat:
         self._console.print(plain(f"{image}, {width}x{height}", "dim"))
 
     def ask(self, question: str) -> None:
-        """Asks, shows the answer as it comes, and writes the picture with its segments."""
+        """Asks, shows the answer while it is generated, and writes the overlay."""
         if self._frame is None:
             raise ImageError("There is no picture to talk about yet: /image PATH names one.")
         history = [(turn.question, turn.answer.text) for turn in self._turns]
@@ -198,7 +198,7 @@ class Chat:
         self._console.print(plain(str(path), "dim"))
 
     def obey(self, line: str) -> None:
-        """Does what a line that starts with a slash says, except leaving."""
+        """Runs a command that starts with a slash, except /quit."""
         command, _, argument = line.partition(" ")
         match command:
             case "/image" | "/camera" if not argument.strip():
@@ -226,7 +226,7 @@ class Chat:
 
 
 class Words:
-    """An answer on its way to the terminal, each [SEG] in the colour of its segment."""
+    """Prints an answer while it is generated, each [SEG] in the colour of its segment."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -242,14 +242,14 @@ class Words:
         self._end_line()
 
     def on_token(self, text: str) -> None:
-        """Shows the new part of the answer."""
+        """Prints the new text of the answer."""
         self._waiting.stop()
         self._console.print(answer_text(text, self._segments), end="")
         self._segments += text.count(SEG)
         self._begun = True
 
     def on_stage(self, stage: str) -> None:
-        """Shows that it goes on, once the words are there."""
+        """Shows a spinner while the masks are decoded."""
         if stage == "masking":
             self._end_line()
             self._waiting.update("drawing")
@@ -263,7 +263,7 @@ class Words:
 
 
 def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
-    """Answers questions and obeys commands until /quit or the end; how many of them failed."""
+    """Answers questions and runs commands until /quit or the end; returns how many failed."""
     failed = 0
     for line in lines:
         words = readable(line).strip()
@@ -275,7 +275,7 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
             elif words:
                 talk.ask(words)
         except (Cancelled, KeyboardInterrupt):
-            if not interactive:  # whoever stops a script means all of it
+            if not interactive:  # Ctrl-C stops the whole script
                 raise KeyboardInterrupt from None
             terminal.stdout().print(plain("(stopped)", "dim"))
         except LisaError as error:
@@ -288,9 +288,9 @@ def _hear(talk: Chat, lines: Iterator[str], interactive: bool) -> int:
 
 
 def _typed() -> Iterator[str]:
-    """The lines that somebody types; ends with Ctrl-D, and Ctrl-C drops the line."""
+    """The lines typed by a person; Ctrl-D ends them, Ctrl-C discards the current one."""
     with contextlib.suppress(ImportError):
-        import readline  # noqa: F401 # gives input() its editing and its memory
+        import readline  # noqa: F401 # gives input() line editing and a history
     while True:
         try:
             yield input(PROMPT)
@@ -302,7 +302,7 @@ def _typed() -> Iterator[str]:
 
 
 def _piped() -> Iterator[str]:
-    """The lines of a pipe or file, each repeated in the output, so that this reads like a conversation."""
+    """The lines of a pipe or file, echoed so that the output reads like a conversation."""
     console = terminal.stdout()
     for line in sys.stdin:
         if line.strip():
@@ -313,7 +313,7 @@ def _piped() -> Iterator[str]:
 def _path(name: str) -> Path:
     try:
         return Path(name).expanduser()
-    except RuntimeError as error:  # ~ and the name of no user
+    except RuntimeError as error:  # ~ with an unknown user
         raise LisaError(f"{name} cannot be looked at ({error}); give a picture's path.") from error
 
 
@@ -324,24 +324,24 @@ def _read(image: Path) -> "NDArray[np.uint8]":
 
 
 def _snapshot(topic: str) -> "NDArray[np.uint8]":
-    """The next picture on a ROS topic; raises LisaError if there is no ROS, or no picture."""
+    """The next picture on a ROS topic; raises LisaError without ROS, or without a picture."""
     ros = ros_bridge.module("snapshot", "/camera")
     try:
         rgb: NDArray[np.uint8] = ros.snapshot(topic)
-    except ValueError as error:  # of rclpy: no name of a topic
+    except ValueError as error:  # rclpy: not a topic name
         raise LisaError(f"{topic!r} is no name of a topic ({str(error).splitlines()[0]}).") from error
     return rgb
 
 
 def _last_number(folder: Path, stem: str) -> int:
-    """The highest number of an answer about a picture of that name in the folder, 0 if there is none."""
+    """The highest number of the answers in the folder about a picture of that name; 0 without any."""
     name = re.compile(re.escape(stem) + r"_(\d{3,})_.*")
     return max((int(found[1]) for path in folder.iterdir() if (found := name.fullmatch(path.name))), default=0)
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[threading.Event]:
-    """An event that Ctrl-C sets, instead of what it does otherwise."""
+    """Yields an event that Ctrl-C sets instead of raising KeyboardInterrupt."""
     cancel = threading.Event()
     before = signal.signal(signal.SIGINT, lambda *_: cancel.set())
     try:

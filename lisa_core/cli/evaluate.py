@@ -1,4 +1,4 @@
-"""`lisa evaluate`: how good a model is on a data set; one command for each kind of data set."""
+"""`lisa evaluate`: measures a model on a data set; one command for each kind of data set."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -165,7 +165,7 @@ def _evaluate_split(
     targets: Targets,
     engine: Any,
 ) -> bool:
-    """Evaluates, writes and shows; `source` is what JSON says of the data. Whether anything failed."""
+    """Evaluates, writes and shows; `source` describes the data in JSON. Returns whether anything failed."""
     from lisa_core.evaluation.journal import Journal
     from lisa_core.evaluation.runner import Result, evaluate_together, unpacked
 
@@ -181,7 +181,7 @@ def _evaluate_split(
         )
         _write(targets, settings, split, results, failures)
         failed = bool(failures or split.faults)
-        if not failed:  # else, what was finished need not be repeated once the rest is remedied
+        if not failed:  # else the next run need not repeat the finished ones
             journal.delete()
     _show(results, targets)
     return failed
@@ -194,7 +194,7 @@ def _write(
     results: Sequence["Result"],
     failures: Sequence["Failure"],
 ) -> None:
-    """Writes all files or none; raises OSError."""
+    """Writes all files, or none and raises OSError."""
     from lisa_core import files
     from lisa_core.answer_files import as_json, stems
     from lisa_core.evaluation import report

@@ -1,4 +1,4 @@
-"""`lisa evaluate tabletop`: how good a model is on rendered tabletops, by kind of question."""
+"""`lisa evaluate tabletop`: measures a model on rendered tabletops, by kind of question."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -83,7 +83,7 @@ def _evaluate_scenes(
     targets: Targets,
     engine: Any,
 ) -> bool:
-    """Evaluates, writes and shows; whether anything failed."""
+    """Evaluates, writes and shows; returns whether anything failed."""
     from lisa_core import files
     from lisa_core.answer_files import as_json
     from lisa_core.evaluation import tabletop_report as report
@@ -102,7 +102,7 @@ def _evaluate_scenes(
             contents[targets.sheet] = report.sheet(scenes, results, questions)
         contents[targets.json] = as_json(report.summary(settings, results, failures))
         files.write_whole(contents)
-        if not failures:  # else, what was finished need not be repeated once the rest is remedied
+        if not failures:  # else the next run need not repeat the finished ones
             journal.delete()
     _show(results, targets)
     return bool(failures)

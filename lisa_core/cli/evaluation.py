@@ -1,4 +1,4 @@
-"""What the commands of `lisa evaluate` have in common: a run that goes on after whatever stopped it."""
+"""Shared by the commands of `lisa evaluate`: options, files, and a run that can be resumed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ How = Annotated[Protocol, typer.Option(help="How the model is asked.")]
 
 @dataclass(frozen=True)
 class Targets:
-    """The files to write."""
+    """The files and folders to write."""
 
     json: Path
     csv: Path | None
@@ -48,15 +48,15 @@ class Targets:
 
     @property
     def journal(self) -> Path:
-        """What is finished, while a run is under way."""
+        """File of the finished results during a run."""
         return self.json.with_name(self.json.name + ".journal")
 
     def written(self, any_results: bool) -> list[Path]:
-        """The files and folders that there are after a run."""
+        """The files and folders that exist after a run."""
         return [path for path in (self.json, self.csv, self.sheet if any_results else None, self.masks) if path]
 
     def prepare(self, data: Path) -> None:
-        """Makes the folders; raises OSError, or BadParameter for a file that would get between the data."""
+        """Makes the folders; raises OSError, or BadParameter for a file that would lie among the data."""
         files = [path for path in (self.json, self.csv, self.sheet) if path]
         if len({path.resolve() for path in files}) < len(files):
             raise typer.BadParameter("two kinds of results cannot go into one file; name a file for each")
@@ -69,7 +69,7 @@ class Targets:
 
 @contextmanager
 def opening() -> Iterator[None]:
-    """Around what reads the data and makes the folders for results: ends the command with a sentence if that fails."""
+    """Wraps opening the data and making the folders; ends the command with a sentence if that fails."""
     try:
         yield
     except KeyboardInterrupt:
@@ -81,7 +81,7 @@ def opening() -> Iterator[None]:
 
 
 def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
-    """Loads the model, evaluates it and ends the command: with 0, or with 1 if the evaluation says that some failed."""
+    """Loads the model, evaluates it and ends the command: with 1 if `evaluation` returns that anything failed."""
     engine = None
     try:
         engine = loaded(app_state, model)
@@ -100,7 +100,7 @@ def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Call
 
 
 def asked_of(engine: Any, model: ModelOptions, max_new_tokens: int) -> dict[str, Any]:
-    """What JSON says of the model, and of how it is asked."""
+    """The JSON about the model and how it is asked."""
     return {
         "checkpoint": model.checkpoint,
         "precision": engine.precision,
@@ -111,7 +111,7 @@ def asked_of(engine: Any, model: ModelOptions, max_new_tokens: int) -> dict[str,
 
 
 def states(model: ModelOptions) -> dict[str, Any]:
-    """What results depend on besides the settings: the files of the model."""
+    """What results depend on besides the settings: the model's files."""
     return {"weights": state_of(model.checkpoint), "vision_tower": state_of(model.vision_tower)}
 
 
@@ -139,7 +139,7 @@ def evaluate_all(
 def show_table(
     headings: Sequence[str], rows: Sequence[tuple[str | float | None, ...]], written: Sequence[Path]
 ) -> None:
-    """A table of names, numbers and shares, `-` for None, and the files that have more."""
+    """Prints a table of names, numbers and shares, `-` for None, and the files with the details."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left")

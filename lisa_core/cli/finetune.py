@@ -1,4 +1,4 @@
-"""`lisa finetune` and `lisa import-lora`: what was learnt, here or by the authors' code, becomes a checkpoint."""
+"""`lisa finetune` and `lisa import-lora`: make checkpoints by fine-tuning, here or by the authors' code."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -80,7 +80,7 @@ def _facts(opened: "Checkpoint") -> dict[str, Any]:
 
 
 def _parameters(opened: "Checkpoint") -> dict[str, int]:
-    """Number of parameters by part."""
+    """Number of parameters by part of the model."""
     import torch
 
     from lisa_core.model.lisa import Lisa

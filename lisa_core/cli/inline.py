@@ -1,4 +1,4 @@
-"""Pictures inside the terminal, where it can show them: kitty's graphics protocol and iTerm2's.
+"""Shows pictures in terminals that can: the graphics protocols of kitty and iTerm2.
 
 Sources: https://sw.kovidgoyal.net/kitty/graphics-protocol/, https://iterm2.com/documentation-images.html
 """
@@ -13,20 +13,20 @@ from PIL import Image
 from lisa_core import files
 
 Encode = Callable[[NDArray[np.uint8]], str]
-"""(H, W, 3) RGB -> what makes the terminal show it."""
+"""(H, W, 3) RGB -> the escape sequences that show it."""
 
 LARGEST = 1024
-"""Px that a picture has at most when it is sent, on its longer side."""
+"""Longest side of a picture that is sent, px."""
 COLUMNS = 60
-"""Letters that a picture is wide."""
+"""Width of a picture, in characters."""
 CHUNK = 4096
-"""Letters of data that kitty takes at once."""
+"""Characters of data that kitty takes at once."""
 
 
 def encoder(environment: Mapping[str, str]) -> Encode | None:
-    """How the terminal of that environment wants its pictures; None if it shows none, or is not known to."""
+    """The encoder for the terminal of that environment; None if it is not known to show pictures."""
     if "TMUX" in environment or environment.get("TERM", "").startswith(("screen", "tmux", "dumb")):
-        return None  # a multiplexer passes no pictures on
+        return None  # terminal multiplexers do not forward pictures
     program = environment.get("TERM_PROGRAM", "")
     if program in ("iTerm.app", "WezTerm") or environment.get("LC_TERMINAL") == "iTerm2":
         return as_iterm
@@ -36,7 +36,7 @@ def encoder(environment: Mapping[str, str]) -> Encode | None:
 
 
 def as_kitty(rgb: NDArray[np.uint8]) -> str:
-    """In kitty's protocol: a PNG in chunks, `q=2` so that the terminal does not reply into the input."""
+    """In kitty's protocol: a PNG in chunks; `q=2` keeps the terminal from replying on stdin."""
     data = _data(rgb)
     chunks = [data[start : start + CHUNK] for start in range(0, len(data), CHUNK)]
     sequences = []

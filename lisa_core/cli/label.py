@@ -1,4 +1,4 @@
-"""`lisa label`: masks become a data set; one command for each kind of masks."""
+"""`lisa label`: makes a data set from masks; one command for each source of masks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -162,7 +162,7 @@ def tabletop(
 def _write(
     read: Callable[[], tuple[Sequence["Label"], Sequence[str]]], out: Path, val: float, *, of_a_recording: bool = False
 ) -> NoReturn:
-    """Reads and writes, says what there is, and ends the command."""
+    """Reads the labels, writes the data set, prints a summary, and ends the command."""
     from lisa_core.labelling import dataset
 
     faults: list[str] = []
@@ -195,7 +195,7 @@ def _write(
 
 @contextmanager
 def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArray[np.uint8]"]]:
-    """What gives the picture of a frame by its number; ends the command if there are none."""
+    """Yields a function that returns the picture of a frame by its number; ends the command if there are no frames."""
     if frames.is_dir() and not (frames / "metadata.yaml").exists():
         from lisa_core.labelling.sources import numbered
 

@@ -1,4 +1,4 @@
-"""From the options about a model to the model."""
+"""Loads the model that the options name."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -9,11 +9,11 @@ from lisa_core.cli.progress import over_a_share
 from lisa_core.errors import LisaError
 
 Load = Callable[..., Any]
-"""`LisaEngine.from_pretrained`, or what a test puts in its place."""
+"""`LisaEngine.from_pretrained`, or a test's replacement."""
 
 
 def load_engine(*args: Any, **options: Any) -> Any:
-    """`LisaEngine.from_pretrained`, imported when it is called, for torch takes seconds."""
+    """`LisaEngine.from_pretrained`, imported late: torch takes seconds."""
     from lisa_core import LisaEngine
 
     return LisaEngine.from_pretrained(*args, **options)
@@ -21,7 +21,7 @@ def load_engine(*args: Any, **options: Any) -> Any:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """What the command line says about the model; empty: the default."""
+    """The options about the model; an empty string means the default."""
 
     checkpoint: str
     precision: str
@@ -32,7 +32,7 @@ class ModelOptions:
 
 
 def loaded(load: Load, model: ModelOptions) -> Any:
-    """The engine, with a progress bar while it loads; ends the command with a sentence if it does not."""
+    """Loads the engine with a progress bar; ends the command with a sentence if that fails."""
     arguments = {name: value if value != "" or name == "checkpoint" else None for name, value in asdict(model).items()}
     try:
         with over_a_share(f"loading {model.checkpoint}") as on_progress:

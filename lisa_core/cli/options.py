@@ -1,4 +1,4 @@
-"""The options that several commands have, named like the parameters of the node."""
+"""Options shared by several commands, named like the node's parameters."""
 
 from pathlib import Path
 from typing import Annotated

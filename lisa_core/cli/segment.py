@@ -1,4 +1,4 @@
-"""`lisa segment`: one question about each of some pictures, answered in words and files."""
+"""`lisa segment`: asks one question about each picture, and writes the answers as files."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -89,14 +89,14 @@ def segment(
 
 @dataclass(frozen=True)
 class Asking:
-    """What is asked about each picture, and how: the options of `LisaEngine.ask`."""
+    """The question about each picture, and the options of `LisaEngine.ask`."""
 
     question: str
     options: dict[str, Any]
 
 
 def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path) -> int:
-    """Number of pictures that failed."""
+    """Asks about all pictures; returns how many failed."""
     from lisa_core.answer_files import Names, stems
 
     sources = {image.resolve() for image in images}
@@ -122,7 +122,7 @@ def _segment_all(engine: Any, images: Sequence[Path], asking: Asking, out: Path)
 
 
 def _segment_one(engine: Any, image: Path, asking: Asking, names: "Names", sources: set[Path]) -> Group:
-    """Answers, writes the files, and gives back what to show."""
+    """Answers, writes the files, and returns what to print."""
     from lisa_core import answer_files, files
 
     rgb = files.read_rgb(image)

@@ -1,4 +1,4 @@
-"""`lisa tabletop`: rendered tabletops, to train on and to measure with."""
+"""`lisa tabletop`: renders tabletops, for training and evaluation."""
 
 import multiprocessing
 import queue
@@ -17,7 +17,7 @@ app = terminal.group("Rendered tabletops, with the truth about them.")
 
 
 def kind_named(name: str) -> Kind:
-    """The kind of that name; any other is wrong usage."""
+    """The kind of that name; raises BadParameter if there is none."""
     if name not in KIND_BY_NAME:
         raise typer.BadParameter(f"there is no kind {name!r}; there are {', '.join(KIND_BY_NAME)}.")
     return KIND_BY_NAME[name]
@@ -87,7 +87,7 @@ def _refuse_others(out: Path, seed: int, guest: Kind | None) -> None:
 
 
 def _rendered(out: Path, scenes: int, seed: int, guest: Kind | None, workers: int, depth: bool) -> Iterator[int]:
-    """The numbers of the scenes as they get finished; each worker is a process, for OpenGL's sake."""
+    """Yields the numbers of scenes as they are finished; OpenGL needs a process for each worker."""
     spawn = multiprocessing.get_context("spawn")
     reports: Any = spawn.Queue()
     processes = [

@@ -1,4 +1,4 @@
-"""What the commands say: results on stdout, everything else on stderr."""
+"""Output of the commands: results on stdout, everything else on stderr."""
 
 import errno
 import os
@@ -37,22 +37,22 @@ def stderr() -> Console:
 
 
 def readable(words: str) -> str:
-    """The words of a user without what was no UTF-8, which Python hands over as half characters."""
+    """The words of a user, with bytes that are not UTF-8 (surrogates in Python) replaced."""
     return words.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def plain(words: str, style: str = "") -> Text:
-    """Words as they are: no markup, and nothing that a terminal would obey."""
+    """The words without markup; control characters are replaced."""
     return Text(words.translate(_CONTROL), style)
 
 
 def complain(sentence: str) -> None:
-    """Says what went wrong."""
+    """Prints an error."""
     stderr().print(Text("error: ", "bold red"), plain(sentence), sep="")
 
 
 def fail(sentence: str, code: int = 1) -> NoReturn:
-    """Says what went wrong, and ends the command."""
+    """Prints an error, and ends the command."""
     complain(sentence)
     raise typer.Exit(code)
 
@@ -78,14 +78,14 @@ def took_all() -> bool:
 
 
 def segment_style(index: int) -> str:
-    """The colour that the segment has in pictures."""
+    """The colour of the segment in pictures."""
     from lisa_core.overlay import colour
 
     return "bold #{:02x}{:02x}{:02x}".format(*colour(index))
 
 
 def answer_text(words: str, first: int = 0) -> Text:
-    """An answer, or a part of one, each [SEG] in the colour of its segment; `first` is the index of the first."""
+    """An answer or a part of one, each [SEG] in the colour of its segment; `first` is the first one's index."""
     text = Text()
     for index, part in enumerate(words.split(SEG)):
         if index:
@@ -95,7 +95,7 @@ def answer_text(words: str, first: int = 0) -> Text:
 
 
 def segment_table(answer: Answer, masks: Sequence[str] = ()) -> Table:
-    """Number (as in the picture), box, area and score of each segment, and the file of its mask if there are any."""
+    """A table of the segments: number as in the picture, box, area, score, and the files of the masks if given."""
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), header_style="dim")
     table.add_column("#", justify="right")
     table.add_column("box (x, y, width, height)", no_wrap=True)

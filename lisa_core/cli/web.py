@@ -47,7 +47,7 @@ def web(
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     with tempfile.TemporaryDirectory(prefix="lisa_web_") as scratch:
-        # read by Gradio when it is imported: nothing is reported anywhere, uploads go where they are deleted
+        # Gradio reads these at import: no telemetry, and uploads go into the folder that is deleted
         os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": scratch}
         try:
             from lisa_core.web.app import Page

@@ -1,4 +1,4 @@
-"""How good a model is on a data set: gIoU and cIoU by the published protocol, or of what it says by itself.
+"""Measures a model on a data set: gIoU and cIoU by the published protocol, or of freely generated answers.
 
     for entry in reasonseg.open_split(Path("ReasonSeg"), "val").entries:
         result = runner.evaluate(engine, entry)
@@ -13,11 +13,11 @@ from typing import Literal
 Protocol = Literal["teacher-forced", "generated"]
 """How the model is asked.
 
-`teacher-forced` is the published one: no decoding, "[SEG]." is taken for the answer and gives one mask, so that it
-measures how well things are found and not whether the model says that it found them. `generated` asks the same
-question and lets the model answer: the mask is the union of those of all its [SEG]s, because the ground truth is one
-mask for everything asked for, and an answer without [SEG] has found nothing.
+`teacher-forced` is the published one: nothing is decoded, "[SEG]." is taken for the answer and gives one mask. It
+measures how well the model segments, not whether it answers with a mask at all. `generated` asks the same question and
+decodes an answer. Its mask is the union of the masks of all its [SEG]s, because the ground truth is one mask for
+everything asked for; an answer without [SEG] has an empty mask.
 """
 
 QUESTIONS = 8
-"""Dialogues about each tabletop, by default."""
+"""Default number of dialogues about each tabletop."""

@@ -1,4 +1,4 @@
-"""What a run has finished so far, in a file that a kill at any time leaves usable."""
+"""The finished results of an evaluation, in a file that a kill at any time leaves usable."""
 
 import hashlib
 import json
@@ -13,29 +13,29 @@ R = TypeVar("R")
 
 
 class Entry(Protocol):
-    """What is evaluated at a time."""
+    """One item of a data set to evaluate."""
 
     @property
     def name(self) -> str:
-        """The only one of that name in its set."""
+        """Unique in its data set."""
 
     @property
     def picture(self) -> Path:
-        """Its picture's file."""
+        """File of the picture."""
 
     @property
     def annotation(self) -> Path:
-        """The file that has the truth about it."""
+        """File of the ground truth."""
 
     def digest(self) -> str:
-        """Tells its files from any others; raises DatasetError if they cannot be read."""
+        """A digest of its files' contents; raises DatasetError if they cannot be read."""
 
 
 class Journal(Generic[R]):
-    """Results by what they depend on, one JSON line each.
+    """Results, one JSON line each, keyed by a hash of everything they depend on.
 
-    Lines of other settings or of files that have changed since are not found, and do no harm. A last line without an
-    end was being written when a kill came; it is dropped.
+    Lines of other settings, or of files that have changed since, are ignored. A last line that a kill cut off is
+    dropped.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Journal(Generic[R]):
         pack: Callable[[R], Mapping[str, Any]],
         unpack: Callable[[Mapping[str, Any]], R],
     ) -> None:
-        """Opens the file, anew or to go on; raises OSError if it cannot be written.
+        """Opens the file or makes it; raises OSError if it cannot be written.
 
         Args:
             path: of the file.
-            settings: what all results depend on, as JSON can write it.
-            pack: a result as JSON can write it.
-            unpack: the same back; raises ValueError, LookupError or TypeError of what is none.
+            settings: what all results depend on, serialisable as JSON.
+            pack: makes a result serialisable as JSON.
+            unpack: the inverse; raises ValueError, LookupError or TypeError if it is given anything else.
         """
         self._pack = pack
         self._path = path
@@ -65,18 +65,18 @@ class Journal(Generic[R]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Closes the file, which stays to be gone on with, unless there is nothing in it."""
+        """Closes the file, and deletes it if it is empty."""
         empty = self._lines.empty
         self._lines.close()
         if empty:
             self._path.unlink(missing_ok=True)
 
     def find(self, entry: Entry) -> R | None:
-        """The result of that entry, if it is finished; raises DatasetError if the entry's files cannot be read."""
+        """The result of an entry, or None; raises DatasetError if the entry's files cannot be read."""
         return self._results.get(self._key(entry))
 
     def add(self, entry: Entry, result: R) -> None:
-        """Keeps a result, on the disk when this returns; raises OSError if the disk is full."""
+        """Adds a result, which is on the disk when this returns; raises OSError if the disk is full."""
         self._lines.add({"key": self._key(entry), **self._pack(result)})
 
     def delete(self) -> None:
@@ -96,5 +96,5 @@ def _results_of(lines: Iterable[bytes], unpack: Callable[[Mapping[str, Any]], R]
             fields = json.loads(line)
             results[str(fields["key"])] = unpack(fields)
         except (ValueError, LookupError, TypeError):
-            continue  # the disk was full, or somebody's file; the image is evaluated again
+            continue  # the disk was full, or it is another file; the entry is evaluated again
     return results

@@ -1,4 +1,4 @@
-"""Pixels in common: IoU of one mask, gIoU and cIoU of many, as in section 5.1 of the LISA paper (Lai et al. 2023)."""
+"""IoU of one mask, gIoU and cIoU of many, as in section 5.1 of the LISA paper (Lai et al. 2023)."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,19 +10,19 @@ from lisa_core.reasonseg import IGNORED, TARGET
 
 _EPS_IMAGE = 1e-5
 _EPS_SET = 1e-10
-"""The authors' guards against empty unions, kept because they show in the last digits of published numbers."""
+"""The authors' guards against empty unions; they affect the last digits of published numbers."""
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """What a mask and its ground truth have in common, px; `IGNORED` pixels are in neither number."""
+    """Intersection and union of a mask and its ground truth, px, without `IGNORED` pixels."""
 
     intersection: int
     union: int
 
     @property
     def iou(self) -> float:
-        """0 to 1; 1 where nothing was to be found, and nothing was."""
+        """0 to 1; 1 if both are empty."""
         return self.intersection / (self.union + _EPS_IMAGE) if self.union else 1.0
 
 
@@ -32,8 +32,8 @@ class Score:
 
     Attributes:
         images: how many there are.
-        giou: mean of their IoUs; None of no images.
-        ciou: all intersections over all unions, which favours large objects; None of no images.
+        giou: mean of their IoUs; None without images.
+        ciou: sum of intersections over sum of unions, which favours large objects; None without images.
     """
 
     images: int

@@ -1,9 +1,9 @@
-"""RefCOCO-style sets: COCO's instances, and sentences that each mean one of them.
+"""RefCOCO-style sets: COCO's instances, and sentences that each refer to one of them.
 
     instances.json    refs(unc).json    images/COCO_train2014_....jpg
 
-The published sets (refCOCO, refCOCO+, refCOCOg) have their references as a pickle, which runs code when it is read;
-here they are JSON of the same content.
+The published sets (refCOCO, refCOCO+, refCOCOg) store their references as a pickle, which runs code when it is read;
+here they are JSON with the same content.
 """
 
 import json
@@ -30,10 +30,10 @@ class Reference:
     """One sentence about one instance of a picture, the picture not read yet.
 
     Attributes:
-        number: of the reference and of its sentence, unique in the set.
+        number: of the reference and its sentence, unique in the set.
         picture: its file.
         annotation: the file of the references.
-        sentence: in the words of the set, in lower case as the authors ask.
+        sentence: of the set, in lower case as the authors ask it.
         segmentation: of the instance, as COCO writes it: polygons or run lengths.
     """
 
@@ -49,7 +49,7 @@ class Reference:
         return f"{self.picture.name} {self.number}"
 
     def digest(self) -> str:
-        """Tells this picture, sentence and mask from any others; raises DatasetError if the picture cannot be read."""
+        """Identifies picture, sentence and mask by content; raises DatasetError if the picture cannot be read."""
         return digest_of((self.picture,)) + json.dumps([self.sentence, self.segmentation])
 
     def read(self) -> Sample:
@@ -60,7 +60,7 @@ class Reference:
         """
         image = files.read_rgb(self.picture)
         try:
-            # as the authors count: once is TARGET; where parts of an instance overlap they expect no mask
+            # as the authors count: pixels covered once are TARGET, those where parts of an instance overlap are not
             truth = layers_of(self.segmentation, (image.shape[0], image.shape[1]))
         except (ValueError, TypeError, LookupError, OverflowError) as error:
             raise DatasetError(
@@ -70,17 +70,17 @@ class Reference:
 
 
 _PARTS = {"ref_id", "image_id", "ann_id", "sentences"}
-"""Of a reference."""
+"""Keys that a reference must have."""
 
 
 @dataclass(frozen=True)
 class References:
-    """Of one split.
+    """The references of one split.
 
     Attributes:
-        entries: those about the same picture one after another.
-        faults: what is wrong with those that therefore are no entries, a sentence each.
-        explanations: none in such sets.
+        entries: grouped by picture.
+        faults: a sentence for each reference that cannot be used.
+        explanations: empty; such sets have none.
     """
 
     folder: Path
@@ -94,9 +94,9 @@ class RefCoco:
     """A folder of such a set.
 
     Attributes:
-        folder: with the JSON files.
-        refs: the references' file; None: the only refs*.json of the folder.
-        images: the folder of the pictures; None: `images` in the folder.
+        folder: of the JSON files.
+        refs: file of the references; None: the only refs*.json in the folder.
+        images: folder of the pictures; None: `images` in the folder.
     """
 
     folder: Path
@@ -104,7 +104,7 @@ class RefCoco:
     images: Path | None = None
 
     def split(self, name: str) -> References:
-        """The references of a split; "testA" has those of testAB, too, and "test" those of all tests.
+        """The references of a split; "testA" includes those of testAB, and "test" those of all tests.
 
         Raises:
             DatasetError: a file is missing or damaged, or there is no such split.
@@ -140,7 +140,7 @@ class RefCoco:
         return References(self.folder, known, tuple(faults))
 
     def _entries(self, path: Path, reference: Mapping[str, Any]) -> list[Reference | str]:
-        """An entry for each sentence, or a sentence about why there is none."""
+        """An entry for each sentence of a reference, or one fault."""
         number = reference["ref_id"]
         picture = self._instances["images"].get(reference["image_id"])
         instance = self._instances["annotations"].get(reference["ann_id"])
@@ -167,7 +167,7 @@ class RefCoco:
 
 
 def _is_in(name: str, split: str) -> bool:
-    """Whether a reference of this split is asked for by this name, as in the sets' own code."""
+    """Whether a reference of `split` is meant by the name of a split, as in the sets' own code."""
     if name in ("testA", "testB", "testC"):
         return name[-1] in split
     return name in split if name == "test" else name == split

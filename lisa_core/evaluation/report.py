@@ -1,4 +1,4 @@
-"""Results in files: JSON, CSV, and a picture of the worst."""
+"""Results as JSON, as CSV, and as a contact sheet of the worst."""
 
 import csv
 import io
@@ -16,7 +16,7 @@ from lisa_core.evaluation.runner import Question, Result
 from lisa_core.reasonseg import IGNORED, TARGET, Length
 
 WORST = 12
-"""Images on the sheet of the worst."""
+"""Images on the contact sheet."""
 
 _PANEL_WIDTH = 480
 
@@ -36,7 +36,7 @@ def summary(
     faults: Sequence[str],
     explanations: Mapping[tuple[str, str], str],
 ) -> dict[str, Any]:
-    """What JSON says of a run: the settings, the scores in all and by length of query, each image, what failed."""
+    """The JSON of a run: settings, scores overall and by length of query, each image, and what failed."""
     overall, *by_length = scores(results).items()
     return {
         **settings,
@@ -50,7 +50,7 @@ def summary(
 
 
 def scores(results: Sequence[Result]) -> dict[str, Score]:
-    """The scores of `all`, and then by length of query."""
+    """The scores of `all` images, then by length of query."""
     overlaps = {"all": [result.overlap for result in results]}
     for length in get_args(Length):
         overlaps[length] = [result.overlap for result in results if result.length == length]
@@ -87,10 +87,10 @@ class _Region(NamedTuple):
 
 
 def sheet(entries: Sequence[Question], results: Sequence[Result]) -> bytes:
-    """A PNG of the worst images, the worst first: the mask on the left, the ground truth on the right.
+    """A PNG of the worst images, the worst first: each with its mask on the left and the ground truth on the right.
 
     Args:
-        entries: those of `results`, in any order.
+        entries: of the results, in any order.
         results: at least one.
     """
     by_name = {entry.name: entry for entry in entries}
@@ -116,14 +116,14 @@ def compared(
     masks: Sequence[NDArray[np.bool_]],
     truth: Mapping[str, NDArray[np.bool_]],
 ) -> tuple[overlay.Panel, overlay.Panel]:
-    """The answer to a question beside the truth.
+    """Two panels: the answer to a question, and the ground truth.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        question: the answer's heading.
-        said: how good the answer is, and its words.
+        question: heading of the answer's panel.
+        said: the score of the answer, and its words.
         masks: (H, W) each, of the answer.
-        truth: what masks should be there; in the names, `[SEG]` is drawn as the badge of the mask.
+        truth: the true masks by name; `[SEG]` in a name is drawn as the badge of the mask.
     """
     badges = "".join("[SEG]" for _ in masks)
     words = said.replace("[SEG]", "SEG")

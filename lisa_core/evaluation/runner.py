@@ -1,4 +1,4 @@
-"""One picture, one question, one verdict."""
+"""Asks the model about one picture, and compares its mask with the ground truth."""
 
 import base64
 import io
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 
 class Question(Entry, Interface):
-    """A picture with one question, not read yet."""
+    """A picture with one question, not loaded yet."""
 
     def read(self) -> Sample:
-        """All of it; raises DatasetError or ImageError if a file is damaged."""
+        """Loads it; raises DatasetError or ImageError if a file is damaged."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """How one image went.
+    """The result of one image.
 
     Attributes:
         image: name of its file.
-        query: in the words of the data set.
-        answer: in the model's words.
-        mask_png: the model's mask as a PNG file, 255 on it and 0 elsewhere.
+        query: of the data set.
+        answer: of the model.
+        mask_png: the model's mask as a PNG: 255 on it, 0 elsewhere.
     """
 
     image: str
@@ -51,11 +51,11 @@ class Result:
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W), the size of the image."""
+        """(H, W), of the size of the image."""
         return np.array(Image.open(io.BytesIO(self.mask_png))) > 0
 
     def packed(self) -> dict[str, Any]:
-        """As JSON can write it."""
+        """Its fields, serialisable as JSON."""
         return {
             "image": self.image,
             "query": self.query,
@@ -68,7 +68,7 @@ class Result:
 
 
 def unpacked(fields: Mapping[str, Any]) -> Result:
-    """What `packed` gave; raises ValueError, LookupError or TypeError of anything else."""
+    """The inverse of `packed`; raises ValueError, LookupError or TypeError if it is given anything else."""
     return Result(
         image=str(fields["image"]),
         query=str(fields["query"]),
@@ -104,10 +104,10 @@ def evaluate(
 def evaluate_together(
     engine: "LisaEngine", entries: Sequence[Question], protocol: Protocol, max_new_tokens: int
 ) -> list[Result]:
-    """As `evaluate` each, of entries about the same picture: it is encoded once, and asked all questions in a batch.
+    """Does `evaluate` for entries about the same picture, which is encoded once and asked about in one batch.
 
     Raises:
-        DatasetError, ImageError, PromptError, OutOfMemoryError: as `evaluate`, for all if it is of any of them.
+        DatasetError, ImageError, PromptError, OutOfMemoryError: as `evaluate`, if any of the entries fails.
     """
     if len(entries) == 1:
         return [evaluate(engine, entries[0], protocol, max_new_tokens)]
@@ -119,13 +119,13 @@ def evaluate_together(
         questions = [samples[index].question for index in chosen]
         answers = engine.ask_many(frame, questions, mask_only=led, max_new_tokens=max_new_tokens) if chosen else ()
         for index, answer in zip(chosen, answers, strict=True):
-            if not isinstance(answer, Cancelled):  # none is: nobody can
+            if not isinstance(answer, Cancelled):  # never: there is nothing to cancel it
                 results[index] = _compared(entries[index], samples[index], answer)
     return [results[index] for index in sorted(results)]
 
 
 def _is_led(sample: Sample, protocol: Protocol) -> bool:
-    """Whether the model is led to a mask; not where there is an answer in words to compare with."""
+    """Whether "[SEG]." is taken for the answer: not if the annotation has an answer of its own."""
     return protocol == "teacher-forced" and not sample.answered
 
 

@@ -1,8 +1,8 @@
-"""Rendered tabletops, asked about in wordings that training never has: what is asked, and what came of it.
+"""Evaluation on rendered tabletops: asks questions in held-out wordings, and judges the answers.
 
     000000.jpg  000000.png (channel 0: owner, 1: part)  000000.json (things, camera) ...
 
-as `lisa tabletop render` writes them. The questions about a scene depend on its JSON file only.
+The files are those of `lisa tabletop render`. The questions about a scene depend only on its JSON file.
 """
 
 import base64
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Tabletop:
-    """A rendered scene of a folder, not read yet."""
+    """A rendered scene in a folder, not loaded yet."""
 
     folder: Path
     index: int
@@ -46,20 +46,20 @@ class Tabletop:
 
     @property
     def picture(self) -> Path:
-        """RGB."""
+        """File of the RGB picture."""
         return self.folder / f"{self.index:06d}.jpg"
 
     @property
     def annotation(self) -> Path:
-        """What is on the table."""
+        """File of the scene: what is on the table."""
         return self.picture.with_suffix(".json")
 
     def digest(self) -> str:
-        """Tells its files from any others; raises DatasetError if they cannot be read."""
+        """A digest of its files' contents; raises DatasetError if they cannot be read."""
         return digest_of((self.picture, self.picture.with_suffix(".png"), self.annotation))
 
     def read(self) -> View:
-        """The picture with the truth about it; raises DatasetError or ImageError if a file is damaged."""
+        """Loads the picture and the truth; raises DatasetError or ImageError if a file is damaged."""
         try:
             view = load_view(self.folder, self.index)
         except (AttributeError, IndexError, RecursionError) as error:  # JSON of another shape
@@ -69,24 +69,24 @@ class Tabletop:
         return view
 
     def dialogues(self, view: View, count: int) -> list[Dialogue]:
-        """The same questions each time, of the held-out split."""
+        """Dialogues in the held-out wordings, the same each time."""
         seed = int(digest_of((self.annotation,))[:16], 16)
         return dialogues(view, np.random.default_rng(seed), "held_out", count)
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """How one question went.
+    """The result of one question.
 
     Attributes:
         kind: of the dialogue.
         turn: from 0.
-        expected, answer: in words.
-        targets, masks: how many there should be, and were.
-        overlap: of all masks with the targets that they fit best, for no question tells an order; None of a question
-            without a target.
-        says: whether the answer has the words that it must have; None if there are none.
-        shown: a PNG, 255 on any of the masks.
+        expected, answer: the true answer, and the model's.
+        targets, masks: number of true masks, and of the model's.
+        overlap: of the masks with the targets that they fit best, as no question asks for an order; None if there are
+            no targets.
+        says: whether the answer has the words that it must have; None if it need not have any.
+        shown: the union of the masks as a PNG: 255 on it, 0 elsewhere.
     """
 
     kind: str
@@ -102,30 +102,30 @@ class Verdict:
 
     @property
     def refusal(self) -> bool:
-        """Whether it asks for what is not there."""
+        """Whether it asks for something that is not there."""
         return not self.targets and self.says is None
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """(H, W), the size of the picture."""
+        """(H, W), of the size of the picture."""
         return np.array(Image.open(io.BytesIO(self.shown))) > 0
 
 
 @dataclass(frozen=True)
 class Result:
-    """How the questions about one scene went, in their order."""
+    """The results of the questions about one scene, in order."""
 
     image: str
     verdicts: tuple[Verdict, ...]
 
     def packed(self) -> dict[str, Any]:
-        """As JSON can write it."""
+        """Its fields, serialisable as JSON."""
         verdicts = [asdict(each) | {"shown": base64.b64encode(each.shown).decode()} for each in self.verdicts]
         return {"image": self.image, "verdicts": verdicts}
 
 
 def unpacked(fields: Mapping[str, Any]) -> Result:
-    """What `packed` gave; raises ValueError, LookupError or TypeError of anything else."""
+    """The inverse of `packed`; raises ValueError, LookupError or TypeError if it is given anything else."""
     verdicts = []
     for each in fields["verdicts"]:
         pixels = None if each["overlap"] is None else Overlap(**each["overlap"])
@@ -135,7 +135,7 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
 
 
 def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
-    """The scenes of a folder, or the first ones.
+    """The scenes in a folder; with `most`, at most so many.
 
     Raises:
         DatasetError: there are none.
@@ -151,9 +151,9 @@ def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
 def evaluate(
     engine: "LisaEngine", scene: Tabletop, count: int = QUESTIONS, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Result:
-    """Asks about a scene, the first turns of all dialogues at once, then the second ones and so on.
+    """Asks about a scene: the first turns of all dialogues in one batch, then the second ones and so on.
 
-    In a dialogue, what the model itself has said before is the history.
+    The history of a turn has the model's own answers.
 
     Raises:
         DatasetError, ImageError: the scene's files are damaged.
@@ -172,7 +172,7 @@ def evaluate(
             max_new_tokens=max_new_tokens,
         )
         for index, answer in zip(going, answers, strict=True):
-            if not isinstance(answer, Cancelled):  # none is: nobody can
+            if not isinstance(answer, Cancelled):  # never: there is nothing to cancel it
                 said[index].append(answer)
     verdicts = (
         judge(view, dialogue.kind, number, turn, answer)
@@ -187,7 +187,7 @@ def _history(dialogue: Dialogue, said: Sequence[Answer]) -> tuple[tuple[str, str
 
 
 def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Verdict:
-    """Compares an answer with the truth."""
+    """Compares an answer with the true one."""
     masks = [segment.mask for segment in answer.segments]
     return Verdict(
         kind=kind,
@@ -209,7 +209,7 @@ def targets_of(view: View, turn: Turn) -> list[NDArray[np.bool_]]:
 
 
 def _paired(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]) -> Overlap:
-    """Each mask with the target that it fits best, the best pairs first; what is left over has nothing in common."""
+    """Pairs masks and targets greedily, best IoU first; what is left over only adds to the union."""
     overlaps = {
         (mask, target): overlap(masks[mask], np.multiply(targets[target], TARGET, dtype=np.uint8))
         for mask in range(len(masks))
@@ -224,6 +224,6 @@ def _paired(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.boo
 
 
 def _says(text: str, turn: Turn) -> bool:
-    """Whether all words are there; an answer without a target has no mask either."""
+    """Whether the answer has all the required words, and no mask if there is no target."""
     there = all(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in turn.says)
     return there and (bool(turn.masks) or "[SEG]" not in text)

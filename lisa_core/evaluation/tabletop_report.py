@@ -1,4 +1,4 @@
-"""What came of questions about tabletops, in numbers by kind of question and in files."""
+"""Results of tabletop questions: scores by kind of question, JSON, CSV and a contact sheet."""
 
 import csv
 import io
@@ -18,15 +18,15 @@ _PANEL_WIDTH = 480
 
 @dataclass(frozen=True)
 class Scores:
-    """Of some questions; None where none of them asks for it.
+    """Scores of some questions; None where no question counts.
 
     Attributes:
-        questions: how many.
+        questions: their number.
         giou, ciou: of those with a target.
-        counts: share of those with a target that have as many masks as they should.
-        refusals: share of those for what is not there that have no mask.
-        named: share of the explanations that name the right object.
-        words: share of those without a mask that say what is true.
+        counts: of those with a target, the share answered with the right number of masks.
+        refusals: of those about something that is not there, the share answered without a mask.
+        named: of the explanations, the share that names the right object.
+        words: of those to be answered in words alone, the share answered truly.
     """
 
     questions: int
@@ -39,7 +39,7 @@ class Scores:
 
 
 def scores(results: Sequence[Result]) -> dict[str, Scores]:
-    """The scores of `all`, and then by kind of question."""
+    """The scores of `all` questions, then by kind."""
     verdicts = [verdict for result in results for verdict in result.verdicts]
     kinds = sorted({verdict.kind for verdict in verdicts})
     return {"all": _scores(verdicts)} | {
@@ -66,7 +66,7 @@ def _share(verdicts: Iterable[bool]) -> float | None:
 
 
 def summary(settings: Mapping[str, Any], results: Sequence[Result], failures: Sequence[Failure]) -> dict[str, Any]:
-    """What JSON says of a run: the settings, the scores in all and by kind, each question, what failed."""
+    """The JSON of a run: settings, scores overall and by kind, each question, and what failed."""
     overall, *by_kind = scores(results).items()
     return {
         **settings,
@@ -96,12 +96,12 @@ def as_csv(results: Sequence[Result]) -> bytes:
 
 
 def sheet(scenes: Sequence[Tabletop], results: Sequence[Result], questions: int) -> bytes:
-    """A PNG of the worst questions, the worst first: the masks on the left, the truth on the right.
+    """A PNG of the worst answers, the worst first: each with its masks on the left and the truth on the right.
 
     Args:
-        scenes: those of `results`, in any order.
+        scenes: of the results, in any order.
         results: at least one, with at least one question.
-        questions: how many dialogues there were about each scene.
+        questions: number of dialogues about each scene.
     """
     by_name = {scene.name: scene for scene in scenes}
     asked = [(result, number) for result in results for number in range(len(result.verdicts))]

@@ -1,4 +1,4 @@
-"""From masks to a data set in ReasonSeg's format, for `lisa evaluate` and `lisa finetune`.
+"""Makes data sets in ReasonSeg's format from masks, for `lisa evaluate` and `lisa finetune`.
 
-`sources` reads masks from where they are, `tabletop` from rendered scenes, `dataset` writes the folder.
+`sources` reads masks from files, `tabletop` from rendered scenes; `dataset` writes the folder.
 """

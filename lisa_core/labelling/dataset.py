@@ -1,4 +1,4 @@
-"""A folder in ReasonSeg's format: each picture with its JSON beside it, in the splits train and val."""
+"""Writes a folder in ReasonSeg's format: pictures with their JSON files, in the splits train and val."""
 
 import hashlib
 import json
@@ -25,25 +25,25 @@ def write(
     *,
     of_a_recording: bool = False,
 ) -> dict[str, int]:
-    """Writes a data set; the folder appears once it is whole.
+    """Writes a data set; the folder appears once it is complete.
 
-    All labels of a picture go into the same split, so that what is validated was never learnt.
+    All labels of a picture go into the same split, so that no picture is both trained on and validated with.
 
     Args:
-        labels: what is to be found.
+        labels: to write; one that raises a LisaError is a fault, and the others are written.
         out: folder to make; must not exist.
         val_share: of the pictures, for validation.
-        on_label: told each picture's name when it is done.
-        on_fault: told a sentence for each label that cannot be used.
-        of_a_recording: the pictures' names are in the order of time, and the last ones are validated: of two that
-            follow each other one would tell what the other shows.
+        on_label: called with the picture's name after each label.
+        on_fault: called with a sentence for each label that cannot be used.
+        of_a_recording: sorted by name, the pictures are in the order of time, and the last ones are validated with:
+            random ones would be too similar to their neighbours in train.
 
     Returns:
-        How many labels each split has.
+        The number of labels by split.
 
     Raises:
-        LisaError: there is something at `out`, or no label can be used.
-        OSError: the disk is full; nothing is left.
+        LisaError: `out` exists, or no label can be used.
+        OSError: the disk is full; nothing is left behind.
     """
     written: dict[str, list[Path]] = {}
     with files.whole_folder(out) as partial:
@@ -69,9 +69,9 @@ def write(
 
 
 def _by_lot(pictures: Iterable[str], share: float) -> set[str]:
-    """Pictures for validation, by a lot that only their name decides: they are so in every set that has them, too.
+    """Draws pictures for validation by a hash of their names, so that they are drawn in other sets as well.
 
-    At least one is, if any are wanted, and one is not.
+    If `share` is above 0, at least one is drawn, and at least one is not.
     """
     drawn = sorted((_lot(picture), picture) for picture in pictures)
     count = _count(sum(lot < share for lot, _ in drawn), share, len(drawn))
@@ -92,7 +92,7 @@ def _lot(picture: str) -> float:
 
 
 def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:
-    """Each label with a name of its own: the format has one mask for a picture, so a picture may stand there twice."""
+    """Each label with a unique file name: a file has one question, so a picture may have to be there several times."""
     numbers: dict[str, int] = {}
     several = len({label.picture for label in labels}) < len(labels)
     for label in labels:
@@ -101,7 +101,7 @@ def _named(labels: Sequence[Label]) -> Iterator[tuple[Label, str]]:
 
 
 def _files(label: Label, name: str) -> dict[str, bytes]:
-    """The picture and its JSON by file name."""
+    """The files of a label, picture and JSON, by name; raises LisaError if it cannot be used."""
     if not all(query.strip() for query in label.queries):
         raise DatasetError("it has no words; say what is to be found.")
     image = label.image()

@@ -1,4 +1,4 @@
-"""Masks from where they are: PNG files, COCO's JSON, the answers of a replayed bag."""
+"""Reads labels from PNG files, from COCO's JSON, and from the answers of a replayed bag."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -18,22 +18,22 @@ from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]
 UNSURE = 128
-"""In a PNG mask: pixels that shall count for nothing."""
+"""Value in a PNG mask of pixels that are ignored."""
 
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Label:
-    """What is to be found on a picture; nothing is read before it is called for.
+    """Queries about a picture with the masks to find; picture and masks are read when they are called for.
 
     Attributes:
-        picture: its name, the same for all labels of one picture.
-        queries: in words, one or more for the same thing.
-        answers: one to each query, with a `[SEG]` for each target or none; none at all: those of the recipe.
-        is_sentence: they are questions or instructions rather than names.
-        image: (H, W, 3) uint8 RGB, or the file that has it.
-        masks: (H, W) each: the targets, mostly one, and last what shall count for nothing.
+        picture: its name, the same for all labels of a picture.
+        queries: one or more for the same masks.
+        is_sentence: the queries are questions or instructions, not names.
+        image: returns (H, W, 3) uint8 RGB, or its file.
+        masks: returns (H, W) masks: the targets, mostly one, and last the ignored pixels.
+        answers: one for each query, with a `[SEG]` for each target; empty: those of the recipe.
     """
 
     picture: str
@@ -45,18 +45,18 @@ class Label:
 
     @property
     def shows(self) -> bool:
-        """Whether there is a mask to it."""
+        """Whether there is something to find: an answer with `[SEG]`, or no answers."""
         return not self.answers or any(SEG in answer for answer in self.answers)
 
 
 def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
-    """Masks in folders named by the query: `masks/red cup/0001.png` is the red cup on `pictures/0001.*`.
+    """Reads masks from folders named after the query: `masks/red cup/0001.png` is the red cup on `pictures/0001.*`.
 
     Returns:
         The labels, and a sentence for each mask that has no picture.
 
     Raises:
-        DatasetError: a folder is not there, or empty.
+        DatasetError: a folder is missing or empty.
     """
     by_stem = _by_stem(pictures)
     labels, faults = [], []
@@ -75,13 +75,13 @@ def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
 
 
 def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]]:
-    """COCO's `instances` JSON: one label for each picture and category; crowds count for nothing.
+    """Reads COCO's `instances` JSON: one label for each picture and category; crowds are ignored pixels.
 
     Returns:
         The labels, and a sentence for each annotation that cannot be used.
 
     Raises:
-        DatasetError: the file is no such JSON, or a picture stands twice in it.
+        DatasetError: the file is no such JSON, or lists several pictures of one name.
     """
     content = json_of(annotations)
     try:
@@ -121,12 +121,12 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
 def from_answers(
     answers: Path, frame: Callable[[int], Path | NDArray[np.uint8]], min_score: float
 ) -> tuple[list[Label], list[str]]:
-    """The answers in `OUT.json` of `ros2 run lisa_ros replay`: what was found becomes what is to be found.
+    """Reads answers from `OUT.json` of `ros2 run lisa_ros replay`, whose segments become the masks to find.
 
     Args:
-        answers: of the replay; what a person has deleted from it is not accepted.
-        frame: the picture of a frame, by its number.
-        min_score: of a segment; answers with one below it are left out.
+        answers: file of the replay, from which a person has deleted the wrong answers.
+        frame: returns the picture of a frame by its number.
+        min_score: answers with a segment below this score are left out.
 
     Raises:
         DatasetError: the file is no such JSON.
@@ -154,7 +154,7 @@ def from_answers(
 
 
 def numbered(folder: Path) -> Callable[[int], Path]:
-    """Gives a picture of a folder by the number that its name ends in; raises DatasetError if there is none."""
+    """Looks up the pictures of a folder by the number at the end of their names; raises DatasetError."""
     by_number: dict[int, Path] = {}
     for path in sorted(folder.iterdir()):
         digits = path.stem[len(path.stem.rstrip("0123456789")) :]
@@ -186,7 +186,7 @@ def _is_sentence(query: str) -> bool:
 
 
 def _read_png(path: Path) -> tuple[Mask, Mask]:
-    """0 is the ground, `UNSURE` counts for nothing, all else is the target; of colours in all three channels."""
+    """Target and ignored pixels: 0 is background and `UNSURE` ignored, in all channels; all else is the target."""
     try:
         with Image.open(path) as opened:
             mode = "RGB" if opened.mode in ("RGB", "RGBA") else "L"

@@ -1,4 +1,4 @@
-"""Rendered tabletops as labels: the things of one kind, and all that the model knows already, so that it still does."""
+"""Labels from rendered tabletops: things of one kind, and reminders of what the model knows already."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -17,20 +17,20 @@ from lisa_core.tabletop.scene import View
 from lisa_core.tabletop.sight import Seen, look
 
 _INSTRUCTIONS = 6
-"""Ways to ask for a thing by name, for each picture, at most."""
+"""Most instructions with the name of a thing, for each picture."""
 
 
 def from_scenes(
     folder: Path, kind: Kind | None, questions: Sequence[str], others: int
 ) -> tuple[list[Label], list[str]]:
-    """What is clearly seen of a kind in the scenes of a folder, by its name, in instructions with it, and in questions.
+    """Labels for things of a kind in the scenes of a folder: by name, in instructions, and in questions.
 
     Args:
-        folder: as `lisa tabletop render` writes it.
-        kind: of what is to be found; pictures with none or several of it are left out. None: all have the others only.
-        questions: that the kind is the answer to.
-        others: so many questions about anything in each picture become labels, too, with their answers: by name,
-            colour, place, use, about what is not there ...
+        folder: of `lisa tabletop render`.
+        kind: to find; pictures without exactly one clearly seen thing of it are left out. None: `others` only.
+        questions: whose answer is the kind.
+        others: number of questions about anything in each picture (by name, colour, place, use, about what is not
+            there ...) that become labels as well, with their answers.
 
     Returns:
         The labels, and a sentence for each scene that is damaged.
@@ -57,7 +57,7 @@ def from_scenes(
 
 
 def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[str]) -> list[Label]:
-    """One by name, for the recipe's words, and one as people ask and as the bundled model answers."""
+    """A label by name, and one with instructions and questions that are answered as the bundled model does."""
     it = f"the {thing.kind}"
     asked = dict.fromkeys((*questions, *(asker.ask(wordings.SHOW, it=it) for _ in range(_INSTRUCTIONS))))
     turns = [shown(asker, question, [thing]) for question in asked]
@@ -70,7 +70,7 @@ def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[st
 
 
 def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[Label]:
-    """Questions of one turn."""
+    """Labels from the first turns of random dialogues."""
     asked = [dialogue.turns[0] for dialogue in dialogues(view, asker.rng, "train", count)]
     return [
         Label(
@@ -86,7 +86,7 @@ def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[
 
 
 def _thing_masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:
-    """What is seen of a thing; nothing of it is in doubt."""
+    """The visible pixels of a thing; none are ignored."""
     seen = scene.read().mask(thing)
     return seen, np.zeros_like(seen)
 

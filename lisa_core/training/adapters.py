@@ -41,7 +41,7 @@ class Lora:
 def check_available() -> None:
     """Raises `CheckpointError` if peft cannot be imported; to call before minutes of loading."""
     with contextlib.suppress(CheckpointError):
-        quantization.import_bitsandbytes()  # before peft, which would let it print advice to install what downloads code
+        quantization.import_bitsandbytes()  # before peft does, and it prints advice to install what downloads code
     try:
         import peft  # noqa: F401
     except ImportError as error:

@@ -118,19 +118,19 @@ class Scenes:
         CLIP's square is a little smaller than the central one and shifted at random, so no scene looks the same twice.
         """
         chosen, random = self._choose(step, size)
-        told = [told for index in chosen if (told := self._told(index, dialogues_each, random))]
-        views, pictures = [each.view for each in told], [each.rgb for each in told]
+        talks = [talk for index in chosen if (talk := self._about(index, dialogues_each, random))]
+        views, pictures = [each.view for each in talks], [each.rgb for each in talks]
         side = shape.clip.image // shape.clip.patch
         return Talk(
-            [each.index for each in told],
+            [each.index for each in talks],
             pack(
-                [[lesson(_as_text(one), BY_NAME[TEMPLATE], tokenizer) for one in each.said] for each in told],
+                [[lesson(_as_text(one), BY_NAME[TEMPLATE], tokenizer) for one in each.said] for each in talks],
                 shape.clip.tokens,
             ),
             _mask_size(views[0], shape.sam.image),
-            torch.from_numpy(np.concatenate([each.masks() for each in told])),
-            torch.from_numpy(np.concatenate([each.patches(side) for each in told])),
-            _for_clip(views, pictures, [each.square for each in told], shape),
+            torch.from_numpy(np.concatenate([each.masks() for each in talks])),
+            torch.from_numpy(np.concatenate([each.patches(side) for each in talks])),
+            _for_clip(views, pictures, [each.square for each in talks], shape),
             _for_sam(views, pictures, shape) if whole else None,
         )
 
@@ -151,10 +151,10 @@ class Scenes:
         chosen = [int(orders[place // self._count][place % self._count]) for place in places]
         return chosen, np.random.default_rng([self._seed, 1, step])
 
-    def _told(self, index: int, count: int, random: np.random.Generator) -> "_Told | None":
+    def _about(self, index: int, count: int, random: np.random.Generator) -> "_SceneTalk | None":
         view = self._view(index)
         said = dialogues(view, random, "train", count)
-        return _Told(index, view, said, _relit(view.rgb, random), _near_centre(view, random)) if said else None
+        return _SceneTalk(index, view, said, _relit(view.rgb, random), _near_centre(view, random)) if said else None
 
     def _view(self, index: int) -> View:
         """The view of a scene with contiguous labels: operations on strided ones take ten times as long."""
@@ -257,7 +257,7 @@ def _stacked(grids: Sequence[tuple[NDArray[np.int8], NDArray[np.float16]]]) -> T
 
 
 @dataclass(frozen=True)
-class _Told:
+class _SceneTalk:
     """A scene, the dialogues about it, its picture in random light, and CLIP's square of it."""
 
     index: int

@@ -71,7 +71,7 @@ class Machine:
 
 
 def seeing(model: Lisa, scenes: Scenes, size: int, machine: Machine, folder: Path, plan: Plan) -> Trainer[Sights]:
-    """The trainer of the first stage; logs the losses `clip` and `sam`, and how much of the things each encoder knows."""
+    """The trainer of the first stage; logs the losses `clip` and `sam`, and the share of kinds that each gets right."""
     heads = vision.Heads(model, SENSES)
     heads.load_state_dict(_first_heads(heads, plan.seed))
     heads.to(machine.device)

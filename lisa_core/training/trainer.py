@@ -123,25 +123,25 @@ class Trainer(Generic[Batch]):
             optimiser.step()
         self.step += 1
         *values, length = torch.stack([*losses.values(), norm]).tolist()
-        told = dict(zip(losses, values, strict=True))
-        if not (math.isfinite(told["loss"]) and math.isfinite(length)):
+        named = dict(zip(losses, values, strict=True))
+        if not (math.isfinite(named["loss"]) and math.isfinite(length)):
             raise LisaError(
-                f"Step {self.step} made the weights no numbers any more (loss {told['loss']:g}, gradient {length:g});"
+                f"Step {self.step} made the weights no numbers any more (loss {named['loss']:g}, gradient {length:g});"
                 f" {self._folder} keeps what was learnt before. Begin anew with a smaller learning rate than"
                 f" {self._plan.learning_rate:g}."
             )
         with (self._folder / LOG).open("a", encoding="utf-8") as log:
-            log.write(json.dumps({"step": self.step, **told}) + "\n")
-        return told
+            log.write(json.dumps({"step": self.step, **named}) + "\n")
+        return named
 
     def _mean(self, batches: Iterable[Batch]) -> Losses:
         """The mean losses over the batches; leaves the mean gradients in the parameters."""
-        told = []
+        each = []
         for batch in batches:
             losses = self._loss_of(batch)
             (losses["loss"] / self._plan.batches).backward()
-            told.append({name: value.detach() for name, value in losses.items()})
-        return {name: torch.stack([each[name] for each in told]).mean() for name in told[0]}
+            each.append({name: value.detach() for name, value in losses.items()})
+        return {name: torch.stack([values[name] for values in each]).mean() for name in each[0]}
 
     def _save(self) -> None:
         state = {

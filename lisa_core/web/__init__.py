@@ -1,4 +1,4 @@
-"""The demo in a browser: `session` is what one visitor says about one picture, `app` is the page around it.
+"""The demo in a browser: `session` holds a visitor's conversation about a picture, `app` is the page.
 
-Only `app` knows Gradio (the extra `web`).
+Only `app` imports Gradio (the extra `web`).
 """

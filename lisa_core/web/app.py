@@ -19,11 +19,11 @@ from lisa_core.web.session import Session, Sessions, Turn
 EXAMPLES = Path(__file__).parent / "examples"
 LARGEST_UPLOAD = "32mb"
 MOST_PIXELS = 1 << 26
-"""Of a picture, which is kept as long as the visitor talks about it."""
+"""Largest picture, px; it is kept as long as the visitor talks about it."""
 _CLEARED = (600, 3600)
-"""Every so many seconds files are deleted that are that much older: what was uploaded and shown."""
+"""(interval, age), s: at that interval, uploaded and shown files older than that age are deleted."""
 MOST_WAITING = 32
-"""Questions in the queue; who comes later is told to try again."""
+"""Longest queue of questions; beyond that, visitors are asked to try again."""
 
 _CSS = "\n".join(
     f"#layers label:nth-of-type({len(PALETTE)}n+{index + 1}) {{ border-left: 6px solid rgb{ink}; }}\n"
@@ -34,12 +34,12 @@ _CSS = "\n".join(
 
 
 class Page:
-    """The page and what happens on it.
+    """The page and its event handlers.
 
     Args:
         sessions: of the visitors.
-        title: what answers, for people.
-        scratch: folder for the archives that visitors download.
+        title: names the model that answers.
+        scratch: folder for the archives to download.
     """
 
     def __init__(self, sessions: Sessions, title: str, scratch: Path) -> None:
@@ -57,7 +57,7 @@ class Page:
         self.blocks.queue(max_size=MOST_WAITING)
 
     def launch(self, host: str, port: int) -> None:
-        """Serves the page from a thread of its own; raises OSError if the address cannot be had."""
+        """Serves the page from another thread; raises OSError if the address cannot be bound."""
         self.blocks.launch(
             server_name=host,
             server_port=port,
@@ -80,7 +80,7 @@ class Page:
         self._image = gr.Image(
             type="filepath", sources=["upload", "clipboard"], label="Picture", height=300, elem_id="picture"
         )
-        self._image.preprocess = _path_of  # type: ignore[method-assign, assignment] # files are read as lisa reads them elsewhere
+        self._image.preprocess = _path_of  # type: ignore[method-assign, assignment] # pictures are read by files.read_rgb, not by Gradio
         examples = sorted(map(str, EXAMPLES.glob("*.jpg")))
         if examples:
             gr.Examples(examples, self._image, label="Examples", elem_id="examples")
@@ -94,7 +94,7 @@ class Page:
             stop_btn=True,
             elem_id="question",
         )
-        # the number of what was heard last, kept by the browser: it is sent with each request for an answer
+        # the number of the last question, kept by the browser and sent with each request for an answer
         self._heard = gr.Number(visible="hidden", precision=0)
         self._reset = gr.Button("New conversation", size="sm")
 
@@ -113,7 +113,7 @@ class Page:
         answering = self._question.submit(
             self.hear, self._question, [self._chat, self._question, self._heard], api_name="hear", **at_once
         ).then(self.answer, self._heard, [self._chat, self._question, *masks], api_name="answer", **in_turn)
-        # what is still on its way to the browser must not come after what takes its place
+        # a pending answer must not overwrite what replaces it
         again: dict[str, Any] = {**at_once, "cancels": answering}
         self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **again)
         self._question.stop(self.stop, None, self._chat, api_name="stop", **at_once)
@@ -122,24 +122,24 @@ class Page:
         self.blocks.unload(self.leave)
 
     def look(self, path: str | None, request: gr.Request) -> list[Any]:
-        """Another picture, or none: the conversation starts again."""
+        """Starts a new conversation about another picture, or none."""
         session = self._session(request)
         try:
             session.open(files.read_rgb(Path(path), MOST_PIXELS) if path else None)
         except LisaError as error:
             session.open(None)
-            sentence = str(error).replace(str(path), Path(str(path)).name)  # the folder is the server's
+            sentence = str(error).replace(str(path), Path(str(path)).name)  # visitors do not see the server's folders
             gr.Warning(sentence, duration=None)
         return [[], *self._no_masks(session)]
 
     def hear(self, question: str, request: gr.Request) -> list[Any]:
-        """A question: it stands in the conversation at once, and waits for its answer."""
+        """Shows a question in the conversation, and queues it."""
         session = self._session(request)
         number = session.hear(question)
         return [[*_messages(session.turns), *_exchange(question, "")[:1]], "", number]
 
     def answer(self, number: int, request: gr.Request) -> Iterator[list[Any]]:
-        """The answer to what was heard under a number: the conversation grows word by word, then the masks come."""
+        """Streams the answer to the question of that number, then shows the masks."""
         session = self._session(request)
         turns = session.turns
         said = _messages(turns)
@@ -155,28 +155,28 @@ class Page:
             yield [_messages(session.turns), question, *unchanged[1:]]
         else:
             masks = self._masks(turns[-1], _visitor(request))
-            if session.turns is turns:  # else the visitor has turned to another picture meanwhile
+            if session.turns is turns:  # else the visitor has chosen another picture meanwhile
                 yield [_messages(turns), gr.skip(), *masks]
 
     def stop(self, request: gr.Request) -> list[dict[str, str]]:
-        """The question that is asked, or waits, is no longer wanted."""
+        """Cancels the visitor's running and queued questions."""
         session = self._session(request)
         session.stop()
         return _messages(session.turns)
 
     def reset(self, request: gr.Request) -> list[Any]:
-        """Another conversation about the same picture."""
+        """Starts a new conversation about the same picture."""
         session = self._session(request)
         session.reset()
         return [[], *self._no_masks(session)]
 
     def show(self, shown: list[int], request: gr.Request) -> Any:
-        """The last answer's picture with these segments."""
+        """The overlay of the last answer, with these segments."""
         session = self._session(request)
         return session.turns[-1].picture(shown) if session.turns else gr.skip()
 
     def leave(self, request: gr.Request) -> None:
-        """The visitor has closed the page."""
+        """Forgets a visitor who has closed the page."""
         self._sessions.forget(_visitor(request))
         self._drop_archive(_visitor(request))
 
@@ -198,7 +198,7 @@ class Page:
         ]
 
     def _archive(self, turn: Turn, visitor: str) -> gr.DownloadButton:
-        """Offers the masks; the ones before are gone then."""
+        """Offers the masks for download, and deletes those of the previous answer."""
         self._drop_archive(visitor)
         archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
         try:
@@ -220,7 +220,7 @@ class Page:
 
 
 def _path_of(upload: Any) -> str | None:
-    """Where Gradio has put an uploaded file, of whatever kind it is."""
+    """The path of an uploaded file, of whatever kind."""
     return upload.path if upload else None
 
 
@@ -233,7 +233,7 @@ def _messages(turns: list[Turn]) -> list[dict[str, str]]:
 
 
 def _exchange(question: str, answer: str) -> list[dict[str, str]]:
-    """A question and an answer as the conversation shows them, each [SEG] in the colour of its segment."""
+    """The messages of a question and its answer, each [SEG] in the colour of its segment."""
     first, *rest = map(_verbatim, answer.split(SEG))
     marked = first + "".join(
         f'<span class="seg-{index % len(PALETTE)}">{index + 1}</span>{words}' for index, words in enumerate(rest)
@@ -242,7 +242,7 @@ def _exchange(question: str, answer: str) -> list[dict[str, str]]:
 
 
 def _verbatim(words: str) -> str:
-    """Words that show as they are where Markdown with HTML is read."""
+    """Words escaped for Markdown and HTML."""
     return re.sub(r"([\\`*_{}\[\]()#+.!|~-])", r"\\\1", html.escape(words, quote=False))
 
 

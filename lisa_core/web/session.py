@@ -1,4 +1,4 @@
-"""What a visitor says about a picture, and the one thread that answers all visitors."""
+"""The visitors' conversations, and the one thread that answers them all."""
 
 import io
 import itertools
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from lisa_core.engine import Frame, LisaEngine
 
 MOST_VISITORS = 32
-"""Whose pictures and conversations are kept; beyond that, who was away longest starts again."""
+"""Most visitors whose sessions are kept; beyond that, the one least recently seen is dropped."""
 
 
 class Inference:
-    """The one thread that owns the engine."""
+    """The thread that owns the engine."""
 
     def __init__(
         self, engine: "LisaEngine", max_new_tokens: int = MAX_NEW_TOKENS, max_segments: int = MAX_SEGMENTS
@@ -39,13 +39,13 @@ class Inference:
         self._thread = ThreadPoolExecutor(1, "inference")
 
     def encode(self, rgb: NDArray[np.uint8]) -> "Frame":
-        """The picture, (H, W, 3) uint8 RGB, ready to be asked about."""
+        """Encodes a picture, (H, W, 3) uint8 RGB."""
         return self._thread.submit(self._engine.encode, rgb).result()
 
     def ask(
         self, frame: "Frame", question: str, history: list[tuple[str, str]], cancel: threading.Event
     ) -> Iterator[str | Answer]:
-        """Yields the answer's words so far as they grow, and at last the answer."""
+        """Yields the text so far whenever it grows, and finally the answer."""
         words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         future: Future[Answer] = self._thread.submit(
             self._engine.ask,
@@ -65,10 +65,10 @@ class Inference:
                 yield text
             yield future.result()
         finally:
-            cancel.set()  # whoever no longer listens has left
+            cancel.set()  # also when the consumer stops iterating
 
     def close(self) -> None:
-        """Waits for what runs; the engine is free afterwards."""
+        """Waits until the thread has finished with the engine."""
         self._thread.shutdown()
 
 
@@ -77,8 +77,8 @@ class Turn:
     """One question and its answer.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, what it was asked about.
-        timings: s by stage; those of the first question with those of encoding the picture.
+        image: (H, W, 3) uint8 RGB, of the question.
+        timings: s by stage; the first question's include encoding the picture.
     """
 
     image: NDArray[np.uint8]
@@ -87,11 +87,11 @@ class Turn:
     timings: dict[str, float]
 
     def in_words(self) -> "Turn":
-        """The same without its masks."""
+        """The turn without its masks."""
         return replace(self, answer=replace(self.answer, segments=()))
 
     def picture(self, shown: Collection[int]) -> NDArray[np.uint8]:
-        """The picture with the segments of these indices, in the colours and with the numbers that all would have."""
+        """The picture with the segments of these indices, in their own colours and with their own numbers."""
         segments = [
             segment if index in shown else replace(segment, box=(0, 0, 0, 0))
             for index, segment in enumerate(self.answer.segments)
@@ -99,7 +99,7 @@ class Turn:
         return overlay.draw(self.image, segments)
 
     def archive(self) -> bytes:
-        """A zip file of what `lisa segment` writes: a PNG for each mask, the picture with all, the answer as JSON."""
+        """A zip file of what `lisa segment` writes: a PNG for each mask, the overlay, and the answer as JSON."""
         names = answer_files.Names(Path(), "answer")
         contents = {
             **answer_files.masks(names, self.answer),
@@ -117,8 +117,8 @@ class Session:
     """A visitor's conversation about one picture.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB; None: nothing to talk about yet.
-        turns: what was said about it.
+        image: (H, W, 3) uint8 RGB; None before a picture is chosen.
+        turns: of the conversation.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -131,34 +131,34 @@ class Session:
         self.turns: list[Turn] = []
 
     def open(self, image: NDArray[np.uint8] | None) -> None:
-        """Turns to another picture, or to none; an answer on its way is stopped."""
+        """Starts a new conversation about another picture, or none; cancels running and queued questions."""
         self.reset()
         self.image, self._frame = image, None
 
     def reset(self) -> None:
-        """Forgets what was said; an answer on its way is stopped, and what waits is not answered."""
+        """Clears the conversation; cancels running and queued questions."""
         self.stop()
         self._waiting.clear()
         self.turns = []
 
     def stop(self) -> None:
-        """Stops the answer on its way, and those to questions that wait."""
+        """Cancels running and queued questions."""
         for _, cancel in (*self._waiting.values(), ("", self._cancel)):
             cancel.set()
 
     def hear(self, question: str) -> int:
-        """Takes a question; its number, by which `answer` answers it, once it is this visitor's turn."""
+        """Queues a question, and returns its number for `answer`."""
         number = next(self._numbers)
         self._waiting[number] = question, threading.Event()
         return number
 
     def answer(self, number: int) -> tuple[str, Iterator[str]]:
-        """The question that was heard under a number, and the answer's words so far as they grow.
+        """The question of that number, and an iterator over the text of its answer as it grows.
 
-        Once they end, `turns` has the turn. They raise `LisaError`s: no picture yet, or the engine's.
+        When the iterator ends, the turn is in `turns`. It raises LisaError if there is no picture, or from the engine.
 
         Raises:
-            Cancelled: it waits no longer.
+            Cancelled: the question is no longer queued.
         """
         heard = self._waiting.pop(number, None)
         if heard is None:
@@ -176,19 +176,19 @@ class Session:
         if frame is None:
             frame = self._inference.encode(image)
             encoding = frame.timings
-            if self.image is image:  # else the visitor has turned to another one meanwhile
+            if self.image is image:  # else the visitor has chosen another one meanwhile
                 self._frame = frame
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
             if isinstance(part, Answer):
-                turns[-1:] = [turn.in_words() for turn in turns[-1:]]  # only the last one's masks are shown
+                turns[-1:] = [turn.in_words() for turn in turns[-1:]]  # only the last turn's masks are shown
                 turns.append(Turn(image, question, part, {**encoding, **part.timings}))
             else:
                 yield part
 
 
 class Sessions:
-    """The visitors' sessions by an id that their browser has."""
+    """The visitors' sessions, by the id of their browser."""
 
     def __init__(self, inference: Inference) -> None:
         self._inference = inference
@@ -196,7 +196,7 @@ class Sessions:
         self._lock = threading.Lock()
 
     def of(self, visitor: str) -> Session:
-        """The visitor's session, a new one if there is none."""
+        """The visitor's session; made if there is none."""
         with self._lock:
             session = self._sessions.setdefault(visitor, Session(self._inference))
             self._sessions.move_to_end(visitor)
@@ -205,7 +205,7 @@ class Sessions:
             return session
 
     def forget(self, visitor: str) -> None:
-        """Drops a session, and stops what it still asks."""
+        """Drops a session, and cancels its questions."""
         with self._lock:
             session = self._sessions.pop(visitor, None)
         if session is not None:
