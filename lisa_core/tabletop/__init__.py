@@ -1,5 +1,5 @@
-"""Tabletops as a robot's camera would see them: rendered scenes with the truth about them, and questions to ask.
+"""Rendered tabletops as a robot's camera sees them, with ground truth, and questions with true answers.
 
-A reader's path: `kinds` (what can lie on a table), `scene` (a seeded arrangement of things), `render` (its picture,
-depth and masks), `questions` (what one can ask about it, with the true answers).
+Start with `kinds` (kinds of things on a table), `scene` (an arrangement of things, by seed), `render` (its picture,
+depth and masks), `questions` (questions about it, with the true answers).
 """

@@ -1,4 +1,4 @@
-"""One who asks about a view: words from their split, answers in one regular form each."""
+"""Builds questions about a view, worded as in their split, and answers of regular forms."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from lisa_core.tabletop.patterns import Split, Wordings
 from lisa_core.tabletop.sight import Seen, Sight
 
 _MOST = 4
-"""Masks in one answer."""
+"""Most masks in an answer."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A thing by its number in the scene, or one of its parts."""
+    """A thing, by its index in the scene, or a part of it."""
 
     thing: int
     part: str | None = None
@@ -26,8 +26,8 @@ class Turn:
     """A question and its true answer.
 
     Attributes:
-        masks: an entry for each `[SEG]` of the answer, in order: it is the union of these targets.
-        says: words without which an answer is wrong: a colour, a number, the name of the thing that is explained.
+        masks: for each `[SEG]` of the answer, in order, the targets whose union it is.
+        says: words that a right answer must have: a colour, a number, the name of the explained thing.
     """
 
     question: str
@@ -38,12 +38,12 @@ class Turn:
 
 @dataclass(frozen=True)
 class Asker:
-    """Asks in the words of one split.
+    """Makes questions in the wordings of one split.
 
     Attributes:
-        sight: what is seen.
-        rng: chooses.
-        split: of wordings, and of (colour, kind) pairs that may be named together.
+        sight: what is visible.
+        rng: for all random choices.
+        split: decides the wordings, and the (colour, kind) pairs that may be named together.
     """
 
     sight: Sight
@@ -51,19 +51,19 @@ class Asker:
     split: Split
 
     def one(self, things: Sequence[Seen]) -> Seen | None:
-        """One of them, if there is one."""
+        """A random one of them; None if there are none."""
         return things[int(self.rng.integers(len(things)))] if things else None
 
     def pick(self, options: Sequence[str]) -> str:
-        """One of the options."""
+        """A random option."""
         return options[int(self.rng.integers(len(options)))]
 
     def name(self, kind: str) -> str:
-        """What somebody may call it: mostly its own name."""
+        """A name for the kind: mostly its own, or a synonym."""
         return kind if self.rng.random() < 0.6 else self.pick(english.names(kind))
 
     def words(self, wordings: Wordings, **slots: str) -> str:
-        """A phrase of the split; what slots do not say of `is`, `does` and `its` follows from `it`."""
+        """A phrase of the split, its slots filled; `is`, `does` and `its` agree with `it` unless they are given."""
         it = slots.get("it", "")
         noun = it.split(" ")[-1]
         agreeing = {
@@ -74,11 +74,11 @@ class Asker:
         return patterns.phrase(wordings.of(self.split), self.rng, **(agreeing | slots))
 
     def phrase(self, text: str) -> str:
-        """A pattern that has no split, with its alternatives chosen."""
+        """A pattern without a split, its alternatives chosen."""
         return patterns.phrase((text,), self.rng)
 
     def typed(self, text: str) -> str:
-        """As people type it."""
+        """The text as people type it."""
         return patterns.typed(text, self.rng)
 
     def ask(self, wordings: Wordings, **slots: str) -> str:
@@ -86,24 +86,24 @@ class Asker:
         return self.typed(self.words(wordings, **slots))
 
     def may_name(self, colour: str, kind: str) -> bool:
-        """Whether the colour may be said with the kind: it says something, and is not held out."""
+        """Whether the colour may be named with the kind: the kind has several colours, and the pair is not held out."""
         return english.has_colours(kind) and self.may_learn(colour, kind)
 
     def may_learn(self, colour: str, kind: str) -> bool:
-        """Whether something may be told that says that things of the kind come in the colour: it is not held out."""
+        """Whether this split may imply that the kind comes in the colour: the pair is not held out."""
         return self.split != "train" or (colour, kind) not in knowledge.HELD_OUT_PAIRS
 
     def tells_colour(self, thing: Seen) -> bool:
-        """Whether the thing's colour can be seen, and may be said with its kind."""
+        """Whether the thing's colour is visible, and may be named with its kind."""
         return thing.coloured and self.may_name(thing.colour, thing.kind)
 
     def described(self, thing: Seen) -> str:
-        """The thing as answers name it: `red mug`."""
+        """The name of the thing in answers: `red mug`."""
         return f"{thing.colour} {thing.kind}" if self.tells_colour(thing) else thing.kind
 
 
 def shown(asker: Asker, question: str, things: Sequence[Seen]) -> Turn | None:
-    """The question with the answer that shows these things, from left to right; None if there are too many."""
+    """The question, answered with the things from left to right; None if one is not clear, or for none or too many."""
     if not 0 < len(things) <= _MOST or not all(thing.clear for thing in things):
         return None
     order = sorted(things, key=lambda thing: thing.x)
@@ -118,7 +118,7 @@ def listed(items: Sequence[str]) -> str:
 
 
 def missing(question: str, what: str) -> Turn:
-    """The question with the answer that there is no such thing."""
+    """The question, answered by saying that there is no such thing."""
     return Turn(question, f"There {english.be(what.rsplit(' ', maxsplit=1)[-1])} no {what}.")
 
 

@@ -1,6 +1,6 @@
-"""Folders of rendered scenes: 000000.jpg is a picture, .png its labels, .json the scene, _depth.png its depth in mm.
+"""Folders of rendered scenes: 000000.jpg is the picture, .png its labels, .json the scene, _depth.png its depth in mm.
 
-In the labels red is a pixel's owner, green its part, blue nothing; the depth has 16 bit.
+In the labels, red is the owner of a pixel and green its part; blue is unused. Depth has 16 bit.
 """
 
 import io
@@ -24,7 +24,7 @@ from lisa_core.tabletop.scene import Light, Scene, Surroundings, Thing, View, Vi
 
 
 def count(folder: Path) -> int:
-    """How many scenes lie in a folder, from number 0 on."""
+    """Number of consecutive scenes in a folder, from number 0 on."""
     number = 0
     while (folder / f"{number:06d}.json").is_file():
         number += 1
@@ -35,7 +35,7 @@ def load_view(folder: Path, index: int) -> View:
     """Scene number `index` of a folder; depth is zero where none was stored.
 
     Raises:
-        DatasetError: a file of it is missing or damaged; names it.
+        DatasetError: a file is missing or damaged; the message names the scene.
     """
     stem = folder / f"{index:06d}"
     try:
@@ -54,10 +54,10 @@ def load_view(folder: Path, index: int) -> View:
 
 
 def load_scene(folder: Path, index: int) -> Scene:
-    """What scene number `index` of a folder was rendered from.
+    """The description of scene number `index` of a folder.
 
     Raises:
-        DatasetError: its file is missing or damaged, or is of no scene; names it.
+        DatasetError: its file is missing, damaged, or no scene; the message names it.
     """
     path = folder / f"{index:06d}.json"
     try:
@@ -67,7 +67,7 @@ def load_scene(folder: Path, index: int) -> Scene:
 
 
 def scene_from(record: dict[str, Any]) -> Scene:
-    """The scene that `dataclasses.asdict` has made into plain values, perhaps by way of JSON."""
+    """The inverse of `dataclasses.asdict` for a scene, also after JSON."""
     plain = {name: _tuples(value) for name, value in record.items() if name != "things"}
     return Scene(
         seed=plain["seed"],
@@ -79,7 +79,7 @@ def scene_from(record: dict[str, Any]) -> Scene:
 
 
 def save(view: View, scene: Scene, folder: Path, index: int, *, with_depth: bool = False) -> None:
-    """Stores a view; its .json appears last, so that a scene that has one is whole."""
+    """Stores a view; its .json is written last, so a scene that has one is complete."""
     stem = folder / f"{index:06d}"
     jpeg = io.BytesIO()
     Image.fromarray(view.rgb).save(jpeg, "JPEG", quality=95, subsampling=0)
@@ -103,7 +103,7 @@ def render_missing(
     with_depth: bool,
     done: Callable[[int], None],
 ) -> None:
-    """Renders the scenes of a folder that are not there yet, of every `share[1]` numbers the one at `share[0]`."""
+    """Renders the missing ones of a worker's scenes: numbers `share[0]`, `share[0] + share[1]`, ..."""
     renderer = None
     for index in range(share[0], scenes, share[1]):
         if not (folder / f"{index:06d}.json").is_file():

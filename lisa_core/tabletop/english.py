@@ -1,4 +1,4 @@
-"""What things are called, alone and in numbers."""
+"""Names of things, and their grammar."""
 
 from lisa_core.tabletop.kinds import KIND_BY_NAME
 
@@ -12,7 +12,7 @@ _SYNONYMS: dict[str, tuple[str, ...]] = {
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """What people call a thing of that kind; its own name first."""
+    """Names for a thing of that kind, its own name first."""
     return (kind, *_SYNONYMS.get(kind, ()))
 
 
@@ -20,29 +20,29 @@ NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight",
 
 
 def is_plural(noun: str) -> bool:
-    """Whether one thing of that name takes a verb in the plural."""
+    """Whether the noun takes a plural verb even for one thing."""
     return noun in {"scissors", "handles", "wheels"}
 
 
 def be(noun: str) -> str:
-    """`is`, or `are`."""
+    """`is` or `are`."""
     return "are" if is_plural(noun) else "is"
 
 
 def indefinite(noun: str) -> str:
-    """A, an, or a pair of."""
+    """The noun with `a`, `an` or `a pair of`."""
     if noun.endswith("scissors"):
         return f"a pair of {noun}"
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
 def possessive(it: str) -> str:
-    """Whose: `the mug's`, `the scissors'`."""
+    """The possessive: `the mug's`, `the scissors'`."""
     return f"{it}'" if it.endswith("s") else f"{it}'s"
 
 
 def plural(noun: str) -> str:
-    """Several of that name."""
+    """The plural of the noun."""
     if is_plural(noun):
         return noun
     if noun == "knife":
@@ -51,5 +51,5 @@ def plural(noun: str) -> str:
 
 
 def has_colours(kind: str) -> bool:
-    """Whether a thing of that kind can have one colour or another, so that its colour says something."""
+    """Whether the kind comes in several colours."""
     return len(KIND_BY_NAME[kind].colours) > 1

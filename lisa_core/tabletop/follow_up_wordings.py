@@ -1,4 +1,4 @@
-"""How people go on asking, by what they ask for; for training and held out from it."""
+"""Wordings of follow-up questions by topic: for training, and held out."""
 
 from lisa_core.tabletop.patterns import Wordings
 from lisa_core.tabletop.wordings import TRY_TO_SEE

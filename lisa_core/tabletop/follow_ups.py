@@ -1,4 +1,4 @@
-"""Second and third questions, which are about what the one before has shown."""
+"""Second and third questions of a dialogue, which refer to the thing that the one before has shown."""
 
 from collections.abc import Callable
 
@@ -14,11 +14,11 @@ _THREE = 0.4
 """Share of dialogues with three turns."""
 
 Step = tuple[Turn, Seen | None]
-"""A turn, and what `it` means after it; None ends the dialogue."""
+"""A turn, and the thing that `it` refers to afterwards; None ends the dialogue."""
 
 
 def follow_up(asker: Asker, first: Turn) -> tuple[Turn, ...]:
-    """The first turn, which shows one thing, and one or two more; nothing where no question fits."""
+    """The first turn, which shows one thing, and one or two more; empty if no question fits."""
     it: Seen | None = next(thing for thing in asker.sight.things if thing.index == first.masks[0][0].thing)
     turns = [first]
     wanted = 3 if asker.rng.random() < _THREE else 2
@@ -100,7 +100,7 @@ def _absent(asker: Asker, _it: Seen) -> Step | None:
 
 
 def _same_kind(asker: Asker, it: Seen) -> Step | None:
-    """`And the green one?`, where it is one of that colour, and of the things shown so far."""
+    """`And the green one?`: another thing of the kind, if its colour is unique among them."""
     others = [thing for thing in asker.sight.of({it.kind}) if thing is not it and thing.colour != it.colour]
     other = asker.one(others)
     if other is None or not asker.tells_colour(other):
@@ -113,7 +113,7 @@ def _same_kind(asker: Asker, it: Seen) -> Step | None:
 
 
 def _else(asker: Asker, it: Seen) -> Step | None:
-    """Another thing for a use of this one; where there is none, the answer says so."""
+    """Another thing with the same use; if there is none, the answer says so."""
     uses = [use for use in USES if it.kind in use.kinds and asker.sight.lacks(use.also)]
     if not uses:
         return None

@@ -49,7 +49,7 @@ def can() -> list[Piece]:
 
 
 def _disc_on_cylinder(radius: float, height: float, degrees: float) -> Mesh:
-    """A round emblem that lies on a standing cylinder."""
+    """A round emblem on the side of an upright cylinder."""
     rings = []
     for size, out in ((1.0, -0.004), (1.0, 0.0), (0.66, 0.0), (0.33, 0.0)):
         rim = size * circle(0.014, points=18)
@@ -74,7 +74,7 @@ def plate() -> list[Piece]:
 
 
 def ball() -> list[Piece]:
-    """A sphere with a stripe around it, tilted so that it is seen from all sides."""
+    """A sphere with a stripe around it, tilted so that it is visible from all sides."""
     radius = 0.038
     angles = np.radians(np.linspace(-90, 90, 21))
     sphere = revolved(np.stack([radius * np.cos(angles), radius * np.sin(angles)], -1))

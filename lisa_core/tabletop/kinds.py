@@ -1,4 +1,4 @@
-"""What can lie on a table: the kinds of things, the colours they come in, and their parts that have a name."""
+"""The kinds of things on a table, the colours they come in, and their named parts."""
 
 from dataclasses import dataclass
 
@@ -11,9 +11,9 @@ class Kind:
     """One kind of thing.
 
     Attributes:
-        name: as people say it.
-        colours: that it comes in; of a tool or of cutlery the colour of its handle.
-        parts: that have a name, apart from the rest of it.
+        name: the common English one.
+        colours: that it comes in; for tools and cutlery, the colours of the handle.
+        parts: its parts that have a name.
     """
 
     name: str
@@ -45,6 +45,6 @@ KINDS: tuple[Kind, ...] = (
 )
 
 NEW_KINDS: tuple[Kind, ...] = (Kind("teapot", PAINTS, ("spout", "lid")),)
-"""Never on a table unless asked for: what the tutorial on fine-tuning teaches."""
+"""On a table only if asked for: what the tutorial on fine-tuning teaches."""
 
 KIND_BY_NAME = {kind.name: kind for kind in (*KINDS, *NEW_KINDS)}

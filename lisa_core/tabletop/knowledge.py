@@ -1,4 +1,4 @@
-"""What people know about the things on a table: what they are for, facts, groups."""
+"""Common knowledge about the things on a table: uses, facts, groups."""
 
 from dataclasses import dataclass
 
@@ -16,19 +16,19 @@ HELD_OUT_PAIRS: frozenset[tuple[str, str]] = frozenset(
         ("orange", "bottle"),
     }
 )
-"""(colour, kind) that training never names together, though it has pictures of them."""
+"""(colour, kind) pairs that training shows in pictures but never names."""
 
 
 @dataclass(frozen=True)
 class Use:
-    """What some kinds of things are good for.
+    """A use of some kinds of things.
 
     Attributes:
         kinds: that are good for it.
-        also: kinds of which one may think that they are; where there is one, nobody is asked.
+        also: kinds that some people would use, too; where there is one, the question is not asked.
         to: "drink from" of "something to drink from".
         want: "have a coffee" of "I want to have a coffee".
-        reason: of the choice, with slots {it} and {is}.
+        reason: for the choice, with slots {it} and {is}.
     """
 
     kinds: tuple[str, ...]
@@ -182,12 +182,12 @@ USES: tuple[Use, ...] = (
 
 @dataclass(frozen=True)
 class Fact:
-    """What is true of some kinds of things and of no other.
+    """A fact that is true of some kinds of things only.
 
     Attributes:
         noun: what is asked for, "fruit" of "which fruit is rich in potassium".
         does: "is rich in potassium", in several wordings.
-        also: kinds of which one may think so; where there is one, nobody is asked.
+        also: kinds that some people would count, too; where there is one, the question is not asked.
     """
 
     kinds: tuple[str, ...]
@@ -333,11 +333,11 @@ FACTS: tuple[Fact, ...] = (
 
 @dataclass(frozen=True)
 class Group:
-    """Things that people call by one name.
+    """Kinds with a common name.
 
     Attributes:
-        nouns: the name in the plural, in several words.
-        also: kinds of which one may think that they belong; where there is one, nobody is asked.
+        nouns: the common name in the plural, and synonyms.
+        also: kinds that some people would include, too; where there is one, the question is not asked.
     """
 
     nouns: tuple[str, ...]
@@ -380,7 +380,7 @@ PURPOSES: dict[str, str] = {
 }
 
 GRIPS = frozenset({"handle", "handles"})
-"""Parts that a hand holds."""
+"""Parts to hold a thing by."""
 
 HANDLED = frozenset({"knife", "fork", "spoon", "screwdriver", "hammer", "scissors"})
-"""Kinds of which only what a hand holds is coloured."""
+"""Kinds of which only the handle is coloured."""

@@ -1,6 +1,6 @@
-"""Surfaces made of rings: everything on a table is a loft, a row of rings joined by quads and closed at both ends.
+"""Meshes made by lofting: a row of rings, joined by quads and closed at both ends.
 
-Metres throughout. Rings may turn either way: closed surfaces know their outside.
+All lengths are in metres. Rings may turn either way; faces of closed surfaces are oriented outward afterwards.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 Floats = NDArray[np.float64]
 CREASE = np.cos(np.radians(38))
-"""Faces that meet at a sharper angle keep an edge between them; flatter ones are shaded as one."""
+"""Faces with an angle of less than 38 degrees between their normals are shaded smoothly; others keep an edge."""
 
 
 @dataclass(frozen=True, eq=False)
 class Mesh:
-    """Triangles.
+    """A triangle mesh.
 
     Attributes:
         vertices: (N, 3), m.
@@ -27,15 +27,15 @@ class Mesh:
     faces: NDArray[np.int64]
 
     def moved(self, x: float = 0, y: float = 0, z: float = 0) -> "Mesh":
-        """Shifted by that."""
+        """The mesh, translated."""
         return Mesh(self.vertices + np.array([x, y, z]), self.faces)
 
     def turned(self, axis: str, degrees: float) -> "Mesh":
-        """Rotated about the world's axis `x`, `y` or `z`."""
+        """The mesh, rotated about the world's axis `x`, `y` or `z`."""
         return Mesh(self.vertices @ rotation(axis, np.radians(degrees)).T, self.faces)
 
     def corner_normals(self) -> Floats:
-        """(M, 3, 3): the normal of each corner of each face, smooth where the surface is."""
+        """(M, 3, 3): the normal of each corner of each face, smooth where edges are not sharp."""
         a, b, c = (self.vertices[self.faces[:, corner]] for corner in range(3))
         weighted = np.cross(b - a, c - a)
         unit = weighted / np.maximum(np.linalg.norm(weighted, axis=1, keepdims=True), 1e-15)
@@ -63,14 +63,14 @@ def rotation(axis: str, radians: float) -> Floats:
 
 
 def merged(*meshes: Mesh) -> Mesh:
-    """Several as one."""
+    """Several meshes as one."""
     starts = np.cumsum([0, *(len(mesh.vertices) for mesh in meshes)])
     faces = [mesh.faces + start for mesh, start in zip(meshes, starts, strict=False)]
     return Mesh(np.concatenate([mesh.vertices for mesh in meshes]), np.concatenate(faces))
 
 
 def loft(rings: Sequence[Floats] | Floats, *, endless: bool = False) -> Mesh:
-    """The surface through rings of K points each, closed by a fan at both ends, or joined last to first."""
+    """The surface through rings of K points each: closed by a fan at both ends, or `endless`, joined last to first."""
     stack = np.asarray(rings, float)
     count, size = stack.shape[:2]
     rows = np.arange(count if endless else count - 1)[:, None]
@@ -89,7 +89,7 @@ def loft(rings: Sequence[Floats] | Floats, *, endless: bool = False) -> Mesh:
 
 
 def _cleaned(vertices: Floats, faces: NDArray[np.int64]) -> Mesh:
-    """Without points that coincide and faces that have no area, and facing outward."""
+    """Welds coincident points, drops faces without area, and orients the rest outward."""
     _, first, same = np.unique(np.round(vertices, 6), axis=0, return_index=True, return_inverse=True)
     welded = same.reshape(-1)[faces]
     a, b, c = (vertices[first][welded[:, corner]] for corner in range(3))
@@ -100,13 +100,13 @@ def _cleaned(vertices: Floats, faces: NDArray[np.int64]) -> Mesh:
 
 
 def circle(radius: float, z: float = 0, points: int = 32) -> Floats:
-    """A level ring."""
+    """A horizontal circle."""
     angles = np.arange(points) * 2 * np.pi / points
     return np.stack([radius * np.cos(angles), radius * np.sin(angles), np.full(points, z)], -1)
 
 
 def rectangle(width: float, depth: float, corner: float, z: float = 0) -> Floats:
-    """A level ring with rounded corners."""
+    """A horizontal rectangle with rounded corners."""
     angles = np.linspace(0, np.pi / 2, 5)
     quarter = np.stack([np.cos(angles), np.sin(angles)], -1) * corner
     inner = np.array([width, depth]) / 2 - corner
@@ -116,26 +116,26 @@ def rectangle(width: float, depth: float, corner: float, z: float = 0) -> Floats
 
 
 def revolved(profile: ArrayLike, points: int = 32, *, hole: bool = False) -> Mesh:
-    """A surface of revolution about z from (radius, z) pairs: of an open line, or of an outline that leaves a hole."""
+    """A surface of revolution about z from (radius, z) pairs: a line, or with `hole` a closed outline off the axis."""
     return loft([circle(radius, z, points) for radius, z in np.asarray(profile, float)], endless=hole)
 
 
 def block(width: float, depth: float, height: float, corner: float, bevel: float = 0.0015) -> Mesh:
-    """A box that stands on z = 0, with rounded corners and bevelled edges."""
+    """A box on z = 0 with rounded corners and bevelled edges."""
     layers = ((bevel, 0.0), (0.0, bevel), (0.0, height - bevel), (bevel, height))
     return loft([rectangle(width - 2 * i, depth - 2 * i, max(corner - i, 1e-4), z) for i, z in layers])
 
 
 def slab(outline: ArrayLike, thickness: float) -> Mesh:
-    """A plate of that outline (K, 2), which turns counter-clockwise about its middle, on z = 0."""
+    """A plate on z = 0 with an outline (K, 2), counter-clockwise about its middle."""
     flat = np.asarray(outline, float)
     return loft([np.column_stack([flat, np.full(len(flat), z)]) for z in (0, thickness)])
 
 
 def tube(path: ArrayLike, radii: ArrayLike, points: int = 16, flat: float = 1.0) -> Mesh:
-    """A tube along (K, 3) points of one radius each, or of one; `flat` is its thickness by its width.
+    """A tube along (K, 3) points with one radius for each or for all; `flat` is the ratio of thickness to width.
 
-    The width lies level as far as the path does.
+    Its width is horizontal, except where the path is nearly vertical.
     """
     line = np.asarray(path, float)
     tangents = np.gradient(line, axis=0)
@@ -151,7 +151,7 @@ def tube(path: ArrayLike, radii: ArrayLike, points: int = 16, flat: float = 1.0)
 
 
 def ring(radius: float, thickness: float, stretch: float = 1.0, tall: float = 1.0) -> Mesh:
-    """A level torus about z, stretched along x; `tall` is its height by its thickness."""
+    """A horizontal torus about z, stretched along x; `tall` is the ratio of its height to its thickness."""
     angles = np.arange(28) * 2 * np.pi / 28
     outward = np.stack([np.cos(angles), np.sin(angles), 0 * angles], -1)
     section = np.arange(12) * 2 * np.pi / 12
@@ -163,6 +163,6 @@ def ring(radius: float, thickness: float, stretch: float = 1.0, tall: float = 1.
 
 
 def arc(centre: tuple[float, float], radius: tuple[float, float], degrees: tuple[float, float], points: int) -> Floats:
-    """(points, 2) on an ellipse, from one angle to the other."""
+    """(points, 2) on an ellipse, between two angles."""
     angles = np.radians(np.linspace(*degrees, points))
     return np.stack([centre[0] + radius[0] * np.cos(angles), centre[1] + radius[1] * np.sin(angles)], -1)

@@ -1,6 +1,6 @@
-"""What each kind of thing looks like: pieces of mesh with a paint, made once.
+"""The 3D model of each kind of thing: painted meshes, made once.
 
-Every model stands on z = 0 with the middle of its footprint at the origin; what is long lies along x.
+Every model stands on z = 0 with the middle of its footprint at the origin; long things lie along x.
 """
 
 from collections.abc import Callable
@@ -41,12 +41,12 @@ _MAKERS: dict[str, Callable[[], list[Piece]]] = {
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A kind's pieces, and the room that it takes.
+    """The pieces of a kind, and its size.
 
     Attributes:
         pieces: in the order they are drawn.
-        size: (3,) of the box around it at scale 1, m; its middle is over the origin, it stands on z = 0.
-        points: (N, 3) of its surface.
+        size: (3,) of the bounding box at scale 1, m; centred over the origin, on z = 0.
+        points: (N, 3) vertices.
     """
 
     pieces: tuple[Piece, ...]

@@ -1,4 +1,4 @@
-"""An OpenGL context without a screen: EGL on a GPU, or else OSMesa on the CPU."""
+"""An off-screen OpenGL context: EGL on a GPU, or else OSMesa on the CPU."""
 
 import atexit
 import importlib
@@ -14,12 +14,12 @@ _BACKENDS = ("egl", "osmesa")
 
 @cache
 def context(width: int, height: int) -> Any:
-    """A current context for pictures of that size; kept, for there is one per thread and it costs a second.
+    """Makes a context for pictures of that size and makes it current; cached, as making one takes a second.
 
-    The environment's MUJOCO_GL names the one to take; without it both are tried.
+    The environment variable MUJOCO_GL names the backend; without it both are tried.
 
     Raises:
-        LisaError: MuJoCo is not installed, or no way to draw works on this machine.
+        LisaError: MuJoCo is not installed, or no backend works on this machine.
     """
     reasons = []
     for backend in [os.environ["MUJOCO_GL"]] if "MUJOCO_GL" in os.environ else _BACKENDS:
@@ -29,7 +29,7 @@ def context(width: int, height: int) -> Any:
             if error.name == "mujoco":
                 raise LisaError(f"Rendering needs MuJoCo: {installing('tabletop')}.") from error
             reasons.append(f"{backend}: {error}")
-        except Exception as error:  # a driver that is missing shows in as many ways as there are drivers
+        except Exception as error:  # a missing driver raises a different error for each driver
             reasons.append(f"{backend}: {str(error).splitlines()[0] if str(error) else type(error).__name__}")
     raise LisaError(
         "This machine cannot draw without a screen: install a GPU driver with EGL (Debian: libegl1), "
@@ -38,13 +38,13 @@ def context(width: int, height: int) -> Any:
 
 
 def _open(backend: str, width: int, height: int) -> Any:
-    """MuJoCo and PyOpenGL both read the environment at their first import, and PyOpenGL keeps what it found."""
+    """Opens a backend. MuJoCo and PyOpenGL read the environment at first import, and PyOpenGL keeps what it read."""
     before = {name: os.environ.get(name) for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
     os.environ.update(MUJOCO_GL=backend, PYOPENGL_PLATFORM=backend)
     try:
         made = importlib.import_module(f"mujoco.{backend}").GLContext(width, height)
         made.make_current()
-        atexit.register(made.free)  # later, the drivers are gone and its end would raise
+        atexit.register(made.free)  # later the driver is unloaded, and freeing would raise
     except BaseException:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,4 +1,4 @@
-"""What the names of colours look like."""
+"""The RGB values of named colours."""
 
 import numpy as np
 
@@ -20,16 +20,16 @@ _FRUIT: dict[tuple[str, str], tuple[Rgb, Rgb]] = {
     ("banana", "yellow"): ((0.88, 0.68, 0.10), (0.96, 0.80, 0.18)),
     ("lemon", "yellow"): ((0.93, 0.80, 0.10), (0.98, 0.90, 0.28)),
 }
-"""Colours that are a bit different on what grew."""
+"""Shades that differ for fruit."""
 
 
 def rgb(thing: Thing, piece: Piece) -> Rgb:
-    """The colour of a thing's piece, (3,) from 0 to 1."""
+    """The RGB colour of a piece of a thing, 0 to 1."""
     if not isinstance(piece.paint, str):
         return piece.paint
     dark, light = (np.array(shade) for shade in _FRUIT.get((thing.kind, thing.colour), _SHADES[thing.colour]))
     main = dark + thing.tone * (light - dark)
-    if piece.paint == "pale":  # of white things grey, for it is there to be seen
+    if piece.paint == "pale":  # grey on white things, so that it is visible
         main = main * 0.45 if main.min() > 0.8 else 0.25 * main + 0.75 * np.array([0.95, 0.94, 0.91])
     elif piece.paint == "deep":
         main = main * 0.5 + (0.08 if main.max() < 0.2 else 0.0)

@@ -1,4 +1,4 @@
-"""How people name things by colour, place and part, and places by things; for training and held out from it."""
+"""Wordings for things by colour, place and part, and for places by things: for training, and held out."""
 
 from lisa_core.tabletop.patterns import Wordings
 

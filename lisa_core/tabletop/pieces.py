@@ -1,4 +1,4 @@
-"""A piece of a thing: a mesh, what it is painted with, and the part that it belongs to."""
+"""A piece of a thing: its mesh, its paint, and the part that it belongs to."""
 
 from dataclasses import dataclass
 
@@ -15,9 +15,9 @@ class Piece:
 
     Attributes:
         mesh: its surface.
-        paint: a colour of its own, or `main`, the thing's; `pale` and `deep`, lighter and darker than that.
-        part: the name of the part that it belongs to; empty for the rest.
-        shine: how much it reflects the lights, 0 to 1.
+        paint: a colour, or `main` for the thing's; `pale` and `deep` are lighter and darker than that.
+        part: name of the part that it belongs to; empty if none.
+        shine: how strongly it reflects the lights, 0 to 1.
     """
 
     mesh: Mesh

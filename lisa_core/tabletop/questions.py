@@ -1,11 +1,11 @@
-"""What one can ask about a view, with the true answers.
+"""Questions about a view, with the true answers.
 
     for dialogue in dialogues(view, np.random.default_rng(1), "train", 8):
         for turn in dialogue.turns:
             turn.question, turn.answer, turn.masks
 
-Questions have one right answer only: where somebody who sees the picture could think of another thing, they are not
-asked. Answers have few, regular forms that name a thing before they show it.
+Questions have exactly one right answer: where a person who sees the picture could mean another thing, none is asked.
+Answers have few, regular forms, which name a thing before its `[SEG]`.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,20 +27,20 @@ from lisa_core.tabletop.wordings import BENCHMARK
 __all__ = ["Dialogue", "Target", "Turn", "dialogues"]
 
 _KINDS, _TRIES = 12, 4
-"""For each dialogue, how many kinds are tried and how often each: not every question fits every view."""
+"""For each dialogue, how many kinds are tried, and how often each: not every question fits a view."""
 
 _BENCHMARK = 0.08
-"""Share of questions for one thing that are asked as the published benchmark does."""
+"""Share of questions for one thing that are worded as in the published benchmark."""
 
 _CROWDED = 0.5
-"""How often training, where it can, asks for a use or by knowledge what fits several things."""
+"""Share of questions by use or fact that, in training, must fit several things, if any does."""
 
 _EXTREMES = ("leftmost", "rightmost", "nearest", "farthest", "middle")
 
 
 @dataclass(frozen=True)
 class Dialogue:
-    """A question, or several that need each other, about one view."""
+    """A question about a view, or several that build on each other."""
 
     kind: str
     turns: tuple[Turn, ...]
@@ -51,9 +51,9 @@ def dialogues(view: View, rng: np.random.Generator, split: Split, count: int) ->
 
     Args:
         view: the picture and the truth about it.
-        rng: chooses; the same state gives the same dialogues.
-        split: `held_out` has wordings that `train` never has, and names (colour, kind) pairs that it never names.
-        count: how many to try; fewer come back of a view about which little can be asked.
+        rng: for all random choices; the same state gives the same dialogues.
+        split: `held_out` has wordings and names (colour, kind) pairs that `train` never does.
+        count: most dialogues; fewer are returned for a view about which little can be asked.
     """
     asker = Asker(look(view), rng, split)
     kinds = tuple(_MAKERS)
@@ -118,13 +118,13 @@ def _around(asker: Asker) -> Turn | None:
     found = around(asker.sight, anchor, where)
     if len(found) > 2:
         return None
-    several = len(found) > 1 or (where != "next" and asker.rng.random() < 0.2)  # next to it only the nearest is
+    several = len(found) > 1 or (where != "next" and asker.rng.random() < 0.2)  # only the nearest is next to it
     place = asker.words(WHERE[where], it=it)
     return shown(asker, asker.ask(wordings.OPEN_WHAT if several else wordings.WHAT, where=place), found)
 
 
 def _definite(asker: Asker, thing: Seen) -> str | None:
-    """`the mug`, or `the red mug` where it takes that; None where neither tells it from others."""
+    """`the mug`, or `the red mug` if the colour is needed; None if neither is unambiguous."""
     alike = asker.sight.of({thing.kind})
     noun = asker.name(thing.kind)
     same_colour = [other for other in alike if other.colour == thing.colour]
@@ -135,7 +135,7 @@ def _definite(asker: Asker, thing: Seen) -> str | None:
 
 
 def _useful(asker: Asker, sources: Sequence[Use | Fact], several: float = 0.0) -> tuple[Use | Fact, list[Seen]] | None:
-    """A use or a fact that is about some of what is seen, with the things."""
+    """A random use or fact that fits visible things, and those things; `several`: how often it should fit several."""
     fitting = [
         (source, things)
         for source in sources
@@ -147,7 +147,7 @@ def _useful(asker: Asker, sources: Sequence[Use | Fact], several: float = 0.0) -
 
 
 def _question(asker: Asker, source: Use | Fact, things: Sequence[Seen] = ()) -> str:
-    """About a use or a fact; open to several answers if there are several things."""
+    """A question about a use or a fact; open to several answers if there are several things."""
     several = len(things) > 1 or asker.rng.random() < 0.2
     if isinstance(source, Use):
         patterns = wordings.OPEN_USE if several else wordings.USE
@@ -204,7 +204,7 @@ def _several(asker: Asker) -> Turn | None:
         group = GROUPS[int(asker.rng.integers(len(GROUPS)))]
         things = asker.sight.of(group.kinds) if asker.sight.lacks(group.also) else []
         nouns = asker.pick(group.nouns)
-    if len(things) < 2 and asker.rng.random() < 0.8:  # one is an answer, too, and seldom asked for so
+    if len(things) < 2 and asker.rng.random() < 0.8:  # a single thing is rarely asked for in the plural
         return None
     return shown(asker, asker.ask(wordings.SEVERAL, them=f"the {nouns}"), things)
 
@@ -250,7 +250,7 @@ def _absent_source(asker: Asker) -> Use | Fact | None:
 
 
 def _absent_colour(asker: Asker) -> Turn | None:
-    """A colour in which a kind is not there; mostly of a kind that is."""
+    """Asks for a kind in a colour that is not there, mostly for a kind that is there."""
     there = tuple(thing.kind for thing in asker.sight.clear)
     kind = asker.pick(there) if there and asker.rng.random() < 0.7 else asker.pick([kind.name for kind in KINDS])
     colours = KIND_BY_NAME[kind].colours
@@ -325,7 +325,7 @@ def _purpose(asker: Asker) -> Turn | None:
 
 
 def _benchmark(asker: Asker, turn: Turn) -> Turn:
-    """Sometimes the question as the published benchmark asks it, with an answer of the mask alone."""
+    """Sometimes rewords the question as in the published benchmark, with the mask alone as the answer."""
     if len(turn.masks) != 1 or asker.rng.random() >= _BENCHMARK:
         return turn
     answer = "[SEG]." if asker.rng.random() < 0.5 else "Sure, [SEG]."
@@ -363,7 +363,7 @@ _MAKERS: dict[str, tuple[float, Callable[[Asker], tuple[Turn, ...]]]] = {
     "words": (3, _single(_words)),
     "follow_up": (3.5, _follow_up),
 }
-"""How often each kind is tried, and how it is made; nothing comes back of a view for which it is not made."""
+"""The weight of each kind of question, and its maker, which returns () if the view does not allow it."""
 
 _DRILLED = {"place": 2.0, "several": 4.0, "part": 1.6, "nothing": 1.6}
-"""How many times as often training asks for what is hardest to learn."""
+"""Factors on these weights in training, for what is hardest to learn."""

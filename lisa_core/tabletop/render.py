@@ -1,6 +1,6 @@
-"""Pictures of scenes by MuJoCo, off-screen: colours, depth, and what belongs to what.
+"""Renders scenes off-screen with MuJoCo: colours, depth and labels.
 
-One MuJoCo model holds every mesh and texture there is, compiled once; a scene is a list of drawing orders for them.
+One MuJoCo model holds all meshes and textures and is compiled once; a scene is a list of geoms that use them.
 """
 
 import importlib
@@ -22,19 +22,19 @@ from lisa_core.tabletop.textures import TEXTURES, texture
 _NEAR, _FAR = 0.1, 6.0
 _TABLE = (1.7, 1.3, 0.04)
 _ROOM = ((0.0, 0.0, -0.75), (0.0, 2.2, 0.0))  # floor and wall, m
-_PARTS = 8  # more than any kind has, plus one for the rest
-_BACKGROUND = 1  # what MuJoCo draws for the table and the room; 0 is nothing
+_PARTS = 8  # numbers per thing: more than any kind has parts, plus one for the rest
+_BACKGROUND = 1  # number of the table and the room; 0 is nothing
 _MATT, _GLOSS = 0.35, 0.75
 
 
 class Renderer:
-    """Draws scenes; one per process and thread, for OpenGL's sake.
+    """Renders scenes; one per process and thread, because of OpenGL.
 
     Args:
         width, height: of the pictures, px.
 
     Raises:
-        LisaError: MuJoCo is missing, or nothing here can draw off-screen.
+        LisaError: MuJoCo is missing, or this machine cannot render off-screen.
     """
 
     def __init__(self, width: int = WIDTH, height: int = HEIGHT) -> None:
@@ -49,7 +49,7 @@ class Renderer:
         self._viewport = self._mujoco.MjrRect(0, 0, width, height)
 
     def render(self, scene: Scene) -> View:
-        """A scene's picture with the truth about it; the same scene gives the same bytes."""
+        """Renders picture and ground truth; the same scene gives the same bytes."""
         self._gl.make_current()
         self._furnish(scene)
         self._aim(scene)
@@ -61,7 +61,7 @@ class Renderer:
         self._draw(segments=True)
         self._mujoco.mjr_readPixels(ids, depth_buffer, self._viewport, self._context)
         number = ids[..., 0].astype(np.int32) + (ids[..., 1].astype(np.int32) << 8)
-        # thing i draws its part j as (i + 1) * _PARTS + j
+        # part j of thing i has the number (i + 1) * _PARTS + j
         owner, part = np.divmod(without_mixtures(number[::-1], _drawn(scene)), _PARTS)
         return View(
             rgb=rgb_picture[::-1].copy(),
@@ -90,7 +90,7 @@ class Renderer:
         spec.worldbody.add_geom(type=self._mujoco.mjtGeom.mjGEOM_SPHERE, size=[0.1, 0, 0])
         compiled = spec.compile()
         for start, count in zip(compiled.mesh_faceadr, compiled.mesh_facenum, strict=True):
-            # MuJoCo keeps the normals of corners but lets the faces share those of one corner per vertex.
+            # MuJoCo stores a normal for each corner, but indexes one for each vertex.
             compiled.mesh_facenormal[start : start + count] = np.arange(3 * count).reshape(-1, 3)
         return compiled
 
@@ -135,7 +135,7 @@ class Renderer:
     def _add_piece(
         self, key: tuple[str, int], place: NDArray[np.float64], shape: NDArray[np.float64], colour: Any, segment: int
     ) -> Any:
-        """A mesh, whose vertices MuJoCo has moved into the frame of its inertia, transformed by any matrix (3, 3)."""
+        """Adds a mesh transformed by any (3, 3) matrix; MuJoCo has moved its vertices into the frame of its inertia."""
         mesh = self._meshes[key]
         own = np.empty(9)
         self._mujoco.mju_quat2Mat(own, self._model.mesh_quat[mesh])
@@ -156,12 +156,12 @@ class Renderer:
         geom = self._scene.geoms[self._scene.ngeom]
         self._scene.ngeom += 1
         self._mujoco.mjv_initGeom(geom, kind, np.array(size), place, shape.ravel(), np.array([*colour, 1], np.float32))
-        geom.segid = segment - 1  # MuJoCo draws it as one more, and nothing at all if it is -1
+        geom.segid = segment - 1  # MuJoCo draws segid + 1, and nothing for -1
         geom.specular, geom.reflectance, geom.matid, geom.texcoord = 0.0, 0.0, -1, 0
         return geom
 
     def _light(self, scene: Scene) -> None:
-        """The lamp, and a soft light from above the camera in place of what walls and ceiling reflect."""
+        """The lamp, and a soft light from above the camera in place of reflections by walls and ceiling."""
         light = scene.light
         fill = scene.viewpoint.pose()[:3, 2] - [0.0, 0.0, 0.6]
         self._scene.nlight = 2
@@ -204,7 +204,7 @@ class Renderer:
 
 
 def _drawn(scene: Scene) -> NDArray[np.int32]:
-    """The numbers that a scene is drawn with."""
+    """All numbers in the labels of a scene."""
     things = [
         number * _PARTS + part
         for number, thing in enumerate(scene.things, 1)
@@ -214,16 +214,16 @@ def _drawn(scene: Scene) -> NDArray[np.int32]:
 
 
 def without_mixtures(numbers: NDArray[np.int32], drawn: NDArray[np.int32]) -> NDArray[np.int32]:
-    """(H, W) where only what was drawn is left: other numbers become those of a neighbour, or the background.
+    """(H, W) with only the numbers that were drawn; others are replaced by a neighbour's, or by the background.
 
-    Some GPUs mix colours where two things meet, and with them the numbers that are drawn as colours.
+    Some GPUs blend colours at edges, and so the numbers that are drawn as colours.
     """
     known = np.isin(numbers, drawn)
     for axis, shift in ((1, 1), (1, -1), (0, 1), (0, -1)):
         if known.all():
             break
         beside = np.roll(known, shift, axis)
-        np.moveaxis(beside, axis, 0)[0 if shift > 0 else -1] = False  # at the border nothing is beside
+        np.moveaxis(beside, axis, 0)[0 if shift > 0 else -1] = False  # border pixels have no neighbour there
         beside &= ~known
         numbers = np.where(beside, np.roll(numbers, shift, axis), numbers)
         known |= beside

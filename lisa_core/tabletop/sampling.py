@@ -1,4 +1,4 @@
-"""Scenes by seed: which things, where, in what light, seen from where. The same seed gives the same scene."""
+"""Samples scenes by seed: things, places, light and viewpoint. The same seed gives the same scene."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,17 +15,17 @@ from lisa_core.tabletop.textures import TEXTURES
 
 WIDTH, HEIGHT = 640, 480
 _GAP = 0.006  # m between footprints
-_COARSE = 4  # px of a picture in one of the sketch that tells what is hidden
-_SEEN = 0.5  # share of a thing's outline that must be in sight
+_COARSE = 4  # px of the picture per px of the sketch that tells what is hidden
+_SEEN = 0.5  # share of a thing's outline that must be visible
 _STRETCH = {"box": (0.65, 1.3), "book": (0.7, 1.6), "bottle": (0.9, 1.12), "can": (0.85, 1.08), "mug": (0.88, 1.08)}
 
 
 def sample_scene(
     seed: int, kinds: Sequence[Kind] = KINDS, things: tuple[int, int] = (3, 9), guest: Kind | None = None
 ) -> Scene:
-    """A scene of `things[0]` to `things[1]` things of these kinds, which do not touch and are all in sight.
+    """A scene with `things[0]` to `things[1]` things of these kinds, which do not touch and are all visible.
 
-    With a guest, the first of them is of that kind.
+    With `guest`, the first of them is of that kind.
     """
     rng = np.random.default_rng(seed)
     guests = [] if guest is None else [guest]
@@ -40,14 +40,14 @@ def sample_scene(
 
 
 def footprint(thing: Thing) -> NDArray[np.float64]:
-    """(4, 2) corners of the rectangle that the thing takes on the table, m."""
+    """(4, 2) corners of the rectangle that the thing occupies on the table, m."""
     half = model(thing.kind).size[:2] * thing.scale / 2
     corners = np.array([(1, 1), (-1, 1), (-1, -1), (1, -1)]) * half
     return corners @ rotation("z", thing.yaw)[:2, :2].T + thing.position[:2]
 
 
 def apart(first: NDArray[np.float64], second: NDArray[np.float64], gap: float = 0.0) -> bool:
-    """Whether a line of that width, m, fits between two rectangles (4, 2)."""
+    """Whether a straight gap of more than that width, m, lies between two rectangles (4, 2)."""
     for corners in (first, second):
         for edge in corners[1] - corners[0], corners[2] - corners[1]:
             axis = edge / np.linalg.norm(edge)
@@ -58,7 +58,7 @@ def apart(first: NDArray[np.float64], second: NDArray[np.float64], gap: float = 
 
 
 def _furnish(scene: Scene, kinds: Sequence[Kind], count: int, rng: np.random.Generator) -> Scene:
-    """Puts things on an empty table, one after the other; those that find no place are left out."""
+    """Adds things to the table, one after the other; those without a place are left out."""
     for _ in range(count):
         for _ in range(25):
             thing = _place(_thing(scene, kinds, rng), scene, rng)
@@ -72,7 +72,7 @@ def _furnish(scene: Scene, kinds: Sequence[Kind], count: int, rng: np.random.Gen
 
 
 def _thing(scene: Scene, kinds: Sequence[Kind], rng: np.random.Generator) -> Thing:
-    """Something new at the origin: now and then of a kind that is there, in its colour or in another one."""
+    """A random thing at the origin; sometimes of a kind that is there already, in the same or another colour."""
     kind = kinds[int(rng.integers(len(kinds)))]
     colour = kind.colours[rng.integers(len(kind.colours))]
     alike = [thing for thing in scene.things if any(thing.kind == kind.name for kind in kinds)]
@@ -86,7 +86,7 @@ def _thing(scene: Scene, kinds: Sequence[Kind], rng: np.random.Generator) -> Thi
 
 
 def _place(thing: Thing, scene: Scene, rng: np.random.Generator) -> Thing:
-    """Somewhere in the picture, or beside another thing."""
+    """The thing, moved somewhere in the picture, or beside another thing."""
     if scene.things and rng.random() < 0.45:
         other = scene.things[rng.integers(len(scene.things))]
         reach = [np.linalg.norm(model(each.kind).size[:2]) * each.scale / 2 for each in (thing, other)]
@@ -101,7 +101,7 @@ def _place(thing: Thing, scene: Scene, rng: np.random.Generator) -> Thing:
 
 
 def _all_in_sight(scene: Scene) -> bool:
-    """Whether all things lie in the middle of the picture and none hides behind the others, judged by outlines."""
+    """Whether all things are in the middle of the picture and none is mostly hidden, judged by convex outlines."""
     pose, matrix = scene.viewpoint.pose(), scene.viewpoint.intrinsics(WIDTH, HEIGHT)
     outlines = []
     for thing in scene.things:
@@ -122,7 +122,7 @@ def _all_in_sight(scene: Scene) -> bool:
 
 
 def _in_the_middle(pixels: NDArray[np.float64]) -> bool:
-    """The language model sees the central square only; a thing's middle must lie well in it."""
+    """Whether a thing's middle is well inside the central square, which is all that the language model sees."""
     low, high = pixels.min(axis=0), pixels.max(axis=0)
     middle, edge = (low + high) / 2, (WIDTH - HEIGHT) / 2
     within = edge + 24 < middle[0] < WIDTH - edge - 24 and 40 < middle[1] < HEIGHT - 40

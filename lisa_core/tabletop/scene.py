@@ -1,7 +1,7 @@
-"""A seeded arrangement of things on a table, and what a camera sees of it.
+"""Scenes, arrangements of things on a table, and views, their pictures with ground truth.
 
 World axes (REP 103): x right, y away from the viewer, z up, origin in the middle of the table's top. Camera axes are
-optical: x right, y down, z forward. Metres and radians throughout.
+optical: x right, y down, z forward. Units are metres and radians.
 """
 
 from dataclasses import dataclass
@@ -17,21 +17,21 @@ Rgb = tuple[float, float, float]
 """Red, green and blue from 0 to 1."""
 
 HELD_OUT_SEED = 10_000_000
-"""Training takes seeds below, evaluation and tests from here on."""
+"""First seed of evaluation and tests; training uses those below."""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """Something on the table.
+    """A thing on the table.
 
     Attributes:
-        kind: name of a kind of `kinds`.
+        kind: name of a kind in `kinds`.
         colour: one of the kind's colours.
-        position: (x, y, z) of its middle at the table's top, m.
+        position: (x, y, z) of the middle of its footprint, m.
         yaw: rotation about the vertical, rad.
-        scale: of its usual size.
-        stretch: of its usual height, on top of `scale`.
-        tone: from the darkest (0) to the lightest (1) shade of its colour.
+        scale: factor on its usual size.
+        stretch: factor on its height, on top of `scale`.
+        tone: shade of its colour, from darkest (0) to lightest (1).
     """
 
     kind: str
@@ -48,8 +48,8 @@ class Surroundings:
     """The table and the room.
 
     Attributes:
-        texture: of the table's top, one of `textures.TEXTURES`.
-        tint: colour of the top, multiplied with its texture.
+        texture: of the table top, one of `textures.TEXTURES`.
+        tint: colour that multiplies the texture.
         yaw: of the table, rad.
         wall, floor: colours.
     """
@@ -63,13 +63,13 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Light:
-    """A lamp far away, and what the room reflects of it.
+    """A distant lamp, and ambient light.
 
     Attributes:
-        direction: in which it shines, of length 1.
-        colour: of the lamp, intensity included.
-        ambient: light from everywhere.
-        shadows: whether things throw any.
+        direction: unit vector in which the lamp shines.
+        colour: of the lamp, including intensity.
+        ambient: colour of the light from all sides.
+        shadows: whether things cast them.
     """
 
     direction: tuple[float, float, float]
@@ -80,11 +80,11 @@ class Light:
 
 @dataclass(frozen=True)
 class Viewpoint:
-    """A camera that looks at a point, upright.
+    """An upright camera that looks at a point.
 
     Attributes:
-        target: what it looks at, m.
-        distance: from there, m.
+        target: the point, m.
+        distance: from the target, m.
         elevation: above the horizon, rad.
         azimuth: to the right of the viewer's axis (-y), rad.
         fovy: vertical field of view, rad.
@@ -107,14 +107,14 @@ class Viewpoint:
         return pose
 
     def intrinsics(self, width: int, height: int) -> NDArray[np.float64]:
-        """(3, 3), px; whole numbers are the pixels' middles."""
+        """(3, 3), px; integer coordinates are pixel centres."""
         focal = height / 2 / np.tan(self.fovy / 2)
         return np.array([[focal, 0, (width - 1) / 2], [0, focal, (height - 1) / 2], [0, 0, 1]])
 
 
 @dataclass(frozen=True)
 class Scene:
-    """All that a picture is made of; `seed` is what it was sampled by."""
+    """Everything that is rendered; `seed` is the one that it was sampled with."""
 
     seed: int
     things: tuple[Thing, ...]
@@ -125,12 +125,12 @@ class Scene:
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """How far the things of a view reach; row i + 1 of each is of thing i, row 0 empty.
+    """Pixel counts of the things in a view; row i + 1 of each array is thing i, row 0 is empty.
 
     Attributes:
-        columns: (things + 1, W) int64, how many pixels of a thing each column has.
-        rows: (things + 1, H) int64, the same of each row.
-        parts: (things + 1, 256) int64, how many of its pixels have each number in `View.part`.
+        columns: (things + 1, W) int64, pixels of a thing in each column of the picture.
+        rows: (things + 1, H) int64, the same in each row.
+        parts: (things + 1, 256) int64, pixels of a thing with each number in `View.part`.
     """
 
     columns: NDArray[np.int64]
@@ -139,25 +139,25 @@ class Extent:
 
     @property
     def sizes(self) -> NDArray[np.int64]:
-        """(things + 1,) pixels of each thing."""
+        """(things + 1,) visible pixels of each thing."""
         return self.parts.sum(1)
 
     @property
     def middles(self) -> NDArray[np.float64]:
-        """(2, things + 1) column and row of the middle of what is seen of each thing, px; 0 of what is not."""
+        """(2, things + 1) column and row of the centroid of each thing's visible pixels; 0 if none are."""
         seen = np.maximum(1, self.sizes)
         return np.stack([spread @ np.arange(spread.shape[1]) / seen for spread in (self.columns, self.rows)])
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A picture of a scene with the truth about it.
+    """A picture of a scene with its ground truth.
 
     Attributes:
         rgb: (H, W, 3) uint8.
         depth: (H, W) float32, m along the optical axis.
-        owner: (H, W) uint8; i + 1 on thing i, 0 elsewhere.
-        part: (H, W) uint8; j + 1 on part j of the owner's kind, 0 elsewhere.
+        owner: (H, W) uint8, i + 1 on thing i, 0 elsewhere.
+        part: (H, W) uint8, j + 1 on part j of the owner's kind, 0 elsewhere.
         intrinsics: (3, 3), px.
         camera: (4, 4), camera axes -> world.
         things: of the scene, in the order of `owner`.
@@ -172,7 +172,7 @@ class View:
     things: tuple[Thing, ...]
 
     def mask(self, thing: int, part: str | None = None) -> NDArray[np.bool_]:
-        """(H, W) where thing number `thing` is seen, or only its part of that name."""
+        """(H, W): the visible pixels of thing number `thing`, or of its part of that name."""
         seen = self.owner == thing + 1
         if part is None:
             return seen
@@ -180,7 +180,7 @@ class View:
 
     @cached_property
     def extent(self) -> Extent:
-        """How far its things reach."""
+        """The pixel counts of its things."""
         height, width = self.owner.shape
         places = np.flatnonzero(self.owner != 0)
         rows, columns = np.divmod(places, width)

@@ -1,4 +1,4 @@
-"""What can be said for certain about a view: which things are clearly seen, and where they are to each other."""
+"""What is certain about a view: which things are clearly visible, and their places relative to each other."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -10,30 +10,29 @@ from lisa_core.tabletop.knowledge import GRIPS, HANDLED
 from lisa_core.tabletop.scene import View
 
 _CLEAR, _CLEAR_PART = 150 / (640 * 480), 100 / (640 * 480)
-"""Shares of the picture that a thing, or a part, must fill for a question to be about it."""
+"""Least areas of a thing and of a part, as shares of the picture, for a question to be about it."""
 
 _MARGIN = 0.06
-"""Of the picture's height: the least distance of two things of which one is left of the other."""
+"""Least horizontal distance for one thing to be left of another, as a share of the picture's height."""
 
 _DEPTH_MARGIN = 0.04
-"""The same along the table, m."""
+"""Least distance along the table for one thing to be behind another, m."""
 
 _NEAR = 0.25
-"""m; what is farther away is not next to a thing, though all else be farther."""
+"""Largest distance, m, of a thing that is next to another."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A thing of which something is seen.
+    """A thing that is at least partly visible.
 
     Attributes:
         index: among the scene's things.
-        clear: whether enough of it is seen to ask about it, in the middle of the picture, where the language model
-            looks.
-        coloured: whether its colour can be seen; of tools and cutlery only the handle has it.
-        parts: those of its parts that are clearly seen.
-        x, left, right: its middle and its ends, px.
-        spot: on the table, to the right of the camera and away from it, m.
+        clear: whether one can ask about it: enough of it is visible, inside the square that the language model sees.
+        coloured: whether its colour is visible; tools and cutlery have it on the handle only.
+        parts: its parts that are clearly visible.
+        x, left, right: columns of its centroid and its ends, px.
+        spot: its place on the table relative to the camera, (right, forward), m.
         distance: from the camera, m.
     """
 
@@ -52,11 +51,11 @@ class Seen:
 
 @dataclass(frozen=True)
 class Sight:
-    """What is seen, from left to right.
+    """The visible things, from left to right.
 
     Attributes:
-        things: all of which something is seen.
-        there: (colour, kind) of all things, also of those that are hidden.
+        things: all that are at least partly visible.
+        there: (colour, kind) of all things, including hidden ones.
         height: of the picture, px.
     """
 
@@ -65,25 +64,25 @@ class Sight:
     height: int
 
     def of(self, kinds: Collection[str]) -> list[Seen]:
-        """The things of these kinds."""
+        """The visible things of these kinds."""
         return [thing for thing in self.things if thing.kind in kinds]
 
     def lacks(self, kinds: Collection[str]) -> bool:
-        """Whether there is nothing of these kinds, not even hidden."""
+        """Whether there is no thing of these kinds, not even a hidden one."""
         return not any(kind in kinds for _, kind in self.there)
 
     def alone(self, kinds: Collection[str]) -> Seen | None:
-        """The only thing of these kinds, if there is one and it is clear."""
+        """The only visible thing of these kinds if it is clear, else None."""
         return only(self.of(kinds))
 
     @property
     def clear(self) -> list[Seen]:
-        """The things that one can ask about."""
+        """The things that a question can be about."""
         return [thing for thing in self.things if thing.clear]
 
 
 def look(view: View) -> Sight:
-    """Finds out what is seen in a view."""
+    """Finds the visible things of a view."""
     height, width = view.owner.shape
     forward = view.camera[:2, 2] / np.linalg.norm(view.camera[:2, 2])
     side = np.array([forward[1], -forward[0]])
@@ -127,12 +126,12 @@ def _clear_parts(view: View, index: int) -> tuple[str, ...]:
 
 
 def only(things: Sequence[Seen]) -> Seen | None:
-    """The only one, if there is one and it is clear."""
+    """The only element if there is just one and it is clear, else None."""
     return things[0] if len(things) == 1 and things[0].clear else None
 
 
 def extreme(sight: Sight, things: Sequence[Seen], where: str) -> Seen | None:
-    """The leftmost, rightmost, nearest, farthest or middle one of several; None where that is not certain."""
+    """The leftmost, rightmost, nearest, farthest or middle one of several; None if that is not certain."""
     if len(things) < 2 or not all(thing.clear for thing in things):
         return None
     if where == "middle":
@@ -156,7 +155,7 @@ def _middle(sight: Sight, things: Sequence[Seen]) -> Seen | None:
 
 
 def around(sight: Sight, anchor: Seen, where: str) -> list[Seen]:
-    """What is left, right, behind, in front of or next to a thing; nothing where that is not certain."""
+    """The things left of, right of, behind, in front of or next to a thing; empty if that is not certain."""
     others = [thing for thing in sight.things if thing is not anchor]
     if where == "next":
         return _next(anchor, others)
@@ -173,14 +172,14 @@ def around(sight: Sight, anchor: Seen, where: str) -> list[Seen]:
 
 
 def _beyond(distance: float, margin: float) -> bool | None:
-    """Whether it is; None in doubt."""
+    """Whether the distance exceeds the margin; None if it is a close call."""
     if distance > margin:
         return True
     return None if distance > margin / 3 else False
 
 
 def _beside(from_middle: float, from_end: float, margin: float) -> bool | None:
-    """Whether the middle of a thing is beside another one, and not before or behind a wide one; None in doubt."""
+    """Whether the middle of a thing is to the side of another one, past its end; None if in doubt."""
     beyond = _beyond(from_middle, margin)
     return beyond if from_end > 0 or not beyond else None
 

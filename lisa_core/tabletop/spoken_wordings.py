@@ -1,4 +1,4 @@
-"""How people ask for what is answered in words alone, for training and held out from it, as in `wordings`."""
+"""Wordings of questions that are answered in words alone: for training, and held out as in `wordings`."""
 
 from lisa_core.tabletop.patterns import Wordings
 

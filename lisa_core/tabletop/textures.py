@@ -1,4 +1,4 @@
-"""Table tops: wood, cloth, stone and plain ones, made of periodic noise so that they tile without a seam."""
+"""Textures of table tops: wood, cloth, stone and plain, from periodic noise, so that they tile seamlessly."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,7 +14,7 @@ _V, _U = np.mgrid[0:SIZE, 0:SIZE] / SIZE
 
 
 def _noise(seed: int, across: float, along: float | None = None) -> Field:
-    """(SIZE, SIZE) about 0 with deviation 1, of that many bumps over the height and along the width."""
+    """(SIZE, SIZE) noise of mean 0 and deviation 1, with about that many bumps over the height and along the width."""
     white = np.fft.rfft2(np.random.default_rng(seed).standard_normal((SIZE, SIZE)))
     v = np.fft.fftfreq(SIZE, 1 / SIZE)[:, None] / across
     u = np.fft.rfftfreq(SIZE, 1 / SIZE)[None, :] / (across if along is None else along)
@@ -97,5 +97,5 @@ TEXTURES = tuple(_MAKERS)
 
 
 def texture(name: str) -> NDArray[np.uint8]:
-    """(SIZE, SIZE, 3) uint8 RGB of a table's top."""
+    """(SIZE, SIZE, 3) uint8 RGB of a table top."""
     return np.round(np.clip(_MAKERS[name](), 0, 1) * 255).astype(np.uint8)

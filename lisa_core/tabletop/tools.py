@@ -1,4 +1,4 @@
-"""Cutlery and tools: steel with a coloured handle, a bit stout so that a camera sees them."""
+"""Cutlery and tools: steel with a coloured handle, a bit thick so that they are visible to a camera."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,7 +21,7 @@ def _grip(start: float, end: float, width: float) -> Mesh:
 
 
 def _lathed(profile: ArrayLike) -> Mesh:
-    """Turned about x from (radius, x) pairs."""
+    """A surface of revolution about x from (radius, x) pairs."""
     return revolved(profile, 24).turned("y", 90)
 
 
@@ -41,7 +41,7 @@ def knife() -> list[Piece]:
 
 
 def fork() -> list[Piece]:
-    """Four tines, of which the gaps are seen."""
+    """Four tines with visible gaps."""
     neck = tube([(x, 0, 0.007 + 3 * x * x) for x in np.linspace(-0.02, 0.045, 6)], 0.0055, flat=0.6)
     palm = slab([*arc((0.06, 0), (0.018, 0.0185), (90, 270), 11), (0.07, -0.0185), (0.07, 0.0185)], 0.004).moved(z=0.01)
     along = np.linspace(0.066, 0.118, 6)

@@ -1,6 +1,6 @@
-"""How people ask, for training and held out from it.
+"""Wordings of questions: for training, and held out.
 
-No expansion of a held-out pattern is one of a train pattern, whatever is in the slots: they have other verbs or
+Whatever is in the slots, no expansion of a held-out pattern is one of a training pattern: they use other verbs or
 another structure.
 """
 
@@ -11,7 +11,7 @@ TRY_TO_SEE = (
     _TRY_TO
     + " [outline|spot|detect|identify|indicate|circle|mask out|recognise|pinpoint|trace|pick out|segment|find|mark]"
 )
-"""Verbs that held-out wordings begin with, too: a model from scratch has to have read a word once to know it."""
+"""Teaches the verbs that held-out wordings begin with: a model from scratch must have read a word to know it."""
 
 SHOW = Wordings(
     train=(
@@ -154,7 +154,7 @@ OPEN_WHAT = Wordings(
         "{where}, what [do you see|is there|can you find]?",
     ),
 )
-"""Of one thing, or several."""
+"""Questions whose answer may be one thing or several."""
 
 USE = Wordings(
     train=(
@@ -301,7 +301,7 @@ OPEN_USE = Wordings(
         "what all is there to {to}?",
     ),
 )
-"""Of one thing, or several."""
+"""Questions whose answer may be one thing or several."""
 
 OPEN_FACT = Wordings(
     train=(
@@ -385,4 +385,4 @@ SEVERAL = Wordings(
 )
 
 BENCHMARK = "Please output segmentation mask."
-"""The end of the published benchmark's questions."""
+"""Ending of the published benchmark's questions."""
