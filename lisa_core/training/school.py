@@ -160,9 +160,9 @@ class School:
             None if course.whole else self._look(number),
             course.portion,
             self._machine,
-            hinted=not course.lora,
+            course.lora,
         )
-        trainer = speaking.trainer(adapters.learnt(self._model) if course.lora else None, folder, plan)
+        trainer = speaking.trainer(folder, plan)
         with self._bar("learning to speak", plan.steps, trainer.step) as show:
             for losses in _drawn(trainer, folder, plan.steps):
                 show(trainer.step, f"learning to speak: loss {losses['loss']:.3f}")

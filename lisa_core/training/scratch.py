@@ -24,7 +24,7 @@ from lisa_core.files import write_whole
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
 from lisa_core.tokenizer import Tokenizer
-from lisa_core.training import forward, losses, vision
+from lisa_core.training import adapters, forward, losses, vision
 from lisa_core.training.ahead import ahead
 from lisa_core.training.forward import Pictures
 from lisa_core.training.hints import Hints
@@ -189,7 +189,8 @@ class Speaking:
             random light.
         portion: of a step.
         machine: where to train.
-        hinted: all of `speakers` is trained: by hints beside the official losses, and every other step in 4 bit.
+        by_lora: trains what the official recipe does, by the adapters that the model has, with the official losses;
+            otherwise all of `speakers`, with hints beside those losses, and every other step in 4 bit.
     """
 
     def __init__(
@@ -200,15 +201,15 @@ class Speaking:
         looked: Looked | None,
         portion: Portion,
         machine: Machine,
-        hinted: bool,
+        by_lora: bool,
     ) -> None:
         self._model, self._tokenizer, self._machine = model, tokenizer, machine
         self._scenes, self._looked, self._portion = scenes, looked, portion
-        self._hints = Hints(model.shape, SENSES, looked is None) if hinted else None
+        self._hints = None if by_lora else Hints(model.shape, SENSES, looked is None)
 
-    def trainer(self, learnt: Mapping[str, nn.Parameter] | None, folder: Path, plan: Plan) -> Trainer[Talk]:
-        """Trains these parameters of the model; None: all of `speakers`."""
-        learnt = dict(speakers(self._model, self._looked is None) if learnt is None else learnt)
+    def trainer(self, folder: Path, plan: Plan) -> Trainer[Talk]:
+        """The trainer, going on with what is in the folder."""
+        learnt = speakers(self._model, self._looked is None) if self._hints else adapters.learnt(self._model)
         _free(self._model, learnt)
         if self._hints:
             self._hints.load_state_dict(_first_heads(self._hints, plan.seed))
