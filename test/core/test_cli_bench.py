@@ -23,7 +23,7 @@ STAGES = ["preprocess", "clip", "sam", "prefill", "per_token", "mask_decode", "u
 
 @pytest.fixture(scope="module", autouse=True)
 def one_thread():
-    """A tiny model's threads wait for each other longer than they work, above all beside other processes."""
+    """One thread: those of a tiny model would mostly wait for each other, even more so beside other processes."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -66,7 +66,7 @@ def test_the_cached_answers_are_the_uncached_ones(measured):
 def test_a_turn_reads_its_own_words_only(measured):
     read = {case["name"]: case["read_tokens"] for case in measured[1]["cases"]}
     later = [read[f"turn_{n}"] for n in range(2, 7)]
-    assert max(later) == min(later) < 40  # the same length each, however much was said before
+    assert max(later) == min(later) < 40  # the same number each, however long the history is
     assert read["new_frame_8"] > 256
 
 
@@ -175,7 +175,7 @@ def test_the_planted_answer_uses_each_word_once(name):
     tokenizer = WordTokenizer(shapes.BY_NAME[name].language.vocabulary)
     said = tokenizer.encode(["Where? ASSISTANT:", *ANSWER])[-6:]
     assert len(set(said)) == 6
-    assert tokenizer.encode([tokenizer.decode(said[1:-1])])[1:] == said[1:-1]  # read again as it was said
+    assert tokenizer.encode([tokenizer.decode(said[1:-1])])[1:] == said[1:-1]  # encodes to the same ids
 
 
 def test_the_limit_of_a_token_is_the_weights_over_the_bandwidth():
@@ -207,7 +207,7 @@ def test_the_cost_of_sam_is_what_torch_counts():
 
 
 def test_a_gpu_is_made_ready_before_its_peak_is_forgotten(monkeypatch):
-    """Torch does so for all its counters but this one."""
+    """Torch initialises the GPU itself for all memory counters but this one."""
     order = []
     for name in ("init", "reset_peak_memory_stats"):
         monkeypatch.setattr(torch.cuda, name, lambda *_, name=name: order.append(name))

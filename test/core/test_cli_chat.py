@@ -32,7 +32,7 @@ FIRST, SECOND = "Please segment the two cups on the table.", "What is in this im
 
 @pytest.fixture
 def chat(small_checkpoint, tmp_path):
-    """The command over a pipe: these words typed, one a line."""
+    """Runs the command over a pipe, with these lines as input."""
 
     def run(*lines, image=PORTRAIT):
         images = [] if image is None else [image]
@@ -256,7 +256,7 @@ main(load=lambda on_progress, **_: (on_progress(0.5, "sam"), Engine())[1])
 
 
 class Terminal:
-    """A pseudo-terminal with a chat in it."""
+    """A chat in a pseudo-terminal."""
 
     def __init__(self, folder, **environment):
         (folder / "slow.py").write_text(SLOW)
@@ -280,7 +280,7 @@ class Terminal:
         os.write(self._keys, keys.encode())
 
     def until(self, pattern, patience=120, pressing=""):
-        """What came since, up to the pattern; `pressing` are keys to press every second until it comes."""
+        """The new output up to the pattern; `pressing`: keys to press every second until it comes."""
         deadline, pressed = time.monotonic() + patience, 0.0
         begin = len(self.shown)
         while not re.search(pattern, self.shown[begin:]):
@@ -343,7 +343,7 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(terminal):
     assert "turn" not in shown
     talk.type("again\r")
     assert "turn 0" in talk.until("(?s:overlay.png.*> $)")  # the stopped answer is not part of the history
-    talk.until("quit leaves(?s:.*> $)", pressing="\x03")  # one before readline waits for keys would wait for one, too
+    talk.until("quit leaves(?s:.*> $)", pressing="\x03")  # pressed too early, it waits for the next key
     talk.type("\x04")
     assert talk.process.wait(60) == 0
 

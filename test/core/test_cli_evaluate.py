@@ -1,4 +1,4 @@
-"""`lisa evaluate`: results whole or not at all, and a run that goes on after whatever stopped it."""
+"""`lisa evaluate`: files are written completely or not at all, and a stopped run can be resumed."""
 
 import csv
 import json
@@ -20,7 +20,7 @@ REASONSEG = GOLDENS / "reasonseg"
 
 
 class FakeEngine:
-    """Finds the left half of every picture; what `troubles` has for the n-th question happens instead."""
+    """Masks the left half of every picture; raises what `troubles` has for the n-th question."""
 
     precision, device, template = "fp32", "cpu", "llava_v1"
 
@@ -53,7 +53,7 @@ class FakeEngine:
 
 @pytest.fixture
 def data(tmp_path):
-    """A folder with a split `val` of four pictures, whose targets are of growing width."""
+    """A folder with a split `val` of four pictures with targets of increasing width."""
     folder = tmp_path / "data" / "val"
     folder.mkdir(parents=True)
     for index in range(4):

@@ -1,4 +1,4 @@
-"""`lisa info`: what a checkpoint is, true to the model that it becomes, without reading its weights."""
+"""`lisa info`: describes a checkpoint as the loaded model is, without reading its weights."""
 
 import json
 

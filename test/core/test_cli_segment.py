@@ -1,4 +1,4 @@
-"""`lisa segment`: files that hold what the engine answers, whole or not at all, whatever happens to one of them."""
+"""`lisa segment`: the files hold the engine's answer, and are written all or none, whatever fails."""
 
 import errno
 import json
@@ -140,7 +140,7 @@ def test_options_of_the_model_come_to_the_engine(tmp_path, small):
 
 
 class Lent:
-    """An engine that stays open when the command closes it; may fail at some pictures."""
+    """An engine that ignores `close()`, and can fail for some pictures."""
 
     def __init__(self, engine, fail=None):
         self._engine, self._fail = engine, fail
@@ -266,7 +266,7 @@ def test_on_a_full_disk_a_picture_fails_and_nothing_half_stays(segment, out, mon
 
 
 def test_files_that_may_not_grow_fail_the_picture(small_checkpoint, out):
-    """As a full disk does, from the kernel: the overlay is larger than a file may be, the masks are not."""
+    """Acts like a full disk: the kernel refuses the overlay, which exceeds the largest file, but not the masks."""
 
     def limited():
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
@@ -388,7 +388,7 @@ def test_without_a_command_that_is_known(arguments):
 
 
 def test_the_golden_as_released(tmp_path, v1):
-    """Once without any double: the v1 golden through the installed command."""
+    """Without any fake: the v1 golden through the installed command."""
     command = [
         sys.executable,
         "-c",

@@ -1,4 +1,4 @@
-"""`lisa train`: from rendered scenes to a checkpoint, in small."""
+"""`lisa train`: from rendered scenes to a checkpoint, in a few steps."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ BY_LORA = (*FEW, "--lora", "--speak-rate", 1e-2)
 
 
 def for_training(folder: Path, *numbers: int) -> Path:
-    """Puts some of the stored scenes into a folder, as if they were for training."""
+    """Copies some of the stored scenes into a folder, with seeds for training."""
     folder.mkdir(exist_ok=True)
     for index, number in enumerate(numbers):
         scene = replace(dataset.load_scene(STORED, number), seed=index)
@@ -40,13 +40,13 @@ def for_training(folder: Path, *numbers: int) -> Path:
 
 @pytest.fixture(scope="module")
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two scenes to learn from."""
+    """Two scenes to train on."""
     return for_training(tmp_path_factory.mktemp("scenes"), 0, 1)
 
 
 @pytest.fixture(scope="module")
 def trained(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, cli.Result]:
-    """A checkpoint that has hardly learnt, and what the command said."""
+    """A checkpoint after a few steps, and the output of the command."""
     folder = tmp_path_factory.mktemp("trained")
     held_out = folder / "held_out"
     held_out.mkdir()
@@ -74,7 +74,7 @@ def _changed(one: Path, other: Path) -> set[str]:
 
 
 def _parts(parameters: set[str]) -> set[str]:
-    """`sam.mask_decoder` and the like."""
+    """The parts of the model, such as `sam.mask_decoder`, that the parameters belong to."""
     return {".".join(name.split(".")[: 1 if name.startswith(("clip", "mm_")) else 2]) for name in parameters}
 
 
@@ -152,7 +152,7 @@ WHOLE = (*FEW, "--whole")
 
 @pytest.fixture(scope="module")
 def learnt_whole(trained: tuple[Path, cli.Result], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same checkpoint, after a few steps of all of it."""
+    """The same checkpoint, after a few steps with `--whole`."""
     out = tmp_path_factory.mktemp("whole") / "lisa"
     said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *WHOLE)
     assert said.code == 0, said.errors
@@ -173,7 +173,7 @@ def test_whole_teaches_sams_encoder_to_speak_too(trained: tuple[Path, cli.Result
 
 
 def _stopped(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the command, interrupted in its third step and after a state from before the second."""
+    """Runs the command, saves the state before the second step, and interrupts it in the third."""
 
     def do(self: Trainer[object], batch: object) -> object:
         if self.step == 1:
@@ -190,7 +190,7 @@ def _stopped(words: Sequence[object], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def adapted(trained: tuple[Path, cli.Result], scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same checkpoint, after a few steps by LoRA."""
+    """The same checkpoint, after a few steps with `--lora`."""
     out = tmp_path_factory.mktemp("adapted") / "lisa"
     said = cli.run("train", scenes, "--checkpoint", trained[0], "--out", out, *BY_LORA)
     assert said.code == 0, said.errors
@@ -296,7 +296,7 @@ def test_a_training_on_what_has_changed_since_is_not_gone_on_with(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(school, "Scenes", stop)  # after the settings are kept
+    monkeypatch.setattr(school, "Scenes", stop)  # called after the settings are written
     scenes = for_training(tmp_path / "scenes", 0, 1)
     model = shutil.copytree(Checkpoint.open("bundled").folder, tmp_path / "model")
     words = ("train", scenes, "--out", tmp_path / "lisa", "--checkpoint", model)

@@ -1,4 +1,4 @@
-"""The picture of a training's losses."""
+"""The plot of a training's losses."""
 
 import json
 import os
@@ -17,7 +17,7 @@ def written(path, rows):
 
 
 def inked(picture, colour):
-    """Where a picture has a colour: the rows and the columns, as (first, last)."""
+    """The rows and columns in which a picture has a colour, as (first, last)."""
     close = np.abs(np.asarray(picture.convert("RGB")) / 255 - to_rgb(colour)).max(axis=2) < 0.02
     return [(where.min(), where.max()) for where in np.nonzero(close)]
 

@@ -1,4 +1,4 @@
-"""`lisa evaluate tabletop`: what counts as right, and a run that goes on; with views of rectangles and no renderer."""
+"""`lisa evaluate tabletop`: which answers count as right, and resuming; on views of rectangles, not rendered."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def answer(text, *masks):
 
 
 class Knowing:
-    """Gives the true answers of the scenes, except where `wrong` has another for the n-th question."""
+    """Gives the true answers about the scenes, or what `wrong` has for the n-th question."""
 
     precision, device, template = "fp32", "cpu", "llava_v1"
 
@@ -70,7 +70,7 @@ class Knowing:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """Four scenes: VIEW each, asked about differently."""
+    """Four scenes: VIEW each time, with different questions."""
     path = tmp_path / "scenes"
     path.mkdir()
     for index in range(4):
@@ -151,10 +151,10 @@ def test_masks_may_come_in_any_order_but_each_is_of_one_thing(wrong, masks, inte
     both = VIEW.mask(0).sum() + VIEW.mask(1).sum()
     assert verdict.masks == masks
     assert verdict.overlap.intersection == pytest.approx(intersection_share * both, abs=1)
-    if wrong == (0, 0):  # the second is held against it, and so is the thing that has none
+    if wrong == (0, 0):  # the second mask counts as wrong, and so does the missing thing
         assert verdict.overlap.intersection == VIEW.mask(0).sum()
         assert verdict.overlap.union == both + VIEW.mask(0).sum()
-    if masks == 3:  # one too many is held against it
+    if masks == 3:  # the extra mask counts as wrong
         assert verdict.overlap.union == both + VIEW.mask(2).sum()
 
 
@@ -236,7 +236,7 @@ def test_damaged_scenes_are_told_and_the_rest_goes_on(tmp_path):
 
 
 class Always(Knowing):
-    """Says the same to everything."""
+    """Answers every question alike."""
 
     def __init__(self):
         super().__init__(())

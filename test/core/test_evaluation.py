@@ -1,4 +1,4 @@
-"""Evaluation: what the authors' validation gives, cases that can be counted by hand, and data that are no good."""
+"""Evaluation: equal to the authors' validation, cases counted by hand, and damaged data."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ from lisa_core.reasonseg import (
 REASONSEG = GOLDENS / "reasonseg"
 EXPECTED = json.loads((REASONSEG / "expected_val.json").read_text())
 SHARE_OF_PIXELS = 1e-4
-"""Parity of masks; the ground truth's outlines differ by less between versions of OpenCV."""
+"""Accepted share of differing pixels; outlines of ground truths differ by less between versions of OpenCV."""
 
 SQUARE = [[1, 1], [4, 1], [4, 4], [1, 4]]
 
@@ -280,7 +280,7 @@ def test_the_truth_is_that_of_the_first_answer(split):
         truths[first] = open_split(split(**{"cup.json": content})).entries[0].read().truth
     assert not truths["There is no mug."].any()
     assert (truths["The mug is [SEG]."] == TARGET).any()
-    shapes[0]["points"] = [[100, 100], [110, 100], [105, 110]]  # checked all the same
+    shapes[0]["points"] = [[100, 100], [110, 100], [105, 110]]  # checked nevertheless
     content["answers"] = ["There is no mug.", "The banana is [SEG]."]
     with pytest.raises(DatasetError, match="no polygon lies in the picture"):
         open_split(split(**{"cup.json": content})).entries[0].read()

@@ -1,4 +1,4 @@
-"""The exams of `lisa train`: one line for each step, however often a kill makes it take some of them again."""
+"""The measurements of `lisa train`: one line for each step, however often a kill makes it repeat some."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ MACHINE = Machine(torch.device("cpu"), mixed=False)
 
 @pytest.fixture
 def take(tmp_path, monkeypatch):
-    """`take(step, iou)`: an exam after that step, of a model that finds so many of a hundred pixels."""
+    """`take(step, found)`: measures after that step a model that finds so many of a hundred pixels."""
     scenes, folder = tmp_path / "scenes", tmp_path / "speak"
     scenes.mkdir()
     folder.mkdir()
@@ -55,7 +55,7 @@ def test_steps_that_are_done_again_after_a_kill_are_measured_anew(take):
     take(10, 20)
     take(20, 40)
     assert take(30, 60) == [(10, 0.2), (20, 0.4), (30, 0.6)]
-    assert take(20, 50) == [(10, 0.2), (20, 0.5)]  # it was killed, and its state was of a step before
+    assert take(20, 50) == [(10, 0.2), (20, 0.5)]  # after a kill, resumed from an earlier step
     assert take(30, 70) == [(10, 0.2), (20, 0.5), (30, 0.7)]
 
 

@@ -1,4 +1,4 @@
-"""`lisa finetune` and `lisa import-lora`: what is learnt is learnt, merged as it should be, and survives a kill."""
+"""`lisa finetune` and `lisa import-lora`: training has an effect, is merged correctly, and survives a kill."""
 
 import json
 import os
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Pictures of a bright square on a dark ground, wherever."""
+    """Pictures of a bright square at a random place on a dark ground."""
     root = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 2)):
@@ -53,7 +53,7 @@ def words(data, checkpoint, out, *more, steps=STEPS):
 
 @pytest.fixture(scope="module")
 def taught(data, small_checkpoint, tmp_path_factory):
-    """What the command printed, and the checkpoint that it made."""
+    """The output of the command, and the checkpoint that it made."""
     out = tmp_path_factory.mktemp("taught") / "lisa"
     return cli.run(*words(data, small_checkpoint, out)), out
 
@@ -168,7 +168,7 @@ def test_the_losses_are_drawn(taught):
 
 
 def test_adapters_are_merged_by_the_formula(tmp_path):
-    """An official training's file: everything under peft's names, with LoRA on q_proj and v_proj."""
+    """The file of an official training: all tensors under peft's names, with LoRA on q_proj and v_proj."""
     tensors = tensors_of(V1)
     random = torch.Generator().manual_seed(0)
     saved, expected = {}, {}
@@ -197,7 +197,7 @@ def test_adapters_are_merged_by_the_formula(tmp_path):
 
 
 def check_refusals(saved, tmp_path):
-    """Half a training, or one that has diverged, is no checkpoint."""
+    """An incomplete or diverged training is refused."""
     down, up = (
         "model.layers.0.self_attn.q_proj.lora_A.default.weight",
         "model.layers.0.self_attn.q_proj.lora_B.default.weight",
@@ -386,7 +386,7 @@ def test_what_learns_in_full_begins_as_it_was_stored(small_checkpoint, precision
 
 
 def test_gradients_do_not_go_through_fp16(small_checkpoint, monkeypatch):
-    """As 4 bit computes on a GPU: where gradients are small they would be nothing."""
+    """As in 4 bit on a GPU: small gradients would underflow."""
     monkeypatch.setattr(adapters.loading, "compute_dtype", lambda *_: torch.float16)
     model = adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "nf4", torch.device("cpu"), adapters.Lora())
     layers = [module for module in model.modules() if hasattr(module, "quant_state")]

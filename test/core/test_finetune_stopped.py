@@ -1,4 +1,4 @@
-"""`lisa finetune`, stopped at any moment or on a full disk: a sentence, nothing half-written, and the rest later."""
+"""`lisa finetune`, stopped at any moment or by a full disk: prints a sentence, leaves no partial file, resumes."""
 
 import contextlib
 import json
@@ -39,7 +39,7 @@ def out(tmp_path):
 
 
 def raising(error, after=0):
-    """What makes a function raise, from the call after so many on."""
+    """A wrapper that makes a function raise after so many calls."""
     calls = []
 
     def wrap(called):
@@ -251,7 +251,7 @@ def test_words_that_are_no_text_are_told_with_their_file(learn, data, tmp_path):
 
 
 def test_a_state_of_a_lost_life_may_be_the_best(learn, out, monkeypatch):
-    """Steps that are done again may differ in the last digits; what was kept before the kill stays a good state."""
+    """Repeated steps may differ in the last digits; the state that was kept before the kill is still valid."""
     giou = iter([0.1, 0.5, 0.3, 0.2, 0.3])
     monkeypatch.setattr(finetune.metrics, "score", lambda _: finetune.metrics.Score(2, next(giou), None))
     monkeypatch.setattr(trainer.Trainer, "_do", raising(KeyboardInterrupt(), 3)(trainer.Trainer._do))

@@ -1,4 +1,4 @@
-"""Hints while a model learns to speak: pointing is right at the target, and what CLIP does not see is no fault."""
+"""Auxiliary losses of the second stage: pointing at the target is right, targets that CLIP does not see are ignored."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""`lisa label`: polygons give masks back, and what cannot be used is told."""
+"""`lisa label`: polygons reproduce the masks, and unusable input is reported."""
 
 import json
 import shutil
@@ -23,7 +23,7 @@ from lisa_core.tabletop.scene import Scene
 
 
 def drawn(mask):
-    """The mask, through polygons and back."""
+    """The mask, converted to polygons and rasterised again."""
     polygons = [
         Polygon(number, TARGET, np.array(points, np.int32)) for number, points in enumerate(polygons_of(mask), 1)
     ]
@@ -35,7 +35,7 @@ def drawn(mask):
 def test_polygons_give_every_mask_back(mask):
     back = drawn(mask)
     assert np.array_equal(back & mask, mask)
-    assert _iou(back, mask) > 0.8 or not mask.any()  # of noise; shapes come back to the pixel, see below
+    assert _iou(back, mask) > 0.8 or not mask.any()  # for noise; shapes are reproduced exactly, see below
 
 
 def _iou(left, right):
@@ -145,7 +145,7 @@ def test_png_masks_become_a_data_set(pictures, tmp_path):
     assert {sample.query for sample in found.values()} == {"red cup", "Where is tea?"}
     assert {sample.length for sample in found.values() if sample.query == "Where is tea?"} == {"long"}
     splits = {split for (split, name), _ in found.items() if name.startswith("0_")}
-    assert len(splits) == 1  # what is validated was never learnt
+    assert len(splits) == 1  # no picture is in both splits
     for sample in found.values():
         assert (sample.truth == TARGET).sum() == 100
         assert (sample.truth == IGNORED).sum() == 3 * 64
@@ -277,7 +277,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
         "`height`",
     ):
         assert sentence in result.errors
-    assert "plate" not in result.errors  # a crowd alone is no label, and no fault
+    assert "plate" not in result.errors  # a crowd alone is neither a label nor a fault
     found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
     assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
         ("0", "cup"): 200,
@@ -393,7 +393,7 @@ def test_frames_are_the_pictures_of_a_folder_whatever_else_is_beside_them(pictur
 
 
 def scenes_with_a_teapot(folder):
-    """Three of them: a teapot among other things, two teapots, and no teapot."""
+    """Three scenes: a teapot among other things, two teapots, and no teapot."""
     mug, can, ball = ("mug", "red", -0.1, 0.0), ("can", "blue", 0.1, 0.02), ("ball", "green", 0.0, -0.1)
     for index, things in enumerate(
         [

@@ -1,4 +1,4 @@
-"""Some minutes of training from scratch: a new LISA finds, by name, the things of the scenes that it learnt from."""
+"""Minutes of training from scratch: a new LISA finds, by name, the things in its training scenes."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ SPEAK = ("--speak-steps", 700, "--speak-pictures", 2, "--dialogues", 8, "--speak
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_some_minutes_teach_it_to_find_things_by_name(tmp_path: Path) -> None:
-    """A gIoU of 0.85 after 600 steps on two cores, when this was written; a few wrong names are let pass."""
+    """Measured: gIoU 0.85 after 600 steps on two cores; a few wrong names are accepted."""
     (tmp_path / "scenes").mkdir()
     scenes = for_training(tmp_path / "scenes", *CROWDED)
     said = cli.run("train", scenes, "--out", tmp_path / "lisa", *SEE, *SPEAK, "--device", "cpu")

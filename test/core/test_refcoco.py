@@ -1,4 +1,4 @@
-"""RefCOCO-style sets: each sentence is asked, with the mask as COCO draws it; pickles are never read."""
+"""RefCOCO-style sets: each sentence is asked, masks are drawn as COCO does, and pickles are never read."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ def reference(number, image, instance, split, *sentences):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Two pictures with an instance each: of the first the left half, of the second the right quarter."""
+    """Two pictures with an instance each: the left half of the first, the right quarter of the second."""
     data = tmp_path / "refcoco"
     (data / "images").mkdir(parents=True)
     for number in (1, 2):

@@ -1,4 +1,4 @@
-"""Questions about a view: they have one right answer, it is the one given, and what is held out stays out."""
+"""Questions about a view: exactly one right answer, the given one; held-out wordings stay out of training."""
 
 import re
 from collections import Counter
@@ -39,7 +39,7 @@ def normalised(question):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """Some 6,000 dialogues of each split about 300 views, with their views."""
+    """About 6,000 dialogues of each split about 300 views, with the views."""
     rng = np.random.default_rng(7)
     views = [random_view(rng) for _ in range(300)]
     return {
@@ -81,7 +81,7 @@ def test_no_pattern_is_in_both_splits():
     tables = [each for each in modules.values() if isinstance(each, patterns.Wordings)]
     for table in (*tables, *phrases.WHERE.values(), *FOLLOW_UPS.values()):
         assert not set(table.train) & set(table.held_out)
-    for name, table in phrases.NOUN_PHRASES.items():  # a thing by its colour is called so in both
+    for name, table in phrases.NOUN_PHRASES.items():  # both splits name things by colour alike
         assert set(table.train) & set(table.held_out) == ({"the {colour} {noun}"} if name == "colour" else set())
 
 
@@ -237,7 +237,7 @@ def test_training_never_shows_a_held_out_pair_for_its_colour(drawn):
 
 
 def test_no_wording_for_a_place_means_another():
-    """What is farther away than something need not be behind it."""
+    """A thing that is farther away than another need not be behind it."""
     for where in ("behind", "front"):
         for split in ("train", "held_out"):
             for pattern in getattr(phrases.WHERE[where], split):

@@ -1,4 +1,4 @@
-"""Pictures of tabletops: colours, depth, masks and poses tell the same."""
+"""Rendered tabletops: colours, depth, masks and poses agree."""
 
 import subprocess
 import sys

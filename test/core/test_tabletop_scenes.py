@@ -1,4 +1,4 @@
-"""Scenes by seed and the stored ones: nothing here draws."""
+"""Sampled and stored scenes, without rendering."""
 
 from itertools import combinations
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Training: killed and taken up again, written down and loaded, from scratch."""
+"""Training: resumed after a kill, exported and loaded, from scratch."""
 
 import json
 import math
@@ -30,7 +30,7 @@ PLAN = Plan(steps=12, learning_rate=0.05, warmup=3, save_every=0.0)
 
 
 class Line:
-    """A line through points that are drawn anew at each step, with dropout, so that all that is random counts."""
+    """Fits a line to points that are random at each step, with dropout, so that every kind of randomness matters."""
 
     def __init__(self, folder: Path, plan: Plan = PLAN) -> None:
         torch.manual_seed(0)
@@ -77,7 +77,7 @@ def test_training_learns(tmp_path: Path, muon: bool) -> None:
 
 
 def taught(batches: int, folder: Path) -> tuple[list[float], list[float]]:
-    """The losses of all steps and the weights after them, each step's six points learnt in so many batches."""
+    """The losses of all steps and the final weights, with the six points of each step in so many batches."""
     weight = nn.Parameter(torch.zeros(4))
     points = torch.randn(PLAN.steps * batches, 6 // batches, 4, generator=torch.Generator().manual_seed(0))
 

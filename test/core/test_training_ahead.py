@@ -1,4 +1,4 @@
-"""Batches made ahead: in order, by a thread or by processes, which end with whoever uses them."""
+"""Prefetched batches: in order, by a thread or by processes, which end with their consumer."""
 
 import multiprocessing
 import os
@@ -28,13 +28,13 @@ WORKERS = pytest.mark.parametrize("workers", [0, 2])
 
 @pytest.fixture(autouse=True)
 def room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that machines with little shared memory test processes, too."""
+    """Lets machines with little shared memory test processes as well."""
     monkeypatch.setattr(module, "_ROOM", 0)
 
 
 @pytest.fixture
 def none_left() -> Iterator[None]:
-    """Nothing that made batches is left."""
+    """No thread or process that made batches is left."""
     yield
     assert multiprocessing.active_children() == []
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("batches")]

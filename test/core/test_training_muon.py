@@ -1,4 +1,4 @@
-"""Muon, all matrices of a shape at once: torch's, to rounding."""
+"""Muon on all matrices of a shape together equals torch's, up to rounding."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What the encoders learn from: pictures in changing light, mirrored and cut, with the truth about what is seen."""
+"""Batches for the encoders: pictures in random light, mirrored and cropped, with the matching truth."""
 
 from dataclasses import replace
 
@@ -28,13 +28,13 @@ def view() -> View:
 
 @pytest.fixture(scope="module")
 def shown() -> list[tuple[Shown, Shown]]:
-    """What CLIP and SAM see in some steps of one picture each."""
+    """Inputs of CLIP and SAM in some steps of one picture each."""
     scenes = Scenes(lambda _: view(), 1, 0)
     return [(seen.clip, seen.sam) for seen in (scenes.sights(step, 1, SHAPE) for step in range(STEPS))]
 
 
 def at_cells(shown: Shown) -> Tensor:
-    """(h, w) what the picture has at the middles of the cells."""
+    """(h, w) the picture's values at the centres of the cells."""
     (picture,) = shown.pictures
     side, cells = max(picture.shape[:2]), shown.truth.kind.shape[-1]
     middles = ((np.arange(cells) + 0.5) * side / cells).astype(int)
@@ -43,7 +43,7 @@ def at_cells(shown: Shown) -> Tensor:
 
 
 def middle_of(shown: Shown, kind: int) -> Tensor:
-    """(n, 2) where cells of that kind say that its middle is, shares of the square."""
+    """(n, 2) the middle of the thing according to each cell of that kind, in shares of the square."""
     (where,) = (shown.truth.kind == kind).unbind(0)
     cells = where.shape[-1]
     own = (where.nonzero().flip(1).float() + 0.5) / cells
@@ -51,7 +51,7 @@ def middle_of(shown: Shown, kind: int) -> Tensor:
 
 
 def check(seen: Shown) -> None:
-    """The truth is about what the picture shows."""
+    """Checks that the truth matches the picture."""
     (kind,) = seen.truth.kind.unbind(0)
     rows = round(seen.pictures.shape[1] / max(seen.pictures.shape[1:3]) * kind.shape[0])
     assert ((at_cells(seen)[:rows] > 100) == (kind[:rows] > 0)).float().mean() > 0.98
@@ -78,13 +78,13 @@ def test_things_are_on_either_side_of_any_size_and_in_any_light(shown: list[tupl
 
 @pytest.fixture(scope="module")
 def talks() -> list[Talk]:
-    """What is said in some steps, and shown with it."""
+    """The batches of dialogues of some steps."""
     scenes, words = Scenes(lambda _: view(), 1, 0), Checkpoint.open("bundled").tokenizer
     return [scenes.talk(step, 1, 2, SHAPE, words) for step in range(STEPS)]
 
 
 def test_who_speaks_sees_the_middle_a_little_shifted(talks: list[Talk]) -> None:
-    """By less than a patch, and never mirrored: what is at the left stays there."""
+    """It is shifted by less than a patch, and never mirrored."""
     middles = []
     for talk in talks:
         check(talk.clip)
@@ -121,6 +121,6 @@ def test_a_picture_of_nothing_teaches_that_nothing_is_there() -> None:
 
 
 def centre_of(patches: Tensor) -> Tensor:
-    """(2,) x and y of what they show, shares of the square."""
+    """(2,) x and y of the centroid of the target, in shares of the square."""
     rows, columns = torch.meshgrid(*[(torch.arange(len(patches)) + 0.5) / len(patches)] * 2, indexing="ij")
     return torch.stack([(columns * patches).sum(), (rows * patches).sum()]) / patches.sum()

@@ -1,4 +1,4 @@
-"""One training step against the one that the authors' code made of the same batch."""
+"""One training step compared with that of the authors' code on the same batch."""
 
 import json
 from typing import Any

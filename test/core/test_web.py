@@ -1,4 +1,4 @@
-"""`lisa web` without a browser: what a visitor says about a picture, and the page over HTTP."""
+"""`lisa web` without a browser: sessions, and the page over HTTP."""
 
 import errno
 import io
@@ -44,7 +44,7 @@ def talk(inference):
 
 
 def ask(session, question):
-    """The answer's words so far, as they come."""
+    """The text of the answer so far, as it grows."""
     return session.answer(session.hear(question))[1]
 
 
@@ -237,12 +237,12 @@ def look(visitor, name):
 
 
 def put(visitor, question):
-    """Asks a question; what the page shows at the end."""
+    """Asks a question, and returns what the page shows in the end."""
     return visitor.predict(hear(visitor, question), api_name="/answer")
 
 
 def hear(visitor, question):
-    """Puts a question; the number that it is answered by."""
+    """Queues a question, and returns its number."""
     return visitor.predict(question, api_name="/hear")[2]
 
 

@@ -17,7 +17,7 @@ from lisa_core import overlay
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TABLE, ODD = "table_640x480.png", "odd_333x217.png"
 PATIENCE = 60_000.0
-"""ms; machines are busy."""
+"""Timeout, ms, for busy machines."""
 expect.set_options(timeout=PATIENCE)
 FIRST, SECOND = "Please segment the two cups on the table.", "What is in this image?"
 
@@ -37,7 +37,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """Opens the page as a new visitor; `elsewhere` is what the page asked of other machines."""
+    """Opens the page as a new visitor; `elsewhere` has the page's requests to other machines."""
     contexts = []
 
     def open_page(address):
@@ -124,7 +124,7 @@ def _until(page, holds, patience=60.0):
 
 
 def _words(answer):
-    """The words of an answer up to its first [SEG], as a browser shows them."""
+    """The text of an answer up to its first [SEG], as a browser shows it."""
     return re.sub(r"\s+", " ", answer.split("[SEG]")[0]).strip()
 
 
