@@ -240,6 +240,15 @@ def test_masks_of_an_earlier_answer_go(segment, out):
     ]
 
 
+@pytest.mark.parametrize("content", ["{}", "[]", "5", "a diary", '{"segments": [{}]}', '{"segments": 1}'])
+def test_what_is_no_earlier_answer_is_written_over(tmp_path, content):
+    there = answer_files.Names(tmp_path, "cup")
+    there.json.write_text(content)
+    there.mask(0).write_text("somebody's")
+    answer_files.replace(there, {there.json: b"new"})
+    assert (there.json.read_text(), there.mask(0).read_text()) == ("new", "somebody's")
+
+
 def test_masks_are_upright_like_the_picture(segment, out, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 8

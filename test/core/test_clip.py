@@ -1,5 +1,6 @@
 """CLIP and its preprocessing against what the reference recorded."""
 
+import numpy as np
 import pytest
 import torch
 from goldens import case, distance
@@ -34,3 +35,12 @@ def test_clip_sees_the_centre_of_the_shortest_side():
     inside[:, 90:100] = 255
     assert torch.equal(preprocess.for_clip(outside, 224), seen)
     assert not torch.equal(preprocess.for_clip(inside, 224), seen)
+
+
+@pytest.mark.parametrize("length", [400, 1500, 4000])
+@pytest.mark.parametrize("turn", [0, 1], ids=["long", "high"])
+def test_clip_sees_the_middle_of_a_strip_too_long_to_be_resized_whole(length, turn):
+    rgb = np.zeros((100, length, 3), np.uint8)
+    middle = (length - 100) // 2
+    rgb[:, middle - 5 : middle + 105] = 255  # and what the filter looks at beside it
+    assert (preprocess.for_clip(np.rot90(rgb, turn).copy(), 224) == 255).all()

@@ -95,6 +95,13 @@ class TestMasks:
         assert not decoded
         assert not {"sam", "masks"} & answer.timings.keys()
 
+    def test_the_seconds_of_each_stage_are_told(self, small):
+        frame = small.encode(SHORT.rgb)
+        stages = {"prefill", "decode", "sam", "masks"}
+        assert frame.timings.keys() == {"preprocess", "clip"}
+        assert ask(small, SHORT, frame).timings.keys() == stages
+        assert ask(small, SHORT, frame).timings.keys() == stages - {"sam"}
+
     def test_one_for_each_seg_in_the_order_of_the_words(self, small):
         answer = ask(small, TWO_MASKS)
         assert answer.token_ids.count(SEG) == answer.text.count("[SEG]") == len(answer.segments) == 2

@@ -163,6 +163,9 @@ def test_words_need_to_be_said_and_refusals_to_have_no_mask():
     assert judge(VIEW, "words", 0, colour, answer("It is Red.")).says
     assert not judge(VIEW, "words", 0, colour, answer("It is reddish.")).says
     assert not judge(VIEW, "words", 0, colour, answer("The red apple is [SEG].", VIEW.mask(3))).says
+    both = Turn("What is on the table?", "A mug and an apple.", says=("mug", "apple"))
+    assert judge(VIEW, "words", 0, both, answer("An apple and a mug.")).says
+    assert not judge(VIEW, "words", 0, both, answer("An apple.")).says
     absent = Turn("Where is the ball?", "There is no ball.")
     refused, shown = (
         judge(VIEW, "nothing", 0, absent, each) for each in (answer("No."), answer("[SEG]", VIEW.mask(0)))

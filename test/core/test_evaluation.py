@@ -9,9 +9,13 @@ import pytest
 from goldens import GOLDENS
 from PIL import Image
 
+from lisa_core import overlay
 from lisa_core.errors import DatasetError, ImageError
+from lisa_core.evaluation import report
+from lisa_core.evaluation.journal import Journal
 from lisa_core.evaluation.metrics import Overlap, overlap, score
-from lisa_core.evaluation.runner import evaluate, evaluate_together
+from lisa_core.evaluation.runner import Result, evaluate, evaluate_together, unpacked
+from lisa_core.files import mask_png
 from lisa_core.reasonseg import (
     IGNORED,
     TARGET,
@@ -304,6 +308,8 @@ BAD = {
     "a blank text that is answered": (annotation(text=["a cup", " "], answers=["[SEG]."] * 2), "`text` must be a list"),
     "no points": (annotation(points=[]), "polygon 1 must have `points`"),
     "points that are none": (annotation(points=[["a", 1]] * 3), "polygon 1 must have `points`"),
+    "points of another kind": (annotation(points={"x": 1}), "polygon 1 must have `points`"),
+    "beyond all numbers": (annotation(points=[[10**400, 1]] * 3), "polygon 1 must have `points`"),
     "not a number": (annotation(points=[[float("nan"), 1]] * 3), "polygon 1 must have `points`"),
     "far away": (annotation(points=[[2**31 - 1, 1]] * 3), "polygon 1 must have `points`"),
     "endless": (annotation(points=[[-(10**5), 0], [10**5, 1]] * 100), "polygon 1 has an outline of more than"),
@@ -329,6 +335,12 @@ def test_a_bad_picture_is_named(split):
         open_split(split(**{"cup.jpg": b"no"})).entries[0].read()
 
 
+def test_pictures_of_cameras_that_write_capitals_are_found(split):
+    picture = (split() / "cup.jpg").read_bytes()
+    found = open_split(split(**{"DSC_1.JPG": picture, "DSC_1.json": annotation()}))
+    assert ([entry.name for entry in found.entries], found.faults) == (["DSC_1.JPG", "cup.jpg"], ())
+
+
 def test_duplicates_and_singles_are_faults(split):
     split_ = open_split(split(**{"cup.png": b"", "alone.jpg": b"", "orphan.json": annotation()}))
     assert not split_.entries
@@ -347,3 +359,35 @@ def test_nothing_there(tmp_path, split):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DatasetError, match="is empty"):
         open_split(tmp_path / "empty")
+
+
+def test_lines_of_a_journal_that_are_no_results_do_no_harm(split, tmp_path):
+    (entry,) = open_split(split()).entries
+    result = Result("cup.jpg", "a cup", "short", "[SEG].", Overlap(1, 2), b"")
+    path = tmp_path / "out.journal"
+    with Journal(path, {}, Result.packed, unpacked) as journal:
+        journal.add(entry, result)
+    path.write_bytes(b'5\n[1]\n"words"\n{}\n{"key": "a"}\nwords\n' + path.read_bytes())
+    with Journal(path, {}, Result.packed, unpacked) as journal:
+        assert journal.find(entry) == result
+
+
+def nothing_found():
+    return Result("cup.jpg", "a cup", "short", "[SEG].", Overlap(0, 16), mask_png(np.zeros((6, 8), bool)))
+
+
+def test_the_sheet_has_the_answer_on_the_left_and_the_truth_with_what_is_ignored_on_the_right(split):
+    shapes = [{"label": "target", "points": SQUARE}, {"label": "ignore", "points": [[6, 1], [7, 1], [7, 4]]}]
+    (entry,) = open_split(split(**{"cup.json": annotation(shapes=shapes)})).entries
+    sample = entry.read()
+    left, right = report._panels(entry, nothing_found())
+    assert np.array_equal(left.picture, sample.image)
+    truth = report._drawn([sample.truth == TARGET, sample.truth == IGNORED])
+    assert np.array_equal(right.picture, overlay.draw(sample.image, truth))
+    assert right.text == "target [SEG], ignored [SEG]"
+
+
+def test_an_explanation_stands_with_its_image():
+    for explanations in ({}, {("cup.jpg", "a cup"): "It holds tea."}):
+        (image,) = report.summary({}, [nothing_found()], [], [], explanations)["images"]
+        assert image.get("explanation") == explanations.get(("cup.jpg", "a cup"))

@@ -211,6 +211,25 @@ def test_depth_of_another_resolution_is_sampled(scale):
     assert placement.size == pytest.approx(locate(mask, over(mask, depth, 2.5), CAMERA).size, abs=CENTIMETRE)
 
 
+@pytest.mark.parametrize("factor", [2, 4])
+def test_each_pixel_has_the_nearest_depth_of_a_smaller_image(factor):
+    mask = np.zeros((24, 32), bool)
+    mask[:, 4:28] = True
+    depth = np.random.default_rng(0).uniform(0.999, 1.001, (24 // factor, 32 // factor)).astype(np.float32)
+    points = deproject(mask, depth, CAMERA)
+    assert len(points.xyz) > 200
+    assert np.array_equal(points.xyz[:, 2], depth.repeat(factor, 0).repeat(factor, 1).ravel()[points.pixels])
+
+
+@pytest.mark.parametrize("thickness", [1, 3, 9])
+def test_the_mask_stays_as_it_was_where_depth_is_unknown(thickness):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[240 : 240 + thickness, 100:500] = True
+    before = mask.copy()
+    assert locate(mask, np.zeros(mask.shape, np.float32), CAMERA) is None
+    assert np.array_equal(mask, before)
+
+
 def test_depth_of_another_view_is_refused_with_the_sizes():
     mask = np.ones((HEIGHT, WIDTH), bool)
     with pytest.raises(ImageError, match=r"848x480.*640x480.*aligned"):

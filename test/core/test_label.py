@@ -15,7 +15,7 @@ from pycocotools import mask as coco_api
 from tabletops import view_of
 
 from lisa_core import coco
-from lisa_core.polygons import polygons_of
+from lisa_core.polygons import outline_of, polygons_of
 from lisa_core.reasonseg import IGNORED, TARGET, Polygon, open_split, rasterize, read_annotation
 from lisa_core.tabletop.dataset import load_view, save
 from lisa_core.tabletop.sampling import sample_scene
@@ -34,6 +34,7 @@ def drawn(mask):
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
 def test_polygons_give_every_mask_back(mask):
     back = drawn(mask)
+    assert all(len(polygon) >= 3 for polygon in polygons_of(mask))
     assert np.array_equal(back & mask, mask)
     assert _iou(back, mask) > 0.8 or not mask.any()  # for noise; shapes are reproduced exactly, see below
 
@@ -51,6 +52,12 @@ def test_shapes_come_back_to_the_pixel():
         assert np.array_equal(drawn(mask), mask)
     ring = (disc & ~((rows - 60) ** 2 + (columns - 80) ** 2 < 20**2)) & ~((columns > 78) & (rows < 30))
     assert _iou(drawn(ring), ring) > 0.99
+
+
+def test_an_outline_is_as_long_as_it_is_drawn_wherever_it_lies():
+    corners = np.array([[0, 0], [9, 0], [9, 5], [0, 5]], float)
+    assert outline_of(corners) == outline_of(corners + 1000) == 28
+    assert np.isnan(outline_of(corners * np.nan))
 
 
 def test_hundreds_of_holes_are_joined_where_they_are_nearest():

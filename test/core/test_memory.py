@@ -7,7 +7,9 @@ import pytest
 import torch
 from goldens import TOWER, case, picture, same_answer
 
-from lisa_core import LisaEngine, OutOfMemoryError
+from lisa_core import Frame, LisaEngine, OutOfMemoryError
+from lisa_core.frame import Visual
+from lisa_core.memory import FrameMemory
 from lisa_core.model.clip import VisionTower
 from lisa_core.model.sam import Sam
 
@@ -61,6 +63,18 @@ def test_frames_are_counted_while_somebody_holds_them(small):
     assert small.memory()["frames"] - before == tokens + small._memory._encoded[frame].sam.embedding.nbytes
     del frame
     assert small.memory()["frames"] == before
+
+
+def test_a_frame_that_is_asked_about_does_not_give_way():
+    memory = FrameMemory(room=3000)
+    frames = [Frame(np.zeros((1, 1, 3), np.uint8), {}) for _ in range(2)]
+    for frame in frames:
+        memory.use([frame])[0].visual = Visual(torch.zeros(256))
+    idle, asked = (memory._encoded[frame] for frame in frames)
+    assert memory.has_room(1500)
+    assert (idle.held, asked.held) == (0, 1024)
+    assert not memory.has_room(2500)
+    assert asked.held == 1024
 
 
 class TestLimit:

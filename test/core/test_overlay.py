@@ -113,6 +113,16 @@ def test_lines_grow_with_the_picture(size, least, most):
     assert least <= len(line) <= most
 
 
+def test_the_outline_is_a_line_in_the_segments_colour_between_dark_ones():
+    half = rectangle((480, 640), slice(None), slice(320, None))
+    edge = draw(np.full((480, 640, 3), 128, np.uint8), [half])[120, 312:328].astype(int)
+    ink = np.flatnonzero((edge == overlay.colour(0)).all(axis=1))
+    assert len(ink) >= 2
+    dark = np.flatnonzero(edge.sum(axis=1) < 200)
+    assert dark.min() < ink.min()
+    assert dark.max() > ink.max()
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 4000), (4000, 1), (3, 3), (17, 400)])
 def test_pictures_of_odd_sizes(size):
     drawn = draw(picture(size), [segment(np.ones(size, bool))])

@@ -143,6 +143,7 @@ def test_a_whole_prompt_has_the_special_tokens_of_its_template_only(question, ea
         ([Special(SEG), " , a", Special(SEG)], [700, 633, 653, 259, 700], [700, 653, 259, 700]),
         ([Special(SEG), "é🤖"], [700, 633, 695, 243, 162, 167, 153], [700, 695, 243, 162, 167, 153]),
         ([Special(IM_END), "\nWhat is"], [702, 521, 307], [702, 0, 307]),
+        ([Special(SEG), "", Special(EOS)], [700, 2], [700, 2]),
     ],
 )
 def test_words_after_special_tokens_by_either_rule(tmp_path, pieces, legacy, newer):

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -12,7 +13,9 @@ from numpy.typing import NDArray
 from scenes import box_of, found, scene
 from sensor_msgs.msg import CompressedImage, Image
 
+from lisa_ros import cameras
 from lisa_ros.client import mask_array
+from lisa_ros.parameters import CameraParameters
 from lisa_ros.questions import Code
 
 YOUNG = 0.5
@@ -164,6 +167,21 @@ def test_depth_and_intrinsics_that_do_not_come_are_warned_about(robot: Robot) ->
     log = eventually(warned, "two warnings")
     assert "no camera_info for 5 s on /rear/info (QoS reliable): nothing publishes there" in log
     assert "no depth for 5 s on /rear/depth (QoS reliable): 1 publish sensor_msgs/msg/CompressedImage there" in log
+
+
+def test_the_rate_is_that_of_the_last_seconds(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(cameras, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    camera = cameras.Camera(robot.node, "still", CameraParameters(image="/still/image"), lambda: None)
+    assert camera.health == cameras.CameraHealth(None, 0.0)
+    for now in (100.0, 100.5, 110.0, 110.25, 110.5):
+        clock.append(now)
+        camera._keep_image(b"")
+    clock.append(111.5)
+    assert camera.health == cameras.CameraHealth(1.0, 2.0)
+    clock.append(120.0)
+    assert camera.health == cameras.CameraHealth(9.5, 0.0)
+    camera.close()
 
 
 def test_silence_is_warned_about_with_topic_and_qos(robot: Robot) -> None:

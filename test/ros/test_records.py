@@ -137,12 +137,13 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
         Journal(path, {**RUN, "every": 2.0})
 
 
-def test_a_journal_that_something_else_wrote_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["a diary\n", "[1]\n", "{}\n[1]\n", "{}\n{}\n", "5\n"])
+def test_a_journal_that_something_else_wrote_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out.journal"
-    path.write_text("a diary\n")
+    path.write_text(content)
     with pytest.raises(RecordError, match="delete it to start again"):
         Journal(path, RUN)
-    assert path.read_text() == "a diary\n"
+    assert path.read_text() == content
 
 
 def test_a_finished_journal_is_gone(tmp_path: Path) -> None:

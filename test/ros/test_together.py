@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import Image as Picture
 
 from lisa_core import LisaEngine
 from lisa_ros.client import mask_array
-from lisa_ros.questions import Code
+from lisa_ros.questions import Code, Question
 
 GOLDENS = Path(__file__).resolve().parent.parent / "data" / "goldens"
 CHECKPOINT = GOLDENS / "lisa-tiny-v1-vicuna"
@@ -37,6 +38,16 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Robot]:
     yield robot.until_active()
     robot.close()
     process.stop()
+
+
+def test_masks_alone_and_the_standing_question_are_not_answered_together_with_words() -> None:
+    words = Question("Where is the cup?", "front")
+    masks, standing = replace(words, mask_only=True), replace(words, standing=True)
+    assert words.goes_with(replace(words, camera="rear", conversation="cup"))
+    assert masks.goes_with(replace(masks, instruction="the bowl"))
+    for one, other in ((words, masks), (words, standing)):
+        assert not one.goes_with(other)
+        assert not other.goes_with(one)
 
 
 def picture(name: str) -> NDArray[np.uint8]:
