@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -19,6 +20,7 @@ Progress = Callable[[float, str], None]
 
 _DTYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _GIB = 1 << 30
+_MEMINFO = Path("/proc/meminfo")
 _NF4_BYTES: Mapping[str, float] = {"cpu": 0.5 + 1 / 64 + 4 / (64 * 256), "cuda": 0.5 + 4 / 64}
 """Per weight: 4 bit, and a scale for 64 of them: a byte, with one float for 256 of those (double quantisation);
 on a GPU in fp32 (`quantization.expand_statistics`)."""
@@ -175,6 +177,31 @@ def estimate_memory(opened: Checkpoint, precision: ResolvedPrecision, device: to
         part = name.split(".")[0]
         parts[part] = parts.get(part, 0.0) + parameter.numel() * (small if name in quantised else whole)
     return {part: round(size) for part, size in parts.items()}
+
+
+def check_host(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device) -> None:
+    """Refuses a checkpoint whose weights the CPU's free memory cannot hold: Linux would kill the process instead.
+
+    Raises:
+        OutOfMemoryError
+    """
+    if device.type != "cpu" or opened.quantised or (free := _free_memory()) is None:
+        return
+    weights = sum(estimate_memory(opened, precision, device).values())
+    if weights > free:
+        raise OutOfMemoryError(
+            f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights, but only {free / _GIB:.2f} GiB"
+            " of memory are free here; choose a smaller precision (nf4 is the smallest) or checkpoint, or a GPU."
+        )
+
+
+def _free_memory() -> int | None:
+    """Bytes of memory and swap that programs may still take; None where the system does not say."""
+    try:
+        fields = dict(line.split(":", 1) for line in _MEMINFO.read_text(encoding="ascii").splitlines())
+        return sum(int(fields[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
+    except (OSError, ValueError, LookupError):
+        return None
 
 
 def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device, limit: float) -> None:

@@ -610,6 +610,22 @@ class TestMemory:
         assert "in fp32 takes 0.01 GiB of weights and up to 0.00 GiB of KV cache" in message
         assert "over the memory limit of 0.00 GiB" not in message
 
+    @pytest.mark.parametrize(("swap", "fits"), [(0, False), (1 << 20, True)])
+    def test_what_the_host_cannot_hold_is_refused_before_it_is_read(
+        self, small_checkpoint, tmp_path, monkeypatch, swap, fits
+    ):
+        meminfo = tmp_path / "meminfo"
+        meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: 1024 kB\nSwapFree: {swap} kB\nHugePages_Total: 0\n")
+        monkeypatch.setattr(loading, "_MEMINFO", meminfo)
+        monkeypatch.setattr(loading, "load", self.reached)
+        with pytest.raises(StopIteration if fits else OutOfMemoryError) as caught:
+            LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        if not fits:
+            assert "of weights, but only 0.00 GiB of memory are free here" in str(caught.value)
+
+    def reached(self, *_):
+        raise StopIteration
+
     def test_a_limit_that_is_kept(self, small_checkpoint):
         engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=0.1)
         assert sum(engine.memory().values()) < 0.1 * (1 << 30)
