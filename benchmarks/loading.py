@@ -36,8 +36,8 @@ from lisa_core.benchmark.random_model import RandomCheckpoint
 from lisa_core.checkpoint import OWN_TOWER
 from lisa_core.checkpoint_files import TOKENIZER_FILES
 from lisa_core.cli import main as lisa
+from lisa_core.files import whole_folder
 from lisa_core.model.lisa import released_name
-from lisa_core.saving import whole_folder
 from lisa_core.training.fresh import config_of, tower_config_of
 
 CPU = torch.device("cpu")

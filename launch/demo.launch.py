@@ -37,7 +37,7 @@ def generate_launch_description() -> LaunchDescription:
             DeclareLaunchArgument(
                 "rviz",
                 default_value="auto",
-                choices=["auto", "true", "false"],
+                choices=["auto", "true", "false", "True", "False"],
                 description="show it in RViz; auto: where RViz is installed",
             ),
             DeclareLaunchArgument(
@@ -69,7 +69,7 @@ def _world(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
 
 def _rviz(context: LaunchContext) -> list[LaunchDescriptionEntity]:
-    wanted = context.launch_configurations["rviz"]
+    wanted = context.launch_configurations["rviz"].lower()
     if wanted == "false":
         return []
     if wanted == "auto" and not _installed("rviz2"):

@@ -189,9 +189,13 @@ def check_host(opened: Checkpoint, precision: ResolvedPrecision, device: torch.d
         return
     weights = sum(estimate_memory(opened, precision, device).values())
     if weights > free:
+        unseen = (
+            "" if torch.cuda.is_available() else " (torch sees none here: see nvidia-smi, and what torch is built for)"
+        )
         raise OutOfMemoryError(
             f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights, but only {free / _GIB:.2f} GiB"
-            " of memory are free here; choose a smaller precision (nf4 is the smallest) or checkpoint, or a GPU."
+            " of memory are free here; choose a smaller precision (nf4 is the smallest) or checkpoint, or a GPU"
+            f"{unseen}."
         )
 
 

@@ -80,7 +80,7 @@ class Frames:
         self._infos = self._all_of(self.camera_info)
 
     def _all_of(self, topic: str) -> list[_Recorded]:
-        """All messages of a topic, sorted by stamp; none if the topic is empty."""
+        """All messages of a topic, sorted by stamp; none if no topic is named."""
         return sorted(map(_Recorded.of, self._bag.messages([topic]))) if topic else []
 
     def __iter__(self) -> Iterator[FrameOfBag]:

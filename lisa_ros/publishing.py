@@ -15,7 +15,7 @@ from lisa_core.geometry import Placement, SurfacePoints
 from lisa_ros import conversions
 from lisa_ros.msg import Answer
 from lisa_ros.pictures import Picture
-from lisa_ros.qos import ANSWERS
+from lisa_ros.qos import answers
 from lisa_ros.transforms import TargetFrame
 
 
@@ -71,7 +71,7 @@ class Publications:
 def _publisher(node: Node, message_type: type, topic: str) -> Any:
     """A publisher with ROS's parameters for its QoS, such as `qos_overrides./lisa/overlay.publisher.depth`."""
     overridable = QoSOverridingOptions.with_default_policies()
-    return node.create_publisher(message_type, topic, ANSWERS, qos_overriding_options=overridable)
+    return node.create_publisher(message_type, topic, answers(), qos_overriding_options=overridable)
 
 
 def _publish(publisher: Any, build: Callable[[], Any]) -> None:

@@ -2,8 +2,11 @@
 
 from rclpy.qos import QoSProfile
 
-ANSWERS = QoSProfile(depth=1)
-"""For the topics of the answers: reliable, volatile, newest message only."""
+
+def answers() -> QoSProfile:
+    """For a topic of the answers: reliable, volatile, newest message only. A new one: overrides are written into it."""
+    return QoSProfile(depth=1)
+
 
 BURST = QoSProfile(depth=256)
 """For the service and the action, in servers and clients. ROS's default keeps ten messages, and the middleware silently

@@ -60,6 +60,9 @@ class PictureProgress:
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Hides the bar, so that something else can be printed."""
+        if self._bars.disable:  # older versions of rich would print an empty line
+            yield
+            return
         self._bars.stop()
         yield
         self._bars.start()

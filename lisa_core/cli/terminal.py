@@ -4,6 +4,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, NoReturn
 
 import typer
@@ -31,8 +32,9 @@ def stdout() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+@cache
 def stderr() -> Console:
-    """The console for progress and complaints."""
+    """The console for progress and complaints: one, so that a line that is printed appears above a progress bar."""
     return Console(stderr=True, highlight=False, soft_wrap=True)
 
 

@@ -108,7 +108,7 @@ def write_merged(
         progress: called with (share done, parameter).
 
     Raises:
-        CheckpointError: a tensor does not belong to this checkpoint, or `out` exists.
+        LisaError: a tensor does not belong to this checkpoint, or `out` exists.
         OSError: it could not be written.
     """
     _check_fits(checkpoint, taught)

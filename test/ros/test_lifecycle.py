@@ -86,7 +86,7 @@ def test_the_qos_of_what_it_publishes_can_be_overridden(start: Start, tmp_path: 
     overridden = {"qos_overrides./lisa/overlay.publisher.reliability": "best_effort", "qos_overrides./typo": 1}
     robot, process = start(**overridden)
     robot.until_active()
-    for topic, reliability in (("overlay", "BEST_EFFORT"), ("mask", "RELIABLE")):
+    for topic, reliability in (("overlay", "BEST_EFFORT"), ("mask", "RELIABLE"), ("target", "RELIABLE")):
         (publisher,) = eventually(lambda topic=topic: robot.node.get_publishers_info_by_topic(f"/lisa/{topic}"))
         assert publisher.qos_profile.reliability.name == reliability
     assert "qos_overrides./typo is not a parameter of this node" in process.output

@@ -18,7 +18,7 @@ def versions_beside(tmp_path: Path, there: dict[str, str]) -> dict[str, str]:
     """What the script pins where these are installed."""
     for name, version in there.items():
         folder = tmp_path / f"{name}-{version}.dist-info"
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     command = [sys.executable, "-S", str(ROOT / "scripts" / "constraints_beside_ros.py")]
     variables = {**os.environ, "PYTHONPATH": str(tmp_path)}
@@ -41,3 +41,7 @@ def test_a_torch_that_is_there_stays(tmp_path: Path) -> None:
     assert versions_beside(tmp_path, BESIDE_ROS | {"torch": jetson})["torch"] == jetson
     needed = {requirement.name: requirement.specifier for requirement in map(Requirement, requires("lisa-core") or [])}
     assert needed["torch"].contains(jetson, prereleases=True)
+
+
+def test_a_torch_that_is_too_old_is_replaced_by_the_exact_one(tmp_path: Path) -> None:
+    assert versions_beside(tmp_path, BESIDE_ROS | {"torch": "1.8.1"})["torch"] == "2.13.0"
