@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -242,9 +243,20 @@ def test_its_graph_is_its_own(start: Any) -> None:
     assert any(argument.startswith("__ns:=/demo_") for argument in node.cmdline())
 
 
+@contextmanager
+def hang_ups(handler: signal.Handlers) -> Iterator[None]:
+    """What a process that is started in the block does about a hang-up: it inherits this process's way."""
+    before = signal.signal(signal.SIGHUP, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> None:
-    demo = start(*MODEL)
+    with hang_ups(signal.SIG_DFL):  # as on a terminal, however these tests were started
+        demo = start(*MODEL)
     node = demo.node()
     demo.send(number)
     code, printed = demo.end()
@@ -254,11 +266,8 @@ def test_stopped_it_leaves_no_process(start: Any, number: signal.Signals) -> Non
 
 
 def test_under_nohup_it_answers_after_a_hang_up(start: Any) -> None:
-    hang_up = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which a new process inherits
-    try:
+    with hang_ups(signal.SIG_IGN):
         demo = start(*MODEL, "--image", GOLDENS / "images" / "odd_333x217.png", "-q", "Where?")
-    finally:
-        signal.signal(signal.SIGHUP, hang_up)
     demo.node()
     demo.send(signal.SIGHUP)
     code, printed = demo.end()
