@@ -618,10 +618,12 @@ class TestMemory:
         meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: 1024 kB\nSwapFree: {swap} kB\nHugePages_Total: 0\n")
         monkeypatch.setattr(loading, "_MEMINFO", meminfo)
         monkeypatch.setattr(loading, "load", self.reached)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(StopIteration if fits else OutOfMemoryError) as caught:
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
         if not fits:
             assert "of weights, but only 0.00 GiB of memory are free here" in str(caught.value)
+            assert "or a GPU (torch sees none here: see nvidia-smi" in str(caught.value)
 
     def reached(self, *_):
         raise StopIteration

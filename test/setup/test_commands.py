@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 PREFIX = Path(sys.prefix)
+BENCHMARKS = sorted((Path(__file__).resolve().parents[2] / "benchmarks").glob("*.py"))
 
 
 @pytest.mark.parametrize("name", ["lisa_node", "replay", "play", "tabletop", "demo"])
@@ -22,6 +23,13 @@ def test_executable_of_ros2_run(name: str) -> None:
 @pytest.mark.parametrize("name", ["lisa", "lisa_node", "lisa_replay", "lisa_play", "lisa_tabletop", "lisa_demo"])
 def test_command_without_sourcing(name: str) -> None:
     assert os.access(PREFIX / "bin" / name, os.X_OK)
+
+
+@pytest.mark.parametrize("script", BENCHMARKS, ids=lambda script: script.name)
+def test_benchmarks_start(script: Path) -> None:
+    told = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    assert f"usage: {script.name}" in told.stdout
 
 
 @pytest.mark.parametrize("command", ["lisa", "lisa_replay", "lisa_play"])
