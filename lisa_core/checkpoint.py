@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from lisa_core import hub, quantization
@@ -237,8 +236,7 @@ def _check(
     stored: Mapping[str, StoredTensor], shape: LisaShape, folder: Path, quantised: Layout | None
 ) -> dict[str, StoredTensor]:
     """Parameter -> stored tensor, once every parameter has one of its shape and none is left over."""
-    with torch.device("meta"):
-        model = Lisa(shape)
+    model = Lisa.on_meta(shape)
     expected = {name: (tuple(tensor.shape), True) for name, tensor in model.state_dict().items()}
     if quantised:
         for layer in quantization.quantised_layers(model, quantised):

@@ -102,8 +102,7 @@ def load(
     dtype = compute_dtype(precision, device)
     with fitting(precision, device):
         _try_device(device)
-    with torch.device("meta"):
-        model = Lisa(checkpoint.shape)
+    model = Lisa.on_meta(checkpoint.shape)
     if precision in ("nf4", "int8"):
         with fitting(precision, device):
             quantization.check_works(precision, device, dtype)
@@ -167,8 +166,7 @@ def _is_quantised(model: nn.Module, parameter: str) -> bool:
 
 def estimate_memory(opened: Checkpoint, precision: ResolvedPrecision, device: torch.device) -> dict[str, int]:
     """Bytes that the weights will take on the device, by part, computed from the shape and the layout alone."""
-    with torch.device("meta"):
-        model = Lisa(opened.shape)
+    model = Lisa.on_meta(opened.shape)
     quantised = {f"{layer}.weight" for layer in quantization.quantised_layers(model, opened.layout)}
     whole = compute_dtype(precision, device).itemsize
     small = {"nf4": _NF4_BYTES[device.type], "int8": 1.0}.get(precision, float(whole))

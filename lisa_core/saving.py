@@ -115,10 +115,8 @@ def write_weights(
 def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[str, dict[str, Tensor]]]:
     """Every parameter, and what is stored for it by released names, on the host."""
     quantization.check_works("nf4", device, torch.float16)
-    with torch.device("meta"):
-        small = {
-            f"{layer}.weight" for layer in quantization.quantised_layers(Lisa(checkpoint.shape), checkpoint.layout)
-        }
+    model = Lisa.on_meta(checkpoint.shape)
+    small = {f"{layer}.weight" for layer in quantization.quantised_layers(model, checkpoint.layout)}
     for parameter, tensor, _ in checkpoint.tensors():
         name = released_name(parameter)
         if parameter not in small:

@@ -50,8 +50,7 @@ class RandomCheckpoint(Checkpoint):
         """The checkpoint of a shape; the same name gives the same weights on the same kind of device."""
         shape = shapes.BY_NAME[name]
         dtype = loading.compute_dtype(precision, device)
-        with torch.device("meta"):
-            parameters = Lisa(shape).state_dict()
+        parameters = Lisa.on_meta(shape).state_dict()
         nowhere = Path(f"random-{name}")
         return cls(
             folder=nowhere,

@@ -81,12 +81,9 @@ def _facts(opened: "Checkpoint") -> dict[str, Any]:
 
 def _parameters(opened: "Checkpoint") -> dict[str, int]:
     """Number of parameters by part of the model."""
-    import torch
-
     from lisa_core.model.lisa import Lisa
 
-    with torch.device("meta"):
-        model = Lisa(opened.shape)
+    model = Lisa.on_meta(opened.shape)
     return {part: sum(weight.numel() for weight in box.parameters()) for part, box in model.named_children()}
 
 

@@ -5,6 +5,7 @@ Source: Lai et al. 2023, "LISA: Reasoning Segmentation via Large Language Model"
 
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from lisa_core.model.clip import ClipShape, VisionTower
@@ -43,6 +44,12 @@ class Lisa(nn.Module):
         self.language = Language(shape.language)
         self.text_hidden_fcs = nn.Sequential(Linear(width, width), nn.ReLU(), Linear(width, shape.sam.embedding))
         self.sam = Sam(shape.sam)
+
+    @classmethod
+    def on_meta(cls, shape: LisaShape) -> "Lisa":
+        """A model whose parameters have names and sizes but no values yet: it takes no memory."""
+        with torch.device("meta"):
+            return cls(shape)
 
 
 def _projector(visual: int, width: int, layers: int) -> nn.Module:

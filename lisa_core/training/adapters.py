@@ -141,8 +141,7 @@ def read_official(files: Iterable[Path], checkpoint: Checkpoint) -> tuple[dict[s
     Raises:
         CheckpointError: a file is damaged, or holds no adapters, or tensors of another model.
     """
-    with torch.device("meta"):
-        known = {name for name, _ in Lisa(checkpoint.shape).named_parameters()}
+    known = {name for name, _ in Lisa.on_meta(checkpoint.shape).named_parameters()}
     taught: dict[str, Tensor] = {}
     for file in files:
         saved = tensor_files.load_saved(file, "is missing, damaged, or holds more than tensors; fetch it again.")

@@ -60,8 +60,7 @@ def small_shape(vocabulary: int) -> LisaShape:
 
 def new_model(shape: LisaShape, seed: int) -> Lisa:
     """A model with random initial weights; the same seed gives the same weights."""
-    with torch.device("meta"):
-        model = Lisa(shape)
+    model = Lisa.on_meta(shape)
     model.to_empty(device="cpu")
     random = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
