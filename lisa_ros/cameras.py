@@ -8,7 +8,7 @@ harm.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,17 @@ class CameraError(LisaError):
 
 @dataclass(frozen=True)
 class CameraHealth:
-    """Seconds since a camera's newest image (None: no image yet), and images per second."""
+    """What a camera sends.
 
-    age: float | None
+    Attributes:
+        ages: seconds since the newest message of each stream; None: none yet.
+        rate: images per second.
+        silent: the streams of which nothing has come for `SILENCE` seconds; without images, the images alone.
+    """
+
+    ages: Mapping[str, float | None]
     rate: float
+    silent: frozenset[str]
 
 
 @dataclass(eq=False)
@@ -85,7 +92,7 @@ class Camera:
         self._on_image = on_image
         self._opened = time.monotonic()
         self._latched: Any = None
-        self._warned: set[str] = set()
+        self._warned: frozenset[str] = frozenset()
         self._of_another_frame: set[str] = set()
         self._streams = _Streams()
         self._compressed = parameters.transport == "compressed"
@@ -256,27 +263,43 @@ class Camera:
         return ", ".join(f"{stream} {topic}" for stream, topic in self._topics.items())
 
     @property
+    def companions(self) -> list[str]:
+        """The streams that are subscribed to beside the images."""
+        return [stream for stream in self._subscriptions if stream != "image"]
+
+    @property
     def health(self) -> CameraHealth:
-        """Age of the newest image, and the rate at which images come."""
+        """What comes of each stream now."""
         now = time.monotonic()
+        newest = self._newest()
         with self._streams.lock:
-            receipts = list(self._streams.receipts)
-        if not receipts:
-            return CameraHealth(None, 0.0)
-        recent = [received for received in receipts if now - received < SILENCE]
+            recent = [received for received in self._streams.receipts if now - received < SILENCE]
         span = now - recent[0] if recent else 0.0
-        return CameraHealth(now - receipts[-1], len(recent) / span if span > 0 else 0.0)
+        return CameraHealth(
+            ages={stream: now - arrival.received if arrival else None for stream, arrival in newest.items()},
+            rate=len(recent) / span if span > 0 else 0.0,
+            silent=self._silent(now, newest),
+        )
+
+    def _newest(self) -> dict[str, Arrival | None]:
+        """The newest message of each stream; None before the first."""
+        streams = self._streams
+        with streams.lock:
+            return {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}
+
+    def _quiet_for(self, arrival: Arrival | None, now: float) -> float:
+        """Seconds since the newest message of a stream, or since it was subscribed to."""
+        return now - (arrival.received if arrival else self._opened)
+
+    def _silent(self, now: float, newest: Mapping[str, Arrival | None]) -> frozenset[str]:
+        silent = {stream for stream in self._subscriptions if self._quiet_for(newest[stream], now) > SILENCE}
+        if newest["camera_info"]:  # which may come once and never again
+            silent.discard("camera_info")
+        return frozenset({"image"} if "image" in silent else silent)
 
     def warn_if_silent(self) -> None:
-        """Log a warning for each stream that has fallen silent, once per silence; without images, for the images alone.
-
-        CameraInfo may come once and never again.
-        """
-        silent = {stream for stream in self._subscriptions if self._quiet_for(stream) > SILENCE}
-        if self._streams.infos.last is not None:
-            silent.discard("camera_info")
-        if "image" in silent:
-            silent = {"image"}
+        """Log a warning for each stream that has fallen silent, once per silence."""
+        silent = self.health.silent
         for stream in sorted(silent - self._warned):
             self._node.get_logger().warning(self.why_silent(stream))
         self._warned = silent
@@ -292,11 +315,5 @@ class Camera:
             if self.parameters.qos == "reliable" and "best_effort" in offered:
                 heard += f"; set {self.name}.qos to sensor_data to hear them"
         where = f"{self._topics[stream]} (QoS {self.parameters.qos})"
-        return f"camera {self.name}: no {stream} for {min(SILENCE, self._quiet_for(stream)):.2g} s on {where}: {heard}"
-
-    def _quiet_for(self, stream: str) -> float:
-        """Seconds since its last message, or since it was subscribed to."""
-        streams = self._streams
-        with streams.lock:
-            newest = {"image": streams.image, "depth": streams.depths.last, "camera_info": streams.infos.last}[stream]
-        return time.monotonic() - (newest.received if newest else self._opened)
+        quiet = self._quiet_for(self._newest()[stream], time.monotonic())
+        return f"camera {self.name}: no {stream} for {min(SILENCE, quiet):.2g} s on {where}: {heard}"

@@ -7,7 +7,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from lisa_ros.cameras import SILENCE, Camera
+from lisa_ros.cameras import Camera
 from lisa_ros.model import Model
 from lisa_ros.questions import Code
 from lisa_ros.statistics import Statistics
@@ -52,11 +52,19 @@ def camera_status(camera: Camera) -> DiagnosticStatus:
         ("topic", camera.topic),
         ("qos", camera.parameters.qos),
         ("rate, Hz", f"{health.rate:.1f}"),
-        ("age of the newest frame, s", "none yet" if health.age is None else f"{health.age:.3f}"),
+        ("age of the newest frame, s", _age(health.ages["image"])),
     ]
-    if health.age is None or health.age > SILENCE:
+    values += [(f"age of the newest {stream}, s", _age(health.ages[stream])) for stream in camera.companions]
+    if health.ages["image"] is None or "image" in health.silent:
         return _status(f"camera {camera.name}", DiagnosticStatus.WARN, "silent", values)
+    if health.silent:
+        text = f"{health.rate:.1f} Hz, but no {' and no '.join(sorted(health.silent))}"
+        return _status(f"camera {camera.name}", DiagnosticStatus.WARN, text, values)
     return _status(f"camera {camera.name}", DiagnosticStatus.OK, f"{health.rate:.1f} Hz", values)
+
+
+def _age(seconds: float | None) -> str:
+    return "none yet" if seconds is None else f"{seconds:.3f}"
 
 
 def idle_camera_status(name: str, topic: str, state: str) -> DiagnosticStatus:

@@ -47,6 +47,11 @@ def eventually(condition: Callable[[], T], what: str = "", patience: float = PAT
     return value
 
 
+def values(status: Any) -> dict[str, str]:
+    """The pairs of a DiagnosticStatus."""
+    return {pair.key: pair.value for pair in status.values}
+
+
 @contextlib.contextmanager
 def own_graph() -> Iterator[None]:
     """A ROS graph for this process and its children only."""

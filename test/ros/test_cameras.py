@@ -8,13 +8,15 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from harness import Robot, eventually, lisa
+from diagnostic_msgs.msg import DiagnosticStatus
+from harness import Robot, eventually, lisa, values
 from numpy.typing import NDArray
 from scenes import box_of, found, scene
 from sensor_msgs.msg import CompressedImage, Image
 
 from lisa_ros import cameras
 from lisa_ros.client import mask_array
+from lisa_ros.diagnostics import camera_status
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.questions import Code
 
@@ -173,14 +175,39 @@ def test_the_rate_is_that_of_the_last_seconds(robot: Robot, monkeypatch: pytest.
     clock = [0.0]
     monkeypatch.setattr(cameras, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
     camera = cameras.Camera(robot.node, "still", CameraParameters(image="/still/image"), lambda: None)
-    assert camera.health == cameras.CameraHealth(None, 0.0)
+    assert (camera.health.ages["image"], camera.health.rate) == (None, 0.0)
     for now in (100.0, 100.5, 110.0, 110.25, 110.5):
         clock.append(now)
         camera._keep_image(b"")
     clock.append(111.5)
-    assert camera.health == cameras.CameraHealth(1.0, 2.0)
+    assert (camera.health.ages["image"], camera.health.rate) == (1.0, 2.0)
     clock.append(120.0)
-    assert camera.health == cameras.CameraHealth(9.5, 0.0)
+    assert (camera.health.ages["image"], camera.health.rate) == (9.5, 0.0)
+    camera.close()
+
+
+def test_diagnostics_tell_of_depth_that_has_fallen_silent(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(cameras, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    parameters = CameraParameters(image="/deep/image", depth="/deep/depth", camera_info="/deep/info")
+    camera = cameras.Camera(robot.node, "deep", parameters, lambda: None)
+    assert (camera_status(camera).level, camera_status(camera).message) == (DiagnosticStatus.WARN, "silent")
+    assert values(camera_status(camera))["age of the newest depth, s"] == "none yet"
+    camera._keep_depth(b"")
+    for now in (101.0, 104.0, 106.0):
+        clock.append(now)
+        camera._keep_image(b"")
+    without = camera_status(camera)
+    assert (without.level, without.message) == (DiagnosticStatus.WARN, "1.0 Hz, but no camera_info and no depth")
+    assert values(without)["age of the newest depth, s"] == "6.000"
+    camera._keep_info(b"")
+    camera._keep_depth(b"")
+    assert (camera_status(camera).level, camera_status(camera).message) == (DiagnosticStatus.OK, "1.0 Hz")
+    clock.append(130.0)
+    camera._keep_image(b"")
+    camera._keep_depth(b"")
+    assert camera_status(camera).level == DiagnosticStatus.OK, "a CameraInfo may come once and never again"
+    assert values(camera_status(camera))["age of the newest camera_info, s"] == "24.000"
     camera.close()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from harness import PATIENCE, Robot, camera, eventually, lisa
+from harness import PATIENCE, Robot, camera, eventually, lisa, values
 from lisa_ros.msg import Answer
 from scenes import box_of, scene
 from std_msgs.msg import String
@@ -63,10 +63,6 @@ def status(diagnostics: list[Any], name: str) -> Any:
     diagnostics.clear()
     array = eventually(lambda: diagnostics and diagnostics[-1])
     return next(status for status in array.status if status.name == f"lisa: {name}")
-
-
-def values(status: Any) -> dict[str, str]:
-    return {pair.key: pair.value for pair in status.values}
 
 
 def test_every_new_frame_is_answered_until_the_instruction_is_empty(robot: Robot, answers: list[Any]) -> None:
