@@ -6,8 +6,8 @@ OpenCV. It calls ROS's own where that is installed, works in a trial, and reads 
 shears images whose row padding is no whole number of pixels, and refuses half of the encodings below.
 
 Encodings are those of sensor_msgs/image_encodings.hpp. What ROS's own does not do: `8UC1` and `8UC3` are converted, as
-`mono8` and `bgr8`; so are `uyvy`, `yuyv`, `nv21` and `nv24`; mono16 becomes 8 bit by its high byte; damaged and
-oversized compressed images are refused.
+`mono8` and `bgr8`; so are `uyvy`, `yuyv`, `nv21` and `nv24`; mono16 becomes 8 bit by its high byte; compressed Bayer
+images get their colours; compressed images that are cut off or too large are refused.
 """
 
 import array
@@ -112,21 +112,27 @@ class CvBridge:
         """The pixels of a JPEG or PNG as stored in the file; a rotation in a JPEG's EXIF is ignored.
 
         Args:
-            cmprs_img_msg: its `format` is ignored, for drivers differ in what they write there.
+            cmprs_img_msg: its `format` says whether a Bayer pattern was compressed, or depth, as in `16UC1; png ...`;
+                all else in it is ignored, for drivers differ in what they write there.
             desired_encoding: rgb8, bgr8, rgba8, bgra8, mono8 (16 bit become 8 by the high byte; an alpha channel is
                 dropped), or "passthrough": not converted, colours in the order of bgr8 and bgra8.
 
         Raises:
-            CvBridgeError: neither JPEG nor PNG, damaged, cut off, or more than `MAX_COMPRESSED_PIXELS`.
+            CvBridgeError: neither JPEG nor PNG, not to be decoded, cut off, or more than `MAX_COMPRESSED_PIXELS`; or
+                not the Bayer pattern that `format` says.
         """
         data = bytes(cmprs_img_msg.data)
         _check_compressed(data)
-        passthrough = desired_encoding == PASSTHROUGH
-        flags = cv2.IMREAD_UNCHANGED if passthrough else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+        passthrough, kept = desired_encoding == PASSTHROUGH, _kept_encoding(cmprs_img_msg.format)
+        as_it_is = passthrough or kept
+        flags = cv2.IMREAD_UNCHANGED if as_it_is else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
         if image is None:
             raise CvBridgeError(f"the {len(data)} bytes of compressed image are damaged")
-        return image if passthrough else _recode(cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image), desired_encoding)
+        if passthrough:
+            return image
+        rgb = _rgb_of_kept(image, kept) if kept else cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+        return _recode(rgb, desired_encoding)
 
     def cv2_to_imgmsg(self, cvim: NDArray[Any], encoding: str = PASSTHROUGH, header: Header | None = None) -> Image:
         """A message of the (H, W) or (H, W, channels) array, copied once.
@@ -262,6 +268,21 @@ def _buffer(pixels: NDArray[Any]) -> "array.array[int]":
     buffer = array.array("B")
     buffer.frombytes(np.ascontiguousarray(pixels).reshape(-1).view(np.uint8).data)
     return buffer
+
+
+def _kept_encoding(compressed_format: str) -> str:
+    """The encoding of pixels that image_transport compressed as they were, or ''; colours it makes bgr8 before."""
+    encoding, semicolon, _ = compressed_format.partition(";")
+    kept = encoding.startswith("bayer_") or (encoding.partition("C")[0] in _GENERIC_TYPES.keys() - {"8U"})
+    return encoding if semicolon and kept else ""
+
+
+def _rgb_of_kept(pixels: NDArray[Any], encoding: str) -> NDArray[Any]:
+    """(H, W, 3) uint8 RGB of pixels as they were compressed."""
+    name, _ = _layout(encoding)
+    if encoding in _TO_RGB and (pixels.dtype != np.dtype(name) or pixels.ndim != 2):
+        raise CvBridgeError(f"the compressed image is said to be {encoding}, but is {pixels.dtype}{pixels.shape}")
+    return _rgb(pixels, encoding)
 
 
 def _check_compressed(data: bytes) -> None:

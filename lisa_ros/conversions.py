@@ -39,7 +39,7 @@ def to_rgb(image: Image) -> NDArray[np.uint8]:
 def to_rgb_compressed(image: CompressedImage) -> NDArray[np.uint8]:
     """(H, W, 3) RGB, contiguous.
 
-    Raises ImageError if the data is neither JPEG nor PNG, or is damaged, cut off or too large.
+    Raises ImageError if the data is neither JPEG nor PNG, is cut off or too large, or holds depth.
     """
     with _image_errors():
         return _bridge.compressed_imgmsg_to_cv2(image, "rgb8")
@@ -71,9 +71,10 @@ def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
     fx, _, cx, _, _, fy, cy, *_ = (float(number) for number in info.p)
     if fx == 0:  # the driver fills in K only
         fx, _, cx, _, fy, cy, *_ = (float(number) for number in info.k)
+    fx, fy = fx / binning_x, fy / binning_y
     if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
         return None
-    return Intrinsics(fx / binning_x, fy / binning_y, (cx - roi.x_offset) / binning_x, (cy - roi.y_offset) / binning_y)
+    return Intrinsics(fx, fy, (cx - roi.x_offset) / binning_x, (cy - roi.y_offset) / binning_y)
 
 
 def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str, header: Header) -> Image:

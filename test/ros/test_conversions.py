@@ -128,6 +128,38 @@ class TestToRgbCompressed:
         bgra = np.dstack((random_rgb()[..., ::-1], np.zeros(SIZE, np.uint8)))
         assert np.array_equal(conversions.to_rgb_compressed(compressed(bgra)), random_rgb())
 
+    @pytest.mark.parametrize("kind", [".png", ".jpg"])
+    @pytest.mark.parametrize("encoding", ["bayer_rggb8", "bayer_bggr8", "bayer_gbrg8", "bayer_grbg8"])
+    def test_a_bayer_pattern_gets_its_colours(self, encoding, kind):
+        """As image_transport publishes it: the pattern is compressed, and named before the semicolon."""
+        pattern = compressed(random_rgb()[..., 0], kind)
+        pattern.format = f"{encoding}; {kind[1:]} compressed "
+        stored = cv2.imdecode(np.array(pattern.data), cv2.IMREAD_UNCHANGED)
+        raw = Image(height=48, width=64, encoding=encoding, step=64, data=stored.tobytes())
+        assert np.array_equal(conversions.to_rgb_compressed(pattern), conversions.to_rgb(raw))
+
+    @pytest.mark.parametrize(
+        "told", ["rgb8; png compressed bgr8", "mono8; png compressed ", "bayer_rggb8", "8UC3; png"]
+    )
+    def test_any_other_format_changes_nothing(self, told):
+        image = compressed(random_rgb()[..., ::-1])
+        image.format = told
+        assert np.array_equal(conversions.to_rgb_compressed(image), random_rgb())
+
+    @pytest.mark.parametrize(
+        ("told", "dtype", "because"),
+        [
+            ("16UC1; png compressed ", np.uint16, "'16UC1' holds measurements"),
+            ("bayer_rggb16; png compressed ", np.uint16, "'bayer_rggb16' is unknown"),
+            ("bayer_rggb8; png compressed ", np.uint16, r"said to be bayer_rggb8, but is uint16\(48, 64\)"),
+        ],
+    )
+    def test_measurements_and_deep_patterns_are_refused(self, told, dtype, because):
+        image = compressed(np.ones(SIZE, dtype))
+        image.format = told
+        with pytest.raises(ImageError, match=because):
+            conversions.to_rgb_compressed(image)
+
     @pytest.mark.parametrize("channels", [1, 3, 4])
     def test_16_bit_become_8_by_the_high_byte(self, channels):
         deep = np.random.default_rng(2).integers(0, 1 << 16, (*SIZE, channels), np.uint16)
@@ -246,6 +278,10 @@ class TestIntrinsics:
     )
     def test_of_none(self, k):
         assert conversions.intrinsics(camera_info(k=k), (480, 640)) is None
+
+    def test_of_numbers_that_binning_makes_zero(self):
+        k = [5e-324, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]
+        assert conversions.intrinsics(camera_info(k=k, binning_x=2), (480, 320)) is None
 
     def test_of_another_size(self):
         assert conversions.intrinsics(camera_info(), (720, 1280)) is None
