@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lisa_core import files, overlay
 from lisa_core.answer import Answer
+from lisa_core.errors import ImageError
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def replace(names: Names, contents: Mapping[Path, bytes]) -> None:
     """Writes the files of an answer, all or none, in place of those of an earlier answer of the same name.
 
     Raises:
+        ImageError: the JSON that would be replaced is no answer, but somebody's, such as labels beside a picture.
         OSError: one of them could not be written.
     """
     earlier = _masks_before(names)
@@ -88,12 +90,15 @@ def replace(names: Names, contents: Mapping[Path, bytes]) -> None:
 def _masks_before(names: Names) -> set[Path]:
     """The masks that the JSON of an earlier answer names; what else lies there is somebody's."""
     try:
-        segments = json.loads(names.json.read_bytes())["segments"]
+        answer = json.loads(names.json.read_bytes())
+        _, _, segments = (answer[key] for key in ("question", "text", "segments"))
         return {
             names.mask(index) for index, segment in enumerate(segments) if segment["mask"] == names.mask(index).name
         }
-    except (OSError, ValueError, LookupError, TypeError):
+    except FileNotFoundError:
         return set()
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ImageError(f"{names.json} is there and is no answer of an earlier run; choose another --out.") from error
 
 
 def as_json(content: Any) -> bytes:

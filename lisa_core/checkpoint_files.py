@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from lisa_core.errors import CheckpointError
+from lisa_core.errors import CheckpointError, brief
 
 V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
 """What a v0 checkpoint has beside the language model; its index of shards does not name them."""
@@ -55,7 +55,7 @@ def _read_index(index: Path) -> dict[str, str]:
     try:
         shard_of = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is no readable index of shards ({error!r}); fetch it again.") from error
+        raise CheckpointError(f"{index} is no readable index of shards ({brief(error)}); fetch it again.") from error
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     for shard in shard_of.values():
         if not isinstance(shard, str) or Path(shard).name != shard or Path(shard).suffix != suffix:

@@ -136,7 +136,6 @@ class LisaEngine:
         )
         resolved = loading.resolve_precision(precision, target, opened.quantised)
         loading.check_limit(opened, resolved, target, memory_limit)
-        loading.check_host(opened, resolved, target)
         model = loading.load(opened, resolved, target, on_progress)
         of_checkpoint = (model, opened.tokenizer, opened.layout, opened.template)
         with loading.fitting(resolved, target):

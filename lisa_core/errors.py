@@ -69,6 +69,11 @@ def installing(extra: str) -> str:
     return f"pip install '.[{extra}]' in the clone of this package"
 
 
+def brief(error: BaseException) -> str:
+    """Its type and the first line of what it says; the `repr` of a UnicodeDecodeError has the whole file in it."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def first_line(error: BaseException) -> str:
     """What it says, without what libraries add about themselves; its type if it says nothing."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -93,6 +93,18 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
             temporary.unlink(missing_ok=True)
 
 
+def prepare(path: Path) -> None:
+    """Makes the folder of a file that long work will end in, and tries to write there; raises OSError if that fails."""
+    if path.exists() and not path.is_file():  # a device or pipe
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
 def check_free(out: Path) -> None:
     """Raises LisaError if there is something where a new folder shall be."""
     if out.exists():

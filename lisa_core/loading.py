@@ -100,6 +100,7 @@ def load(
         DeviceError: the GPU does not work, whatever it is asked.
     """
     dtype = compute_dtype(precision, device)
+    check_host(checkpoint, precision, device)
     with fitting(precision, device):
         _try_device(device)
     model = Lisa.on_meta(checkpoint.shape)
@@ -223,5 +224,5 @@ def check_limit(opened: Checkpoint, precision: ResolvedPrecision, device: torch.
         raise CheckpointError(
             f"{opened.folder} in {precision} takes {weights / _GIB:.2f} GiB of weights and up to {cache / _GIB:.2f} GiB"
             f" of KV cache and a frame, together {(weights + cache) / _GIB:.2f} GiB, over the memory limit of"
-            f" {limit:.2f} GiB; raise the limit, or choose a smaller precision or checkpoint."
+            f" {limit:g} GiB; raise the limit, or choose a smaller precision or checkpoint."
         )

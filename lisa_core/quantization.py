@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lisa_core.errors import CheckpointError, is_out_of_memory
+from lisa_core.errors import CheckpointError, brief, is_out_of_memory
 from lisa_core.model import nf4
 from lisa_core.model.nf4 import Nf4
 from lisa_core.options import Layout
@@ -130,7 +130,7 @@ def restored_weight(
         if is_out_of_memory(error):
             raise
         raise CheckpointError(
-            f"The 4-bit statistics of {name} are damaged ({error!r}); fetch its file again."
+            f"The 4-bit statistics of {name} are damaged ({brief(error)}); fetch its file again."
         ) from error
     if not fits:
         raise CheckpointError(f"The 4-bit statistics of {name} are not those of its weight; fetch its file again.")

@@ -10,7 +10,7 @@ from typing import Any
 from rclpy.node import Node
 
 import lisa_core
-from lisa_core.errors import Cancelled, DeviceError, ImageError, OutOfMemoryError, PromptError
+from lisa_core.errors import Cancelled, DeviceError, ImageError, OutOfMemoryError, PromptError, brief
 from lisa_core.geometry import SurfacePoints, deproject
 from lisa_ros import conversions
 from lisa_ros.conversations import Conversation, Turn
@@ -73,7 +73,7 @@ class Answerer:
             try:
                 self._ask_together(asked, end)
             except BaseException as error:  # asked one by one, only the question that causes it fails
-                self._logger.info(f"{len(asked)} questions together failed with {error!r}: asking one by one")
+                self._logger.info(f"{len(asked)} questions together failed with {brief(error)}: asking one by one")
         for one in asked:
             if not one.ended:
                 with self._failing_alone(one.ticket, end):

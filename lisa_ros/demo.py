@@ -33,7 +33,7 @@ from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import answer_text, plain, readable, segment_style
 from lisa_core.errors import LisaError
 from lisa_core.options import CHECKPOINT
-from lisa_core.signals import ended_in_order, postponed
+from lisa_core.signals import postponed
 from lisa_ros import recording
 from lisa_ros.client import AskError, Reply, ask
 from lisa_ros.contact_sheet import Shown, box, contact_sheet, position
@@ -63,12 +63,7 @@ PR_SET_PDEATHSIG = 1
 LAST_LINES = 20
 """Lines of the node's log that are shown when something fails."""
 
-app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = terminal.program()
 
 
 class DemoError(LisaError):
@@ -76,13 +71,8 @@ class DemoError(LisaError):
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs the demo and exits.
-
-    0 answered, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 terminated, 129 hung up.
-    """
-    with ended_in_order():
-        app(args=None if argv is None else list(argv), prog_name="lisa_demo")
-    sys.exit(0)
+    """Runs the demo and exits, as `terminal.run` says."""
+    terminal.run(app, argv, "lisa_demo")
 
 
 @app.command()
@@ -127,7 +117,9 @@ def demo(
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
-        terminal.fail(f"{error.strerror}: {error.filename}")
+        if terminal.is_of_stdout(error):
+            raise
+        terminal.fail(terminal.cause(error, out))
     terminal.stdout().print(plain("picture ", "dim"), plain(str(sheet)))
     if checkpoint == CHECKPOINT:
         terminal.stdout().print(

@@ -36,23 +36,17 @@ SHORTEST_ROUND = 1 / 40
 WAIT_INTERVAL = 0.05
 """Seconds between two checks for subscribers."""
 
-app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = terminal.program()
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
-    """Runs the command and exits: 0 played or stopped by Ctrl-C, 1 the bag is damaged, 2 wrong usage."""
+    """Runs the command and exits, as `terminal.run` says; 0 also if Ctrl-C stopped it."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         own = remove_ros_args(arguments)
     except RuntimeError as error:  # rcl's
         refuse(error)
-    app(args=own, prog_name="play", obj=arguments)
-    sys.exit(0)
+    terminal.run(app, own, "play", arguments)
 
 
 @app.command()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lisa_core import coco
 from lisa_core.answer import Answer, Box, Segment
-from lisa_core.errors import LisaError
+from lisa_core.errors import LisaError, brief
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
 from lisa_core.json_lines import JsonLines, encoded, whole_lines
@@ -169,7 +169,7 @@ def read_records(path: Path) -> list[Record]:
     try:
         return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
     except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise RecordError(f"{path} is no file of answers that replay wrote: {error!r}.") from error
+        raise RecordError(f"{path} is no file of answers that replay wrote: {brief(error)}.") from error
 
 
 class Journal:
@@ -198,7 +198,7 @@ class Journal:
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
         except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            raise RecordError(f"{self.path} is damaged ({error!r}): delete it to start again.") from error
+            raise RecordError(f"{self.path} is damaged ({brief(error)}): delete it to start again.") from error
         if changed:
             raise RecordError(
                 f"{self.path} has the answers of a run that was not finished, and of which this one differs in "

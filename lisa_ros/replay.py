@@ -1,7 +1,6 @@
 """`replay`: asks about the frames of a bag, without a ROS graph; also a regression test of answers."""
 
 import math
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from lisa_core.errors import LisaError
 from lisa_core.hub import state_of
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
-from lisa_core.signals import ended_in_order
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
 from lisa_ros.bags import BagReader, TopicError, discard_unfinished, typestore, write_bag
@@ -45,19 +43,12 @@ from lisa_ros.records import (
 OUTPUTS = {"/lisa/answer": "lisa_ros/msg/Answer", "/lisa/mask": IMAGE, "/lisa/overlay": IMAGE}
 """Topics of the bag that is written, with their types; named like those of a node with the default name."""
 
-app = typer.Typer(
-    context_settings={"help_option_names": ["-h", "--help"]},
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-)
+app = terminal.program()
 
 
 def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> NoReturn:
-    """Runs the command and exits: 0 all answered, 1 something failed or differs, 2 wrong usage, 143 terminated."""
-    with ended_in_order():
-        app(args=None if argv is None else list(argv), prog_name="replay", obj=load)
-    sys.exit(0)
+    """Runs the command and exits, as `terminal.run` says; 1 also if answers differ from those expected."""
+    terminal.run(app, argv, "replay", load)
 
 
 @app.command()

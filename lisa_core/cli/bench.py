@@ -90,9 +90,14 @@ def bench(
     """
     if shape and checkpoint:
         raise typer.BadParameter("give --shape or --checkpoint, not both")
+    if json_file and chart and json_file.resolve() == chart.resolve():
+        raise typer.BadParameter("--json and --chart cannot go into one file; name a file for each")
+    from lisa_core import files
     from lisa_core.benchmark.report import differing
 
     try:
+        for path in filter(None, (json_file, chart)):
+            files.prepare(path)
         if chart:
             from lisa_core.benchmark.chart import check_available
 
@@ -100,10 +105,14 @@ def bench(
         with progress(MofNCompleteColumn(), TimeElapsedColumn()) as bars:
             subject, peaks = _load(shape or "small", checkpoint, precision, device, vision_tower, template, bars)
             report = _measure(subject, runs, baseline, peaks, bars)
+        written = _write(report, json_file, chart)
     except LisaError as error:
         terminal.fail(str(error))
+    except OSError as error:
+        terminal.fail(terminal.cause(error, "the results"))
     terminal.stdout().print(_tables(report))
-    _write(report, json_file, chart)
+    for path in written:
+        terminal.stdout().print(plain(str(path), "dim"))
     if report["equal"] is False and report["settings"]["precision"] == "fp32":
         names = ", ".join(differing(report["cases"]))
         terminal.fail(f"The answers of {names} are not those of the baseline: this is a bug in what is kept.")
@@ -179,7 +188,8 @@ def _picture() -> "NDArray[np.uint8]":
     return (colours + noise).astype(np.uint8)
 
 
-def _write(report: dict[str, Any], json_file: Path | None, chart: Path | None) -> None:
+def _write(report: dict[str, Any], json_file: Path | None, chart: Path | None) -> list[Path]:
+    """Writes the results that are wanted as files; returns their names."""
     from lisa_core import files
     from lisa_core.answer_files import as_json
 
@@ -188,12 +198,8 @@ def _write(report: dict[str, Any], json_file: Path | None, chart: Path | None) -
         from lisa_core.benchmark.chart import png
 
         contents[chart] = png(report)
-    try:
-        files.write_whole(contents)
-    except OSError as error:
-        terminal.fail(terminal.cause(error, "the results"))
-    for path in contents:
-        terminal.stdout().print(plain(str(path), "dim"))
+    files.write_whole(contents)
+    return list(contents)
 
 
 def _tables(report: dict[str, Any]) -> Group:

@@ -57,14 +57,19 @@ class Targets:
 
     def prepare(self, data: Path) -> None:
         """Makes the folders; raises OSError, or BadParameter for a file that would lie among the data."""
-        files = [path for path in (self.json, self.csv, self.sheet) if path]
-        if len({path.resolve() for path in files}) < len(files):
+        from lisa_core import files
+
+        targets = [path for path in (self.json, self.csv, self.sheet) if path]
+        if len({path.resolve() for path in targets}) < len(targets):
             raise typer.BadParameter("two kinds of results cannot go into one file; name a file for each")
-        folders = [path.parent for path in files]
-        for folder in (*folders, self.masks) if self.masks else folders:
-            if folder.resolve() == data.resolve():
-                raise typer.BadParameter(f"{data} has the data that are evaluated; choose another folder for results")
-            folder.mkdir(parents=True, exist_ok=True)
+        if data.resolve() in {
+            folder.resolve() for folder in (*(path.parent for path in targets), self.masks) if folder
+        }:
+            raise typer.BadParameter(f"{data} has the data that are evaluated; choose another folder for results")
+        for path in targets:
+            files.prepare(path)
+        if self.masks:
+            self.masks.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager

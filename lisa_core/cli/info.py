@@ -72,7 +72,7 @@ def _facts(opened: "Checkpoint") -> dict[str, Any]:
         "memory": {
             device: {
                 precision: estimate_memory(opened, precision, torch.device(device))
-                for precision in get_args(ResolvedPrecision)
+                for precision in (("nf4",) if opened.quantised else get_args(ResolvedPrecision))
             }
             for device in DEVICES
         },

@@ -139,9 +139,10 @@ def tabletop(
 
     Where one thing of the kind is clearly seen, it is a label by its name, and
     another one by instructions with it (Where is the teapot?) and --question,
-    with answers as the bundled model gives them. --others keeps it from forgetting
-    the rest: colours, places, uses, and to say that something is not there; alone,
-    it makes a set of reminders, for a second folder of [b]lisa finetune[/b].
+    with answers as the bundled model gives them. --others keeps it from
+    forgetting the rest: colours, places, uses, and to say that something is
+    not there; alone, it makes a set of reminders, for a second folder of
+    [b]lisa finetune[/b].
 
     $ lisa tabletop render scenes --scenes 40 --with teapot
     $ lisa label tabletop scenes --kind teapot --out teapots

@@ -30,7 +30,9 @@ def tabletop() -> None:
 
 @app.command()
 def render(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the scenes; those in it stay.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", file_okay=False, help="Folder for the scenes; those in it stay.")
+    ],
     scenes: Annotated[int, typer.Option(min=1, help="How many the folder shall have.")] = 50,
     seed: Annotated[int, typer.Option(min=0, help="Of the first scene; the next has the next.")] = 0,
     guest: Annotated[
@@ -55,6 +57,9 @@ def render(
 
     $ lisa tabletop render scenes --scenes 1000 --workers 2
     $ lisa tabletop render teapots --scenes 40 --with teapot
+
+    [b]Exit codes[/b]: 0; 1 a scene cannot be drawn or written; 2 wrong usage;
+    130 stopped.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)

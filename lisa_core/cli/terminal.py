@@ -1,10 +1,12 @@
 """Output of the commands: results on stdout, everything else on stderr."""
 
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -13,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lisa_core.answer import Answer
+from lisa_core.signals import ended_in_order
 
 SEG = "[SEG]"
 _UNREADABLE = "\ufffd"
@@ -22,9 +25,58 @@ _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, e
 """What a write fails with when its target is full or closed."""
 
 
-def group(about: str, **more: Any) -> typer.Typer:
-    """A command that has subcommands, or `lisa` itself; `more` goes to Typer."""
-    return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode="rich", **more)
+def program(**more: Any) -> typer.Typer:
+    """What `run` runs: a command of its own; `more` goes to Typer."""
+    return typer.Typer(
+        rich_markup_mode="rich",
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        **more,
+    )
+
+
+def group(about: str) -> typer.Typer:
+    """A command of a program that has subcommands."""
+    return typer.Typer(help=about, no_args_is_help=True, rich_markup_mode="rich")
+
+
+def run(app: typer.Typer, argv: Sequence[str] | None, name: str, passed_on: object = None) -> NoReturn:
+    """Runs a program and exits.
+
+    0 done, 1 something failed, 2 wrong usage, 130 stopped by Ctrl-C, 143 terminated, 129 hung up.
+
+    Args:
+        argv: its arguments; None: the process's.
+        name: what it is called, for people.
+        passed_on: the context's `obj`.
+    """
+    code: object = 0
+    told = sys.stdout is not None
+    _make_streams()
+    try:
+        with ended_in_order():
+            app(args=None if argv is None else list(argv), prog_name=name, obj=passed_on)
+    except SystemExit as ended:
+        code = ended.code
+    except OSError as error:
+        if took_all() and not is_of_stdout(error):
+            raise
+        told = False
+    if (took_all() and told) or code:
+        raise SystemExit(code)
+    complain("Standard output is full or closed; what was to be written there is lost.")
+    sys.exit(1)
+
+
+def _make_streams() -> None:
+    """Stands in for streams that are closed, where Python has None, and replaces what an encoding lacks by `?`."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115 - until the process ends
+        elif mode == "w" and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def stdout() -> Console:

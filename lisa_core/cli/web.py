@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import tempfile
 from pathlib import Path
 from typing import Annotated
@@ -55,6 +56,12 @@ def web(
             terminal.fail(f"lisa web needs Gradio, which does not import here ({error}); {installing('web')}.")
         from lisa_core.web.session import Inference, Sessions
 
+        try:
+            _try_address(host, port)
+        except OSError as error:
+            terminal.fail(
+                f"{host}:{port} cannot be listened on ({error.strerror or error}); choose another --host or --port."
+            )
         engine = loaded(context.obj, model)
         inference = Inference(engine, max_new_tokens, max_segments)
         page = Page(Sessions(inference), f"{engine.checkpoint}, {engine.precision} on {engine.device}", Path(scratch))
@@ -68,3 +75,11 @@ def web(
             page.close()
             inference.close()
             engine.close()
+
+
+def _try_address(host: str, port: int) -> None:
+    """Listens there for a moment, before the model takes its time to load; raises OSError if that fails."""
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    with socket.socket(family, kind) as trial:
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        trial.bind(address)

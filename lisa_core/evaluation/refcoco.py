@@ -16,7 +16,7 @@ from typing import Any
 
 from lisa_core import files
 from lisa_core.coco import layers_of
-from lisa_core.errors import DatasetError
+from lisa_core.errors import DatasetError, brief
 from lisa_core.reasonseg import Sample, digest_of, json_of, question
 
 _CONVERT = (
@@ -121,7 +121,7 @@ class RefCoco:
                 entry for each in sorted(whole, key=itemgetter("image_id")) for entry in self._entries(path, each)
             ]
         except (KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path} is no list of references ({error!r}).") from error
+            raise DatasetError(f"{path} is no list of references ({brief(error)}).") from error
         entries += [
             f"{path}: reference {each.get('ref_id', '?')} has no {', '.join(sorted(_PARTS - each.keys()))}."
             for each in chosen
@@ -163,7 +163,7 @@ class RefCoco:
         try:
             return {name: {each["id"]: each for each in content[name]} for name in ("images", "annotations")}
         except (KeyError, TypeError) as error:
-            raise DatasetError(f"{path} is no COCO file of instances ({error!r}).") from error
+            raise DatasetError(f"{path} is no COCO file of instances ({brief(error)}).") from error
 
 
 def _is_in(name: str, split: str) -> bool:

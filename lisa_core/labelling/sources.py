@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lisa_core import coco
-from lisa_core.errors import DatasetError
+from lisa_core.errors import DatasetError, brief
 from lisa_core.reasonseg import json_of
 from lisa_core.template import SEG
 
@@ -92,7 +92,7 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
             found[item["image_id"], item["category_id"]].append(item)
         stems = [Path(str(item["file_name"])).stem for item in images.values()]
     except (KeyError, TypeError) as error:
-        raise DatasetError(f"{annotations} is no COCO file of instances ({error!r}).") from error
+        raise DatasetError(f"{annotations} is no COCO file of instances ({brief(error)}).") from error
     twice = sorted(stem for stem, count in Counter(stems).items() if count > 1)
     if twice:
         raise DatasetError(f"{annotations} has several pictures named {', '.join(twice[:5])}; give each its own name.")
@@ -149,7 +149,7 @@ def from_answers(
                     )
                 )
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise DatasetError(f"{answers} has no answers of a replay: {error!r}.") from error
+        raise DatasetError(f"{answers} has no answers of a replay: {brief(error)}.") from error
     return labels, faults
 
 

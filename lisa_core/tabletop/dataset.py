@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lisa_core.errors import DatasetError
+from lisa_core.errors import DatasetError, brief
 from lisa_core.files import png, write_whole
 from lisa_core.tabletop.kinds import Kind
 from lisa_core.tabletop.render import Renderer
@@ -63,7 +63,7 @@ def load_scene(folder: Path, index: int) -> Scene:
     try:
         return scene_from(json.loads(path.read_text())["scene"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(f"{path} is no rendered scene, or damaged ({error!r}); take another folder.") from error
+        raise DatasetError(f"{path} is no rendered scene, or damaged ({brief(error)}); take another folder.") from error
 
 
 def scene_from(record: dict[str, Any]) -> Scene:

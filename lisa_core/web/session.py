@@ -37,6 +37,7 @@ class Inference:
         self._max_new_tokens = max_new_tokens
         self._max_segments = max_segments
         self._thread = ThreadPoolExecutor(1, "inference")
+        self._cancels: set[threading.Event] = set()
 
     def encode(self, rgb: NDArray[np.uint8]) -> "Frame":
         """Encodes a picture, (H, W, 3) uint8 RGB."""
@@ -47,6 +48,7 @@ class Inference:
     ) -> Iterator[str | Answer]:
         """Yields the text so far whenever it grows, and finally the answer."""
         words: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._cancels.add(cancel)
         future: Future[Answer] = self._thread.submit(
             self._engine.ask,
             frame,
@@ -66,10 +68,13 @@ class Inference:
             yield future.result()
         finally:
             cancel.set()  # also when the consumer stops iterating
+            self._cancels.discard(cancel)
 
     def close(self) -> None:
-        """Waits until the thread has finished with the engine."""
-        self._thread.shutdown()
+        """Gives up all questions, and waits until the thread has finished with the engine."""
+        for cancel in tuple(self._cancels):
+            cancel.set()
+        self._thread.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import subprocess
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +12,7 @@ import torch
 from cli import run
 from PIL import Image
 
-from lisa_core import template
+from lisa_core import loading, template
 from lisa_core.benchmark import baseline, cost, shapes, stages
 from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.random_model import ANSWER
@@ -48,6 +50,43 @@ def test_every_case_is_timed_and_compared(measured):
         assert case["ratio"] == pytest.approx(case["baseline_seconds"] / case["seconds_p50"])
         assert case["masks"] >= 1
         assert case["limit_seconds"] is None  # no GPU, no limit
+
+
+def test_the_numbers_are_written_before_they_are_printed(tmp_path):
+    numbers = tmp_path / "new" / "numbers.json"
+    ended = subprocess.run(
+        ["sh", "-c", '"$@" >/dev/full', "sh", "lisa", "bench", "--shape", "tiny", "--runs", "1", "--json", numbers],
+        capture_output=True,
+        text=True,
+        timeout=250,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert ended.returncode == 1
+    assert "error: Standard output is full or closed" in ended.stderr
+    assert [case["name"] for case in json.loads(numbers.read_text())["cases"]] == CASES
+
+
+def test_two_results_in_one_file(tmp_path):
+    one = tmp_path / "one"
+    result = run("bench", "--shape", "tiny", "--json", one, "--chart", tmp_path / "." / "one")
+    assert result.code == 2
+    assert "--json and --chart cannot go into one file" in result.errors
+
+
+def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(monkeypatch):
+    monkeypatch.setattr("lisa_core.cli.bench._load", None)
+    result = run("bench", "--shape", "tiny", "--json", "/proc/numbers.json")
+    assert result.code == 1
+    assert "/proc/numbers.json" in result.errors
+
+
+def test_what_the_memory_cannot_hold_is_not_measured(tmp_path, monkeypatch):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable: 10 kB\nSwapFree: 0 kB\n")
+    monkeypatch.setattr(loading, "_MEMINFO", meminfo)
+    result = run("bench", "--shape", "tiny", "--runs", 1)
+    assert result.code == 1
+    assert "random-tiny in fp32 takes 0.02 GiB of weights, but only 0.00 GiB of memory are free here" in result.errors
 
 
 def test_answers_are_as_long_as_their_cases_say(measured):

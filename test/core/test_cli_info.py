@@ -61,6 +61,13 @@ def test_half_precision_takes_half_and_4_bit_less():
     assert on_gpu["nf4"] < on_gpu["int8"] < on_gpu["fp16"]
 
 
+def test_what_is_stored_in_4_bit_has_no_other_precision(tmp_path):
+    assert cli.run("quantize", V1, tmp_path / "small", "--vision-tower", TOWER).code == 0
+    assert list(facts(tmp_path / "small")["memory"]["cuda"]) == ["nf4"]
+    shown = cli.run("info", tmp_path / "small").out
+    assert "parameters nf4 clip" in shown
+
+
 def test_no_weight_is_read(monkeypatch):
     def refuse(_):
         raise AssertionError("the weights were read")

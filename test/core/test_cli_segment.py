@@ -18,7 +18,7 @@ import pytest
 from goldens import GOLDENS, V1, picture
 from PIL import Image
 
-from lisa_core import OutOfMemoryError, answer_files, overlay
+from lisa_core import ImageError, OutOfMemoryError, answer_files, overlay
 from lisa_core.answer import Answer, Segment
 from lisa_core.answer_files import stems
 from lisa_core.cli import main
@@ -217,6 +217,21 @@ def test_names_of_results(given, expected):
     assert list(stems([Path(path) for path in given]).values()) == expected
 
 
+@pytest.mark.parametrize("content", [{"text": ["a cup"], "shapes": []}, [], {"segments": []}])
+def test_labels_beside_a_picture_are_never_replaced(segment, out, content):
+    """ReasonSeg and LabelMe name them like the picture."""
+    out.mkdir()
+    source = out / "cup.png"
+    shutil.copyfile(PORTRAIT, source)
+    labels = source.with_suffix(".json")
+    labels.write_text(json.dumps(content))
+    result = segment(source)
+    assert result.code == 1
+    assert f"{source}: {labels} is there and is no answer of an earlier run; choose another --out." in result.errors
+    assert json.loads(labels.read_text()) == content
+    assert names(out) == ["cup.json", "cup.png"]
+
+
 def test_a_picture_that_was_given_is_never_replaced(segment, out):
     out.mkdir()
     source, other = out / "cup.png", out / "cup_overlay.png"
@@ -241,9 +256,19 @@ def test_masks_of_an_earlier_answer_go(segment, out):
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "5", "a diary", '{"segments": [{}]}', '{"segments": 1}'])
-def test_what_is_no_earlier_answer_is_written_over(tmp_path, content):
+def test_what_is_no_earlier_answer_is_never_replaced(tmp_path, content):
     there = answer_files.Names(tmp_path, "cup")
     there.json.write_text(content)
+    there.mask(0).write_text("somebody's")
+    with pytest.raises(ImageError, match=r"cup\.json is there and is no answer"):
+        answer_files.replace(there, {there.mask(0): b"new", there.json: b"new"})
+    assert (there.json.read_text(), there.mask(0).read_text()) == (content, "somebody's")
+
+
+def test_other_masks_than_an_earlier_answer_names_stay(tmp_path):
+    there = answer_files.Names(tmp_path, "cup")
+    segment = {"mask": "saucer_mask_0.png"}
+    there.json.write_text(json.dumps({"question": "a cup", "text": "[SEG]", "segments": [segment]}))
     there.mask(0).write_text("somebody's")
     answer_files.replace(there, {there.json: b"new"})
     assert (there.json.read_text(), there.mask(0).read_text()) == ("new", "somebody's")

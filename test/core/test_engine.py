@@ -617,7 +617,7 @@ class TestMemory:
         meminfo = tmp_path / "meminfo"
         meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: 1024 kB\nSwapFree: {swap} kB\nHugePages_Total: 0\n")
         monkeypatch.setattr(loading, "_MEMINFO", meminfo)
-        monkeypatch.setattr(loading, "load", self.reached)
+        monkeypatch.setattr(loading, "_try_device", self.reached)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(StopIteration if fits else OutOfMemoryError) as caught:
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)

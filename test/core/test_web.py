@@ -4,12 +4,14 @@ import errno
 import io
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import zipfile
+from concurrent.futures import CancelledError
 
 import cli
 import httpx
@@ -177,6 +179,39 @@ def test_one_thread_asks_the_engine():
         visitor.join()
     inference.close()
     assert len(engine.threads) == 1
+
+
+def test_closing_gives_up_what_is_answered_and_what_waits():
+    engine, ends = Endless(), queue.SimpleQueue()
+    inference = Inference(engine)
+
+    def visit():
+        try:
+            for _ in inference.ask("frame", "where", [], threading.Event()):
+                pass
+        except (Cancelled, CancelledError, RuntimeError) as error:  # the last: it came too late to be queued
+            ends.put(error)
+
+    visitors = [threading.Thread(target=visit) for _ in range(3)]
+    for visitor in visitors:
+        visitor.start()
+    assert engine.began.wait(30)
+    inference.close()
+    for visitor in visitors:
+        visitor.join(30)
+    assert ends.qsize() == 3
+
+
+class Endless:
+    """Answers until it is cancelled."""
+
+    def __init__(self):
+        self.began = threading.Event()
+
+    def ask(self, *_, cancel, **__):
+        self.began.set()
+        cancel.wait()
+        raise Cancelled("The question was cancelled.")
 
 
 def test_layers_keep_their_colours_and_numbers(talk):
@@ -400,9 +435,15 @@ def _other_address():
 def test_a_port_that_is_taken():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        result = cli.run("web", "--checkpoint", "some", "--port", port, load=lambda **_: FakeEngine())
+        result = cli.run("web", "--checkpoint", "some", "--port", port, load=None)
     assert result.code == 1
-    assert f"127.0.0.1:{port} cannot be listened on" in result.errors
+    assert f"127.0.0.1:{port} cannot be listened on (Address already in use)" in result.errors
+
+
+def test_an_address_that_is_none():
+    result = cli.run("web", "--checkpoint", "some", "--host", "256.1.1.1", load=None)
+    assert result.code == 1
+    assert "256.1.1.1:7860 cannot be listened on (Name or service not known)" in result.errors
 
 
 def test_without_gradio_there_is_a_sentence(monkeypatch):

@@ -68,6 +68,14 @@ def test_a_file_that_is_none_of_answers(tmp_path: Path, content: str) -> None:
         read_records(tmp_path / "old.json")
 
 
+def test_a_file_of_bytes_is_not_repeated(tmp_path: Path) -> None:
+    for name, read in (("old.json", read_records), ("out.journal", lambda path: Journal(path, RUN))):
+        (tmp_path / name).write_bytes(b"\xff" * 100_000 + b"\n")
+        with pytest.raises(RecordError) as caught:
+            read(tmp_path / name)
+        assert len(str(caught.value)) < 500
+
+
 DAMAGED: list[Mapping[str, Any]] = [
     {"size": [20, 30], "counts": ""},
     {"size": [20, 30], "counts": "abc"},

@@ -1,0 +1,75 @@
+"""What a program does where its streams are closed, full, or of an encoding that lacks its letters."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from pathlib import Path
+
+from lisa_core.cli import terminal
+
+app = terminal.program()
+
+@app.command()
+def say(words: str) -> None:
+    Path("done").touch()
+    terminal.stdout().print(words + sys.stdin.read())
+    if words == "fail":
+        terminal.fail("This failed.", 7)
+
+terminal.run(app, None, "say")
+"""
+
+
+@pytest.fixture
+def say(tmp_path):
+    """Runs the program on words, in a shell that redirects its streams; returns how it ended."""
+
+    def run(words, redirection, **environment):
+        ended = subprocess.run(
+            ["sh", "-c", f'"$@" {redirection}', "sh", sys.executable, "-c", PROGRAM, words],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            cwd=tmp_path,
+            env=os.environ | environment,
+            timeout=60,
+        )
+        assert (tmp_path / "done").exists()
+        assert b"Traceback" not in ended.stderr
+        assert b"Exception ignored" not in ended.stderr
+        return ended
+
+    return run
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+def test_output_that_is_lost_is_told(say, redirection):
+    ended = say("cup", redirection)
+    assert ended.returncode == 1
+    assert b"error: Standard output is full or closed; what was to be written there is lost." in ended.stderr
+
+
+@pytest.mark.parametrize("redirection", [">&-", ""])
+def test_a_failure_keeps_its_exit_code(say, redirection):
+    ended = say("fail", redirection)
+    assert ended.returncode == 7
+    assert b"error: This failed." in ended.stderr
+
+
+def test_no_complaints_can_be_heard(say):
+    assert say("fail", "2>&-").returncode == 7
+
+
+def test_nothing_can_be_typed(say):
+    ended = say("cup", "<&-")
+    assert (ended.returncode, ended.stdout) == (0, b"cup\n")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_letters_that_the_encoding_lacks(say, encoding):
+    ended = say("cup \u2615", "", PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stdout) == (0, b"cup ?\n")
