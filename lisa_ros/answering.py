@@ -172,11 +172,11 @@ class Answerer:
         outcome = _outcome_of(error, ticket.stage)
         if outcome.code is Code.OUT_OF_MEMORY:
             self._subjects.forget_encodings()
-        elif isinstance(error, DeviceError):
-            self._give_up(str(error))
-        elif outcome.code is Code.INTERNAL:
+        elif outcome.code is Code.INTERNAL and not isinstance(error, DeviceError):
             self._log_unforeseen(ticket, error)
         end(ticket, outcome)
+        if isinstance(error, DeviceError):
+            self._give_up(str(error))
 
     def _log_unforeseen(self, ticket: Ticket, error: BaseException) -> None:
         """Log the traceback; for the standing question, which may fail again and again, only if the error is new."""

@@ -118,6 +118,7 @@ class InferenceThread:
         self._changed = threading.Condition()
         self._waiting: list[Ticket] = []  # in order of arrival
         self._current: list[Ticket] = []  # being answered together
+        self._refusal: Outcome | None = None  # of all questions, while set
         self._open = True
         self._threads = [
             threading.Thread(target=self._serve, name="lisa_inference", daemon=True),
@@ -139,8 +140,8 @@ class InferenceThread:
     def submit(self, ticket: Ticket, queue_size: int) -> None:
         """Queue a question; raises Refused as BUSY if `queue_size` wait already; the standing one does not count."""
         with self._changed:
-            if not self._open:
-                raise Refused(Code.INACTIVE, "the node is shutting its model down")
+            if self._refusal is not None:
+                raise Refused(self._refusal.code, self._refusal.message)
             waiting = sum(not other.question.standing for other in self._waiting)
             if waiting >= queue_size and not ticket.question.standing:
                 raise Refused(Code.BUSY, f"busy: {self.ahead} questions are ahead; ask later, or raise queue_size")
@@ -164,13 +165,18 @@ class InferenceThread:
             ticket.complete(Outcome(Code.CANCELED, "canceled while it waited"))
 
     def refuse_all(self, outcome: Outcome) -> None:
-        """End all questions with this outcome, and tell the engine to stop."""
+        """End all questions with this outcome, those that come before `accept` is called too, and stop the engine."""
         with self._changed:
+            self._refusal = outcome
             tickets = [*self._waiting, *self._current]
             self._take_out(tickets)
         for ticket in tickets:
             ticket.complete(outcome)  # first, or the engine could report it as canceled
             ticket.cancel.set()
+
+    def accept(self) -> None:
+        """Take questions again."""
+        self._refusal = None
 
     def close(self, timeout: float) -> bool:
         """End the threads; False if the engine did not return in time and is still in use."""

@@ -74,19 +74,20 @@ class LisaNode(SelfStartingNode):
         if not self.lost:
             self.lost = True
             self.get_logger().fatal(reason)
-            self._end_in(LAST_WORDS)
+            self._end_in(LAST_WORDS, f"the node is about to end: {reason}")
 
     def leave(self) -> None:
         """End the process once all questions have their outcome; may be called on any thread, and repeatedly."""
         inference = self._inference
         if not self._leaving:
-            self._end_in(LAST_WORDS if inference is not None and inference.ahead else SENDING)
-            if inference is not None:
-                inference.refuse_all(Outcome(Code.INACTIVE, "the node is about to end"))
+            waited_for = inference is not None and inference.ahead
+            self._end_in(LAST_WORDS if waited_for else SENDING, "the node is about to end")
 
-    def _end_in(self, seconds: float) -> None:
+    def _end_in(self, seconds: float, why: str) -> None:
         self._leaving = True
         threading.Timer(seconds, self.context.try_shutdown).start()
+        if (inference := self._inference) is not None:
+            inference.refuse_all(Outcome(Code.INACTIVE, why))
 
     def _settings(self) -> Parameters:
         return self._declared.value
@@ -125,6 +126,7 @@ class LisaNode(SelfStartingNode):
         try:
             if frame := self._settings().target_frame:
                 self._publications.target_frame = transforms.TargetFrame(self, frame)
+            self._inference.accept()
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
                 self.get_logger().info(f"camera {name}: listening to {self._cameras[name].topics}")

@@ -80,6 +80,19 @@ def test_a_gpu_that_failed_ends_the_node_with_an_error_when_all_are_told(
     assert eventually(lambda: robot.ask("red").success)
 
 
+def test_who_waits_for_a_frame_is_told_that_the_gpu_failed(start: Callable[..., Process], robot: Robot) -> None:
+    node = start(lisa, frame_timeout=PATIENCE)
+    robot.until_active()
+    goal = robot.pursue("red")
+    waiting = robot.start("red")
+    eventually(lambda: ("waiting", "") in goal.feedback)
+    assert Code(robot.ask("red fail=device", image=scene(1)).code) == Code.INTERNAL
+    reason = "the node is about to end: the GPU failed on purpose; start this program anew"
+    for response in (robot.wait(waiting), goal.result()[1]):
+        assert (Code(response.code), response.message) == (Code.INACTIVE, reason)
+    assert node.wait() == 1
+
+
 def test_a_standing_question_that_fails_and_fails_is_logged_once(start: Callable[..., Process], robot: Robot) -> None:
     node = start(lisa, standing_instruction="red fail=python")
     start(camera)

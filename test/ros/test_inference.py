@@ -11,7 +11,7 @@ from harness import PATIENCE, eventually
 from lisa_ros import subjects
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
 from lisa_ros.pictures import Arrival
-from lisa_ros.questions import Code, Outcome, Question
+from lisa_ros.questions import Code, Outcome, Question, Refused
 
 
 class Frames:
@@ -237,6 +237,17 @@ class TestTogether:
         busy.refuse_all(Outcome(Code.INACTIVE))
         assert [code(end) for end in ends] == [Code.INACTIVE] * 2
         frames.engine.set()
+
+
+def test_what_comes_after_all_were_refused_is_refused_until_questions_are_accepted_again(
+    inference: InferenceThread, frames: Frames
+) -> None:
+    frames.young = True
+    inference.refuse_all(Outcome(Code.INACTIVE, "not now"))
+    with pytest.raises(Refused, match="not now"):
+        ask(inference)
+    inference.accept()
+    assert code(ask(inference)) == Code.OK
 
 
 def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at() -> None:
