@@ -124,8 +124,8 @@ class LisaNode(SelfStartingNode):
         if self._inference is None or self._inference.closed:
             raise TransitionFailed("the model is half cleaned up: clean up again, when the engine has come to its end.")
         try:
-            if frame := self._settings().target_frame:
-                self._publications.target_frame = transforms.TargetFrame(self, frame)
+            frame = self._settings().target_frame
+            self._publications.open(transforms.TargetFrame(self, frame) if frame else None)
             self._inference.accept()
             for name, view in self._settings().views.items():
                 self._cameras[name] = Camera(self, name, view, functools.partial(self._on_image, name))
@@ -135,15 +135,13 @@ class LisaNode(SelfStartingNode):
             raise
 
     def deactivate(self) -> None:
-        """Close the cameras and end all questions."""
+        """End all questions, publish nothing any more, and close the cameras."""
+        if (inference := self._inference) is not None:
+            inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
+        self._publications.close()
         for camera in self._cameras.values():
             camera.close()
         self._cameras.clear()
-        if self._publications.target_frame is not None:
-            self._publications.target_frame.close()
-            self._publications.target_frame = None
-        if self._inference is not None:
-            self._inference.refuse_all(Outcome(Code.INACTIVE, "the node was deactivated"))
 
     def cleanup(self) -> None:
         """End the inference thread and free the model's memory."""

@@ -16,9 +16,10 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
 from scenes import scene
 
+from lisa_ros.inference import Ticket
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.node import LisaNode
-from lisa_ros.questions import Code
+from lisa_ros.questions import Code, Question
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
@@ -166,6 +167,19 @@ def test_deactivating_ends_the_questions_politely(start: Start) -> None:
         assert (Code(response.code), response.message) == (Code.INACTIVE, "the node was deactivated")
     assert robot.change_state(ACTIVATE)
     assert robot.ask("red", image=scene(1)).success
+
+
+def test_deactivating_ends_the_questions_before_it_closes_what_they_need() -> None:
+    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake"])
+    node = LisaNode(FakeEngine.from_pretrained)
+    node.configure()
+    node.activate()
+    cameras: list[list[str]] = []
+    node.submit(Ticket(Question("red", "camera"), lambda _: cameras.append(list(node._cameras))))
+    node.deactivate()
+    assert (cameras, node._cameras) == ([["camera"]], {})
+    node.end()
+    rclpy.shutdown()
 
 
 def test_cleanup_gives_the_memory_of_model_and_frames_back(start: Start) -> None:
