@@ -90,7 +90,6 @@ class Answerer:
         """Find and encode the question's picture; raises Refused and whatever the engine raises."""
         if ticket.cancel.is_set():
             raise Cancelled("given up while those asked with it were encoded")
-        self._subjects.expire()
         stages = {"waiting": time.monotonic() - ticket.asked}
         with _timed(stages, "image"):
             picture, turns = self._subjects.of(ticket.question)

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 from lisa_ros.pictures import Picture
@@ -23,7 +23,7 @@ class Conversation:
 class Conversations:
     """Conversations by id; forgets the least recently used if there are too many, and those unused for too long.
 
-    Thread-safe: the inference thread adds conversations, and the deadlines' thread looks them up.
+    None of both is done to conversations `in_use`: a question of theirs waits or is answered. Thread-safe.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,28 +38,24 @@ class Conversations:
         with self._lock:
             return iter([conversation for _, conversation in self._kept.values()])
 
-    def get(self, conversation_id: str, time_to_live: float) -> Conversation | None:
-        """The conversation with that id; None if there is none, or it was last used over `time_to_live` seconds ago."""
+    def get(self, conversation_id: str) -> Conversation | None:
+        """The conversation with that id; None if there is none."""
         with self._lock:
-            self._expire(time_to_live)
             _, conversation = self._kept.get(conversation_id, (0.0, None))
             return conversation
 
-    def put(self, conversation_id: str, conversation: Conversation, limit: int, time_to_live: float) -> None:
-        """Keep the conversation as the most recently used; at most `limit` are kept."""
+    def put(self, conversation_id: str, conversation: Conversation, limit: int, in_use: Collection[str] = ()) -> None:
+        """Keep the conversation as the most recently used; at most `limit` are kept, and those in use."""
         with self._lock:
             self._kept[conversation_id] = (self._clock(), conversation)
             self._kept.move_to_end(conversation_id)
-            self._expire(time_to_live)
-            while len(self._kept) > limit:
-                self._kept.popitem(last=False)
+            surplus = max(0, len(self._kept) - limit)
+            for forgotten in [name for name in self._kept if name not in in_use][:surplus]:
+                del self._kept[forgotten]
 
-    def expire(self, time_to_live: float) -> None:
+    def expire(self, time_to_live: float, in_use: Collection[str] = ()) -> None:
         """Forget conversations that were last used over `time_to_live` seconds ago, and their pictures."""
         with self._lock:
-            self._expire(time_to_live)
-
-    def _expire(self, time_to_live: float) -> None:
-        oldest = self._clock() - time_to_live
-        while self._kept and next(iter(self._kept.values()))[0] < oldest:
-            self._kept.popitem(last=False)
+            oldest = self._clock() - time_to_live
+            for name in [name for name, (used, _) in self._kept.items() if used < oldest and name not in in_use]:
+                del self._kept[name]

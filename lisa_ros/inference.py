@@ -137,6 +137,12 @@ class InferenceThread:
         """How many questions are waiting or being answered."""
         return len(self._waiting) + len(self._current)
 
+    @property
+    def conversations(self) -> set[str]:
+        """The conversations of the questions that are waiting or being answered."""
+        with self._changed:
+            return {ticket.question.conversation for ticket in (*self._waiting, *self._current)}
+
     def submit(self, ticket: Ticket, queue_size: int) -> None:
         """Queue a question; raises Refused as BUSY if `queue_size` wait already; the standing one does not count."""
         with self._changed:

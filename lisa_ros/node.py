@@ -59,7 +59,8 @@ class LisaNode(SelfStartingNode):
         )
         self._cameras: dict[str, Camera] = {}
         self._model = Model(load, wanted=self.context.ok, logger=self.get_logger())
-        self._inference: InferenceThread | None = None
+        self._inference: InferenceThread | None = None  # read it once: cleanup drops it on a thread of its own
+        self._subjects: Subjects | None = None
         self._statistics = Statistics()
         self._publications = Publications(self)
         self._standing = StandingInstruction(self._settings, self._cameras, self.submit, self.cancel, self.ended)
@@ -100,8 +101,8 @@ class LisaNode(SelfStartingNode):
     def end(self) -> None:
         """Stop the engine, if it stops within a second, and leave the graph."""
         self.deactivate()
-        if self._inference is not None:
-            self._inference.close(timeout=1.0)
+        if (inference := self._inference) is not None:
+            inference.close(timeout=1.0)
         self._requests.close()
         self.destroy_node()
         self._state_machine.destroy_when_not_in_use()  # as long as it exists it keeps the node in the graph
@@ -114,10 +115,10 @@ class LisaNode(SelfStartingNode):
         if frame and not transforms.is_installed():
             raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py.")
         self._model.load(self._settings())
-        subjects = Subjects(self._cameras, self._settings)
+        self._subjects = Subjects(self._cameras, self._settings, self._conversations)
         outputs = self._publications, self._statistics
-        answerer = Answerer(self, self._model, subjects, self._settings, *outputs, self._give_up)
-        self._inference = InferenceThread(answerer, subjects)
+        answerer = Answerer(self, self._model, self._subjects, self._settings, *outputs, self._give_up)
+        self._inference = InferenceThread(answerer, self._subjects)
 
     def activate(self) -> None:
         """Listen to the cameras."""
@@ -147,7 +148,7 @@ class LisaNode(SelfStartingNode):
         """End the inference thread and free the model's memory."""
         if self._inference is not None and not self._inference.close(CLOSING_TIME):
             raise TransitionFailed("the engine is still at work and does not stop; try again later.")
-        self._inference = None
+        self._inference = self._subjects = None
         self._model.close()
 
     # Questions
@@ -167,14 +168,21 @@ class LisaNode(SelfStartingNode):
         """Queue a question; raises Refused."""
         if self._leaving:
             raise Refused(Code.INACTIVE, "the node is about to end")
-        if self._inference is None:
+        inference, subjects = self._inference, self._subjects
+        if inference is None or subjects is None:
             raise Refused(Code.INACTIVE, f"the node is {self.state}")
-        self._inference.submit(ticket, self._settings().queue_size)
+        subjects.expire()  # before the question's conversation is in use
+        inference.submit(ticket, self._settings().queue_size)
 
     def cancel(self, ticket: Ticket) -> None:
         """Cancel a question."""
-        if self._inference is not None:
-            self._inference.cancel(ticket)
+        if (inference := self._inference) is not None:
+            inference.cancel(ticket)
+
+    def _conversations(self) -> set[str]:
+        """Those with a question that waits or is answered."""
+        inference = self._inference
+        return inference.conversations if inference is not None else set()
 
     def ended(self, question: Question | None, outcome: Outcome) -> None:
         """Count the end of a question."""
@@ -183,8 +191,8 @@ class LisaNode(SelfStartingNode):
     # What comes in
 
     def _on_image(self, camera: str) -> None:
-        if self._inference is not None:
-            self._inference.look_again()
+        if (inference := self._inference) is not None:
+            inference.look_again()
             self._standing.frame_arrived(camera)
 
     def _on_instruction(self, message: String) -> None:
@@ -196,8 +204,8 @@ class LisaNode(SelfStartingNode):
     def _on_parameters(self) -> None:
         self._statistics.forget_standing_failure()
         self._standing.follow_parameters()
-        if self._inference is not None:
-            self._inference.look_again()
+        if (inference := self._inference) is not None:
+            inference.look_again()
 
     # What goes out
 
@@ -210,4 +218,5 @@ class LisaNode(SelfStartingNode):
                 yield camera_status(camera)
             else:
                 yield idle_camera_status(name, image_topic(self, view), self.state)
-        yield questions_status(self._statistics, self._inference.ahead if self._inference is not None else 0)
+        inference = self._inference
+        yield questions_status(self._statistics, inference.ahead if inference is not None else 0)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -25,10 +25,21 @@ class Subjects:
         conversations: those that are kept, with their pictures.
     """
 
-    def __init__(self, cameras: Mapping[str, Camera], parameters: Callable[[], Parameters]) -> None:
-        """`cameras` are those that are open; another thread may add and remove them at any time."""
+    def __init__(
+        self,
+        cameras: Mapping[str, Camera],
+        parameters: Callable[[], Parameters],
+        in_use: Callable[[], Collection[str]],
+    ) -> None:
+        """Looks for frames in `cameras`.
+
+        Args:
+            cameras: those that are open; another thread may add and remove them at any time.
+            in_use: the ids of conversations that must be kept, for a question of theirs waits or is answered.
+        """
         self._cameras = cameras
         self._parameters = parameters
+        self._in_use = in_use
         self._latest: dict[str, tuple[Arrival, Picture]] = {}  # by camera; kept because it is encoded already
         self.conversations = Conversations()
 
@@ -93,14 +104,12 @@ class Subjects:
     def remember(self, question: Question, conversation: Conversation) -> None:
         """Keep the conversation that the question belongs to, if any."""
         if question.conversation:
-            parameters = self._parameters()
-            self.conversations.put(
-                question.conversation, conversation, parameters.max_conversations, parameters.conversation_ttl
-            )
+            limit = self._parameters().max_conversations
+            self.conversations.put(question.conversation, conversation, limit, self._in_use())
 
     def expire(self) -> None:
-        """Forget conversations without a question for `conversation_ttl` seconds, and their pictures."""
-        self.conversations.expire(self._parameters().conversation_ttl)
+        """Forget conversations without a question for `conversation_ttl` seconds, and their pictures; on any thread."""
+        self.conversations.expire(self._parameters().conversation_ttl, self._in_use())
 
     def forget_encodings(self) -> None:
         """Free the device memory of encoded frames; they are encoded again when a question needs them."""
@@ -134,9 +143,7 @@ class Subjects:
         return self._cameras.get(name or self._parameters().cameras[0])
 
     def _conversation(self, question: Question) -> Conversation | None:
-        if not question.conversation:
-            return None
-        return self.conversations.get(question.conversation, self._parameters().conversation_ttl)
+        return self.conversations.get(question.conversation) if question.conversation else None
 
 
 def _outdated(camera: Camera, ticket: Ticket) -> float:

@@ -2,6 +2,7 @@
 
 Each colour word of the instruction gives one segment. Words `name=value` are orders:
 `delay=S` takes S seconds and can be cancelled; `hang=S` takes S seconds and cannot;
+`until=PATH` takes until that file exists, and can be cancelled;
 `deaf=S` goes on for S seconds after it was cancelled;
 `masks=S` spends S seconds on the masks, less if it is cancelled then;
 `tokens=N` says N more words, `pause=S` seconds apart;
@@ -213,6 +214,8 @@ def _taking_time(
     if "deaf" in orders:
         cancel.wait()
         time.sleep(float(orders["deaf"]))
+    while "until" in orders and not Path(orders["until"]).exists():
+        yield from _waiting(cancel, 0.01)
     for _ in range(int(orders.get("tokens", 0))):
         yield from _waiting(cancel, float(orders.get("pause", 0)))
         on_token("word ")

@@ -1,6 +1,7 @@
 """Conversations: what they keep, for how long, and what a follow-up question is about."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -48,29 +49,39 @@ def about(index: int) -> Conversation:
 
 def test_a_conversation_is_found_by_its_id(kept: Conversations) -> None:
     first = about(1)
-    kept.put("a", first, 2, TTL)
-    assert kept.get("a", TTL) is first
-    assert kept.get("b", TTL) is None
+    kept.put("a", first, 2)
+    assert kept.get("a") is first
+    assert kept.get("b") is None
 
 
 def test_the_least_recently_used_goes_first(kept: Conversations) -> None:
     for name in ("a", "b", "a", "c"):
-        kept.put(name, about(1), 2, TTL)
-    assert [kept.get(name, TTL) is not None for name in ("a", "b", "c")] == [True, False, True]
+        kept.put(name, about(1), 2)
+    assert [kept.get(name) is not None for name in ("a", "b", "c")] == [True, False, True]
     assert len(kept) == 2
 
 
 def test_what_is_not_asked_about_is_forgotten(kept: Conversations, clock: Clock) -> None:
-    kept.put("old", about(1), 9, TTL)
+    kept.put("old", about(1), 9)
     clock.now = 40.0
-    kept.put("new", about(2), 9, TTL)
+    kept.put("new", about(2), 9)
     clock.now = 70.0
-    assert kept.get("old", TTL) is None
-    assert kept.get("new", TTL) is not None
+    kept.expire(TTL)
+    assert kept.get("old") is None
+    assert kept.get("new") is not None
     assert len(kept) == 1
     clock.now = 200.0
     kept.expire(TTL)
     assert len(kept) == 0
+
+
+def test_what_is_in_use_is_kept(kept: Conversations, clock: Clock) -> None:
+    for name in ("a", "b", "c"):
+        kept.put(name, about(1), 1, in_use={"a", name})
+    assert [kept.get(name) is not None for name in ("a", "b", "c")] == [True, False, True]
+    clock.now = 200.0
+    kept.expire(TTL, in_use={"c"})
+    assert [kept.get(name) is not None for name in ("a", "b", "c")] == [False, False, True]
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +163,7 @@ def test_the_same_image_is_encoded_once() -> None:
     outputs: Any = SimpleNamespace(add_transform=lambda picture: None)
     node: Any = SimpleNamespace(get_logger=lambda: None)
     model: Any = SimpleNamespace(engine=engine)
-    subjects = Subjects({}, lambda: validated({}))
+    subjects = Subjects({}, lambda: validated({}), lambda: ())
     answerer = Answerer(node, model, subjects, lambda: validated({}), outputs, Statistics(), lambda _: None)
 
     def asked(index: int) -> Any:
@@ -161,7 +172,7 @@ def test_the_same_image_is_encoded_once() -> None:
         return answerer._prepared(Ticket(question, lambda _: None))
 
     first = asked(52)
-    subjects.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1, time_to_live=TTL)
+    subjects.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1)
     again, other = asked(52), asked(53)
     assert (again.frame, again.turns) == (first.frame, (("red", "[SEG]."),))
     assert other.frame is not first.frame
@@ -204,3 +215,22 @@ def test_the_time_to_live_is_a_parameter(robot: Robot) -> None:
     assert robot.set("conversation_ttl", 0.001).successful
     assert robot.ask("red", conversation="short").answer.text == "Turn 1: red is [SEG]."
     assert robot.set("conversation_ttl", 600.0).successful
+
+
+def test_a_turn_that_waits_keeps_its_conversation(robot: Robot, tmp_path: Path) -> None:
+    """However long the questions before it take, and however many conversations there are."""
+    assert robot.set("max_conversations", 1).successful
+    assert robot.ask("red", conversation="kept", image=scene(11)).success
+    other = robot.pursue(f"red until={tmp_path / 'gate'}", conversation="other", image=scene(12))
+    eventually(lambda: ("answering", "") in other.feedback)
+    waiting = robot.pursue("blue", conversation="kept")
+    eventually(lambda: ("waiting", "") in waiting.feedback)
+    assert robot.set("conversation_ttl", 0.001).successful
+    last = robot.pursue("green", image=scene(13))
+    eventually(lambda: ("waiting", "") in last.feedback)
+    (tmp_path / "gate").touch()
+    assert all(goal.result()[1].success for goal in (other, last))
+    answer = waiting.result()[1]
+    assert (answer.answer.text, roi(answer)) == ("Turn 2: blue is [SEG].", box_of("blue", 11))
+    assert robot.set("conversation_ttl", 600.0).successful
+    assert robot.set("max_conversations", 2).successful
