@@ -27,7 +27,6 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.cuda_graphs import Replayed
 from lisa_core.errors import (
     Cancelled,
-    DeviceError,
     ImageError,
     LisaError,
     OutOfMemoryError,
@@ -364,13 +363,22 @@ class LisaEngine:
         return parts
 
     def close(self) -> None:
-        """Releases the model's memory; later calls raise `LisaError`."""
+        """Releases the model's memory; later calls raise `LisaError`.
+
+        Raises:
+            DeviceError: the GPU has failed.
+        """
         if self._model is None:
             return
         self._model = None
         self._prefixes.forget()
         del self._prefixes, self._generator, self._masker, self._memory, self._look
-        self._release()
+        try:
+            self._release()
+        except RuntimeError as error:
+            if not loading.is_lost(self._torch_device):
+                raise
+            raise loading.failure(self._torch_device, error) from error
 
     def _ready(self) -> Lisa:
         if self._model is None:
@@ -414,7 +422,7 @@ class LisaEngine:
                 yield
         except (RuntimeError, MemoryError) as error:
             if loading.is_lost(self._torch_device):
-                raise DeviceError(f"{self.device} failed ({first_line(error)}); start this program anew.") from error
+                raise loading.failure(self._torch_device, error) from error
             if not is_out_of_memory(error):
                 raise
             message = f"{self.device} ran out of memory on this question ({first_line(error)})."

@@ -40,6 +40,10 @@ class DeviceError(LisaError):
     """The GPU failed, and answers this process nothing any more: only a new process can use it."""
 
 
+class DeviceUnusableError(DeviceError):
+    """The GPU does not work from the start, as it would not in a new process: something has to be mended first."""
+
+
 class Cancelled(LisaError):
     """The caller cancelled the question."""
 

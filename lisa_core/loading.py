@@ -10,7 +10,14 @@ from torch import nn
 
 from lisa_core import quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import CheckpointError, DeviceError, OutOfMemoryError, first_line, is_out_of_memory
+from lisa_core.errors import (
+    CheckpointError,
+    DeviceError,
+    DeviceUnusableError,
+    OutOfMemoryError,
+    first_line,
+    is_out_of_memory,
+)
 from lisa_core.model import linear
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import PRECISIONS, ResolvedPrecision
@@ -63,6 +70,11 @@ def is_lost(device: torch.device) -> bool:
     return False
 
 
+def failure(device: torch.device, error: BaseException) -> DeviceError:
+    """What to raise when an error has shown that the GPU is lost."""
+    return DeviceError(f"{device} failed ({first_line(error)}); start this program anew.")
+
+
 def resolve_precision(precision: str, device: torch.device, quantised: bool = False) -> ResolvedPrecision:
     """The precision that is meant. `auto` is nf4 on a GPU and fp32 on the CPU; nf4 if the checkpoint is stored so."""
     if quantised and precision not in ("auto", "nf4"):
@@ -97,7 +109,8 @@ def load(
     Raises:
         CheckpointError: a file turned out damaged, or the precision does not run on the device.
         OutOfMemoryError: the device is too small for it.
-        DeviceError: the GPU does not work, whatever it is asked.
+        DeviceUnusableError: the GPU does not work, whatever it is asked.
+        DeviceError: it failed meanwhile.
     """
     dtype = compute_dtype(precision, device)
     check_host(checkpoint, precision, device)
@@ -137,7 +150,7 @@ def _try_device(device: torch.device) -> None:
     except RuntimeError as error:
         if is_out_of_memory(error):
             raise
-        raise DeviceError(
+        raise DeviceUnusableError(
             f"{device} does not work here ({first_line(error)}): see whether nvidia-smi shows it free,"
             f" and that torch {torch.__version__} was built for it, or use the cpu."
         ) from error
@@ -150,7 +163,7 @@ def fitting(precision: ResolvedPrecision, device: torch.device) -> Iterator[None
         yield
     except (RuntimeError, MemoryError) as error:
         if is_lost(device):
-            raise DeviceError(f"{device} failed ({first_line(error)}); start this program anew.") from error
+            raise failure(device, error) from error
         if not is_out_of_memory(error):
             raise
         raise OutOfMemoryError(

@@ -34,6 +34,7 @@ class Model:
         engine: None unless loaded.
         progress: how far loading has got, in words; empty unless it is loading.
         facts: about the loaded engine, for the diagnostics.
+        worked: whether an engine was ever loaded.
     """
 
     def __init__(self, load: Load, wanted: Callable[[], bool], logger: RcutilsLogger) -> None:
@@ -44,9 +45,10 @@ class Model:
         self.engine: LisaEngine | None = None
         self.progress = ""
         self.facts: dict[str, object] = {}
+        self.worked = False
 
     def load(self, parameters: Parameters) -> None:
-        """Load the checkpoint that the parameters name; raises LisaError if it cannot be loaded."""
+        """Load the checkpoint that the parameters name; raises LisaError, DeviceError among them, if it cannot be."""
         self._logger.info(f"loading {parameters.checkpoint}")
         self.progress = "starting"
         began = time.monotonic()
@@ -62,7 +64,7 @@ class Model:
             )
         finally:
             self.progress = ""
-        self.engine = engine
+        self.engine, self.worked = engine, True
         self.facts = {
             "checkpoint": engine.checkpoint,
             "precision": engine.precision,
@@ -86,7 +88,7 @@ class Model:
             )
 
     def close(self) -> None:
-        """Free the engine's memory."""
+        """Free the engine's memory, and let go of the engine even if that raises, as DeviceError."""
         engine, self.engine, self.facts = self.engine, None, {}
         if engine is not None:
             engine.close()

@@ -9,6 +9,7 @@ The executor's thread receives and replies, the inference thread runs the model,
 
 import functools
 import threading
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
+from lisa_core.errors import DeviceError, DeviceUnusableError
 from lisa_ros import transforms
 from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Camera, image_topic
@@ -114,7 +116,12 @@ class LisaNode(SelfStartingNode):
         frame = self._settings().target_frame
         if frame and not transforms.is_installed():
             raise TransitionFailed(f"target_frame is {frame!r}, which takes tf2_ros: install tf2_ros_py.")
-        self._model.load(self._settings())
+        try:
+            self._model.load(self._settings())
+        except DeviceError as error:
+            if self._model.worked or not isinstance(error, DeviceUnusableError):  # else it would fail again and again
+                self._give_up(str(error))
+            raise
         self._subjects = Subjects(self._cameras, self._settings, self._conversations)
         outputs = self._publications, self._statistics
         answerer = Answerer(self, self._model, self._subjects, self._settings, *outputs, self._give_up)
@@ -149,7 +156,12 @@ class LisaNode(SelfStartingNode):
         if self._inference is not None and not self._inference.close(CLOSING_TIME):
             raise TransitionFailed("the engine is still at work and does not stop; try again later.")
         self._inference = self._subjects = None
-        self._model.close()
+        try:
+            self._model.close()
+        except DeviceError as error:
+            self._give_up(str(error))
+        except Exception:  # what it has not freed cannot be freed a second time either
+            self.get_logger().error(traceback.format_exc())
 
     # Questions
 

@@ -90,9 +90,7 @@ class Publications:
             picture.to_target = opening.target_frame.find(picture.header)
 
 
-def _target_message(
-    placement: Placement, picture: Picture, target_frame: TargetFrame | None
-) -> PoseStamped | None:
+def _target_message(placement: Placement, picture: Picture, target_frame: TargetFrame | None) -> PoseStamped | None:
     pose = conversions.target_message(placement, picture.header)
     return pose if target_frame is None else target_frame(pose, picture.to_target)
 

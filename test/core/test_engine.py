@@ -16,6 +16,7 @@ from lisa_core import (
     Cancelled,
     CheckpointError,
     DeviceError,
+    DeviceUnusableError,
     ImageError,
     LisaEngine,
     LisaError,
@@ -426,8 +427,19 @@ class TestOutOfMemory:
     @pytest.mark.parametrize("precision", ["nf4", "fp32"])
     def test_a_gpu_that_does_not_work_is_told_at_load(self, small_checkpoint, monkeypatch, precision):
         monkeypatch.setattr(torch, "ones", self.raising(RuntimeError("CUDA error: device is busy\nCUDA kernel ...")))
-        with pytest.raises(DeviceError, match=r"^cpu does not work here \(CUDA error: device is busy\): see whether"):
+        with pytest.raises(
+            DeviceUnusableError, match=r"^cpu does not work here \(CUDA error: device is busy\): see whether"
+        ):
             LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
+
+    @pytest.mark.parametrize("lost", [True, False])
+    def test_a_gpu_that_is_lost_is_told_when_the_engine_is_closed(self, small_checkpoint, monkeypatch, lost):
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        monkeypatch.setattr("lisa_core.engine.gc.collect", self.raising(RuntimeError("CUDA error: unspecified launch")))
+        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: lost)
+        with pytest.raises(DeviceError if lost else RuntimeError, match="CUDA error: unspecified launch"):
+            engine.close()
+        engine.close()
 
     def test_a_gpu_that_fails_while_the_weights_come_is_told(self, small_checkpoint, monkeypatch):
         failed = RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED\nCUDA kernel ...")

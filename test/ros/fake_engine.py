@@ -9,6 +9,7 @@ Each colour word of the instruction gives one segment. Words `name=value` are or
 `fail=KIND` raises; `fail_together=KIND` raises unless it is asked alone; `alone` is answered only if it is asked alone;
 `company` says how many questions are asked at once.
 The checkpoint's name gives orders, too: `fails...` cannot be loaded; `breaks...` raises an unexpected error;
+`no device...` and `lost...` find a GPU that does not work, or fails while they are loaded;
 `until PATH` loads until that file exists; `heavy...` holds 100 MiB, and 50 MiB more for each frame.
 """
 
@@ -30,6 +31,7 @@ from lisa_core import (
     Cancelled,
     CheckpointError,
     DeviceError,
+    DeviceUnusableError,
     ImageError,
     LisaError,
     OutOfMemoryError,
@@ -88,6 +90,10 @@ class FakeEngine:
         """As `LisaEngine.from_pretrained`, with a checkpoint that is only a name."""
         if checkpoint.startswith("fails"):
             raise CheckpointError(f"{checkpoint} is no checkpoint: name a folder that is one")
+        if checkpoint.startswith("no device"):
+            raise DeviceUnusableError("there is no GPU on purpose: see why")
+        if checkpoint.startswith("lost"):
+            raise FAILURES["device"]()
         if checkpoint.startswith("breaks"):
             raise RuntimeError("an error that nobody thought of")
         if checkpoint.startswith("until "):

@@ -14,8 +14,11 @@ from fake_engine import FakeEngine
 from harness import PATIENCE, Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import GetAvailableTransitions
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from scenes import scene
 
+from lisa_core import DeviceError
 from lisa_ros.inference import Ticket
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.node import LisaNode
@@ -25,6 +28,7 @@ CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
+SUCCESS = TransitionCallbackReturn.SUCCESS
 
 Start = Callable[..., tuple[Robot, Process]]
 
@@ -42,6 +46,18 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start_node
     for end in ends:
         end()
+
+
+@pytest.fixture
+def node() -> Iterator[LisaNode]:
+    """A node in this process that nobody spins."""
+    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake"])
+    made = LisaNode(FakeEngine.from_pretrained)
+    yield made
+    made.end()
+    if made.lost:
+        eventually(lambda: not made.context.ok(), "the end that it has set itself")
+    rclpy.try_shutdown()
 
 
 def model_says(statuses: list[DiagnosticArray], words: str) -> bool:
@@ -111,6 +127,42 @@ def test_a_failed_configure_leaves_a_node_that_says_why(start: Start) -> None:
     assert robot.ask("red", image=scene(1)).success
 
 
+@pytest.mark.parametrize(
+    ("before", "checkpoint", "ends"),
+    [
+        ([], "no device", False),  # a launch file that starts it again and again would not help
+        ([], "lost", True),
+        (["fake"], "lost", True),
+        (["fake"], "no device", True),
+    ],
+)
+def test_a_gpu_that_fails_at_load_ends_the_node_unless_it_never_worked(
+    node: LisaNode, before: list[str], checkpoint: str, ends: bool
+) -> None:
+    for name in [*before, checkpoint]:
+        if node.state == "inactive":
+            assert node.trigger_cleanup() == SUCCESS
+        node.set_parameters([Parameter("checkpoint", value=name)])
+        node.trigger_configure()
+    assert (node.state, node.lost) == ("unconfigured", ends)
+    assert "on purpose" in node.reason
+
+
+@pytest.mark.parametrize("error", [DeviceError("the GPU is lost"), RuntimeError("broken")])
+def test_an_engine_that_cannot_be_closed_is_let_go_of(node: LisaNode, error: Exception) -> None:
+    def close() -> None:
+        raise error
+
+    node.trigger_configure()
+    engine: Any = node._model.engine
+    engine.close = close
+    assert node.trigger_cleanup() == SUCCESS
+    assert (node.state, node.lost) == ("unconfigured", isinstance(error, DeviceError))
+    if not node.lost:
+        assert node.trigger_configure() == SUCCESS
+        assert node.trigger_activate() == SUCCESS
+
+
 def test_an_unforeseen_error_in_configure_is_logged_and_not_fatal(start: Start) -> None:
     robot, process = start(checkpoint="breaks")
     eventually(lambda: "cannot configure: RuntimeError: an error that nobody thought of" in process.output)
@@ -169,17 +221,13 @@ def test_deactivating_ends_the_questions_politely(start: Start) -> None:
     assert robot.ask("red", image=scene(1)).success
 
 
-def test_deactivating_ends_the_questions_before_it_closes_what_they_need() -> None:
-    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake"])
-    node = LisaNode(FakeEngine.from_pretrained)
+def test_deactivating_ends_the_questions_before_it_closes_what_they_need(node: LisaNode) -> None:
     node.configure()
     node.activate()
     cameras: list[list[str]] = []
     node.submit(Ticket(Question("red", "camera"), lambda _: cameras.append(list(node._cameras))))
     node.deactivate()
     assert (cameras, node._cameras) == ([["camera"]], {})
-    node.end()
-    rclpy.shutdown()
 
 
 def test_cleanup_gives_the_memory_of_model_and_frames_back(start: Start) -> None:
@@ -196,9 +244,7 @@ def test_cleanup_gives_the_memory_of_model_and_frames_back(start: Start) -> None
     assert freed > 240 << 20, f"of 250 MiB it gave back {freed / 2**20:.0f}"
 
 
-def test_a_node_that_is_half_cleaned_up_does_not_pretend_to_be_active() -> None:
-    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake"])
-    node = LisaNode(FakeEngine.from_pretrained)
+def test_a_node_that_is_half_cleaned_up_does_not_pretend_to_be_active(node: LisaNode) -> None:
     node.configure()
     assert node._inference is not None
     node._inference.close(timeout=PATIENCE)  # as after a cleanup in which the engine did not come back
@@ -207,8 +253,6 @@ def test_a_node_that_is_half_cleaned_up_does_not_pretend_to_be_active() -> None:
     node.cleanup()
     node.configure()
     node.activate()
-    node.end()
-    rclpy.shutdown()
 
 
 def test_cycles_leave_nothing_behind(start: Start) -> None:
