@@ -4,7 +4,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.node import Node
@@ -29,13 +29,17 @@ MODEL_STAGES = ("waiting", "encoding", "answering")
 
 @dataclass(eq=False)
 class _Asked:
-    """A question that is ready for the engine: its picture and frame, earlier turns, and the seconds spent by stage."""
+    """A question whose picture is chosen: earlier turns about it, and the seconds spent by stage.
+
+    Attributes:
+        frame: the picture for the engine, once it is encoded.
+    """
 
     ticket: Ticket
     picture: Picture
-    frame: "lisa_core.Frame"
     turns: Sequence[Turn]
     stages: dict[str, float]
+    frame: "lisa_core.Frame" = field(init=False)
     ended: bool = False
 
 
@@ -65,10 +69,15 @@ class Answerer:
 
     def answer(self, tickets: Sequence[Ticket], end: End) -> None:
         """Answer the questions, several of them together; if one fails, the others are still answered."""
-        asked: list[_Asked] = []
-        for ticket in tickets:
+        chosen: list[_Asked] = []
+        for ticket in tickets:  # all of them now, for frames grow old while those of others are encoded
             with self._failing_alone(ticket, end):
-                asked.append(self._prepared(ticket))
+                chosen.append(self._chosen(ticket))
+        asked: list[_Asked] = []
+        for one in chosen:
+            with self._failing_alone(one.ticket, end):
+                self._encode(one)
+                asked.append(one)
         if len(asked) > 1:
             try:
                 self._ask_together(asked, end)
@@ -86,18 +95,22 @@ class Answerer:
         except BaseException as error:  # whatever it is, the one who asked is told
             self.fail(ticket, error, end)
 
-    def _prepared(self, ticket: Ticket) -> "_Asked":
-        """Find and encode the question's picture; raises Refused and whatever the engine raises."""
-        if ticket.cancel.is_set():
-            raise Cancelled("given up while those asked with it were encoded")
-        stages = {"waiting": time.monotonic() - ticket.asked}
+    def _chosen(self, ticket: Ticket) -> "_Asked":
+        """Find the question's picture; raises Refused, or ImageError if it cannot be read."""
+        stages = {"waiting": 0.0}
         with _timed(stages, "image"):
             picture, turns = self._subjects.of(ticket.question)
-        with _timed(stages, "encoding"):
-            ticket.received = picture.received
-            ticket.enter("encoding")
-            frame = self._encoded(picture)
-        return _Asked(ticket, picture, frame, turns, stages)
+        ticket.received = picture.received
+        return _Asked(ticket, picture, turns, stages)
+
+    def _encode(self, one: "_Asked") -> None:
+        """Encode the question's picture; raises Refused and whatever the engine raises."""
+        if one.ticket.cancel.is_set():
+            raise Cancelled("given up while those asked with it were encoded")
+        one.stages["waiting"] = time.monotonic() - one.ticket.asked - one.stages["image"]
+        one.ticket.enter("encoding")
+        with _timed(one.stages, "encoding"):
+            one.frame = self._encoded(one.picture)
 
     def _ask_alone(self, one: "_Asked", end: End) -> None:
         parameters, ticket = self._parameters(), one.ticket

@@ -169,7 +169,9 @@ def test_the_same_image_is_encoded_once() -> None:
     def asked(index: int) -> Any:
         image = image_message(scene(index), "rgb8", Header())
         question = Question("red", camera="", conversation="sent", image=image, max_age=1.0, timeout=1.0)
-        return answerer._prepared(Ticket(question, lambda _: None))
+        one = answerer._chosen(Ticket(question, lambda _: None))
+        answerer._encode(one)
+        return one
 
     first = asked(52)
     subjects.conversations.put("sent", Conversation(first.picture, (("red", "[SEG]."),)), limit=1)

@@ -1,0 +1,90 @@
+"""Answering questions, without a node: what they are about, and what is logged of those that fail."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_engine import FakeEngine, FakeFrame
+from numpy.typing import NDArray
+from scenes import scene
+from std_msgs.msg import Header
+
+from lisa_ros.answering import Answerer
+from lisa_ros.inference import Ticket
+from lisa_ros.parameters import validated
+from lisa_ros.pictures import Picture
+from lisa_ros.questions import Code, Outcome, Question
+from lisa_ros.statistics import Statistics
+from lisa_ros.subjects import Subjects
+
+
+class Camera:
+    """A camera whose newest frame the test sets, by its number."""
+
+    name = "camera"
+
+    def __init__(self) -> None:
+        self.show(0)
+
+    def show(self, index: int) -> None:
+        self.newest = SimpleNamespace(received=float(index))
+
+    def picture(self, arrival: Any) -> Picture:
+        return Picture(Header(), self.name, scene(int(arrival.received)), received=arrival.received)
+
+    def add_companions(self, picture: Picture) -> None:
+        """There are none."""
+
+    let_go = add_companions
+
+
+@pytest.fixture
+def camera() -> Camera:
+    return Camera()
+
+
+@pytest.fixture
+def engine() -> FakeEngine:
+    return FakeEngine("fake", "fp32")
+
+
+@pytest.fixture
+def errors() -> list[str]:
+    """What was logged as an error."""
+    return []
+
+
+@pytest.fixture
+def answerer(camera: Camera, engine: FakeEngine, errors: list[str]) -> Answerer:
+    node: Any = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=errors.append))
+    model: Any = SimpleNamespace(engine=engine, measure=lambda: None)
+    outputs: Any = SimpleNamespace(add_transform=lambda picture: None, publish=lambda *_: None)
+    cameras: Any = {"camera": camera}
+    subjects = Subjects(cameras, lambda: validated({}), lambda: ())
+    return Answerer(node, model, subjects, lambda: validated({}), outputs, Statistics(), lambda _: None)
+
+
+def ask(answerer: Answerer, *questions: Question) -> tuple[list[Ticket], list[Code]]:
+    """Ask them together; the tickets, and how they ended."""
+    ends: dict[Ticket, Outcome] = {}
+    tickets = [Ticket(question, lambda _: None) for question in questions]
+    answerer.answer(tickets, ends.__setitem__)
+    return tickets, [ends[ticket].code for ticket in tickets]
+
+
+def test_all_frames_are_chosen_before_the_first_is_encoded(
+    answerer: Answerer, camera: Camera, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding takes long, and the frame of the last question was young enough when it was ready."""
+    encode = engine.encode
+
+    def slow(rgb: NDArray[np.uint8]) -> FakeFrame:
+        camera.show(2)
+        return encode(rgb)
+
+    camera.show(1)
+    monkeypatch.setattr(engine, "encode", slow)
+    tickets, codes = ask(answerer, Question("red", "camera"), Question("blue", "camera"))
+    assert codes == [Code.OK, Code.OK]
+    assert [ticket.received for ticket in tickets] == [1.0, 1.0]
