@@ -172,6 +172,8 @@ class Answerer:
         with _timed(stages, "publishing"):
             bare = self._message(question, picture, answer, points, duration) if question.include_masks else message
             self._publications.publish(picture, answer, bare, points)
+        if question.standing:
+            self._standing_failure = ""
         self._subjects.remember(question, Conversation(picture, (*one.turns, (question.instruction, answer.text))))
         self._model.measure()
         stages["all but the model"] = sum(seconds for stage, seconds in stages.items() if stage not in MODEL_STAGES)

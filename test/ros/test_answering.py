@@ -88,3 +88,13 @@ def test_all_frames_are_chosen_before_the_first_is_encoded(
     tickets, codes = ask(answerer, Question("red", "camera"), Question("blue", "camera"))
     assert codes == [Code.OK, Code.OK]
     assert [ticket.received for ticket in tickets] == [1.0, 1.0]
+
+
+def test_a_standing_failure_that_comes_back_is_logged_again(answerer: Answerer, errors: list[str]) -> None:
+    logged = []
+    for words in ("red fail=python", "red fail=python", "red", "red fail=python"):
+        ask(answerer, Question(words, "camera", standing=True))
+        logged.append(len(errors))
+    assert logged == [1, 1, 1, 2]
+    ask(answerer, Question("red fail=python", "camera"))
+    assert len(errors) == 3, "of people's questions each failure is logged"
