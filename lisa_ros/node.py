@@ -214,8 +214,8 @@ class LisaNode(SelfStartingNode):
             self.get_logger().warning(f"~/instruction: {result.reason}")
 
     def _on_parameters(self) -> None:
-        self._statistics.forget_standing_failure()
         self._standing.follow_parameters()
+        self._statistics.forget_standing_failure()  # after it: what was asked until then may have failed meanwhile
         if (inference := self._inference) is not None:
             inference.look_again()
 

@@ -43,22 +43,24 @@ class StandingInstruction:
 
     def follow_parameters(self) -> None:
         """Called when parameters have changed: cancel a question that is out of date; the new one is due at once."""
-        parameters, ticket = self._parameters(), self._ticket
-        if parameters.standing_rate != self._rate:
-            self._rate, self._due = parameters.standing_rate, 0.0
-        wanted = (parameters.standing_instruction, parameters.standing_view)
-        if ticket is None or wanted == (ticket.question.instruction, ticket.question.camera):
-            return
-        self._due = 0.0
+        with self._lock:
+            parameters, ticket = self._parameters(), self._ticket
+            if parameters.standing_rate != self._rate:
+                self._rate, self._due = parameters.standing_rate, 0.0
+            wanted = (parameters.standing_instruction, parameters.standing_view)
+            if ticket is None or wanted == (ticket.question.instruction, ticket.question.camera):
+                return
+            self._due = 0.0
+            ticket.cancel.set()
         if not ticket.done:
-            self._cancel(ticket)
+            self._cancel(ticket)  # without the lock, for this may end it
 
     def frame_arrived(self, camera: str) -> None:
         """Ask, if this is the right camera, the last question has ended, and the next one is due."""
-        parameters = self._parameters()
-        if not parameters.standing_instruction.strip() or camera != parameters.standing_view:
-            return
         with self._lock:
+            parameters = self._parameters()
+            if not parameters.standing_instruction.strip() or camera != parameters.standing_view:
+                return
             now = self._clock()
             self._early = now < self._due
             if self._asking or self._early:
@@ -67,15 +69,11 @@ class StandingInstruction:
             period = 1.0 / parameters.standing_rate if parameters.standing_rate else 0.0
             # A late question does not shift the beat; after a whole period without one the beat starts anew.
             self._due = (self._due if now < self._due + period else now) + period
-        question = Question(
-            instruction=parameters.standing_instruction,
-            camera=camera,
-            max_age=parameters.max_frame_age,
-            timeout=parameters.question_timeout,
-            mask_only=parameters.standing_mask_only,
-            standing=True,
-        )
-        self._ask(question)
+            ticket = self._ticket = self._new_ticket(parameters)
+        try:
+            self._submit(ticket)
+        except Refused as refused:  # the node is shutting down
+            ticket.complete(refused.outcome)
 
     def beat(self) -> None:
         """Ask about a frame that came too early, if a question is due now and the frame is still young enough."""
@@ -86,24 +84,32 @@ class StandingInstruction:
         if self._clock() < newest.received + parameters.max_frame_age:
             self.frame_arrived(parameters.standing_view)
 
-    def _ask(self, question: Question) -> None:
-        def on_done(outcome: Outcome) -> None:
-            with self._lock:
-                self._asking = False
-                if ticket.received is not None:
-                    self._asked_about = ticket.received
-                if outcome.code not in (Code.OK, Code.CANCELED):
-                    self._due = max(self._due, self._clock() + PAUSE_AFTER_FAILURE)
-            self._on_end(question, outcome)
-            newest = self._newest(question.camera)
-            if newest is not None and newest.received != self._asked_about:
-                self.frame_arrived(question.camera)
+    def _new_ticket(self, parameters: Parameters) -> Ticket:
+        question = Question(
+            instruction=parameters.standing_instruction,
+            camera=parameters.standing_view,
+            max_age=parameters.max_frame_age,
+            timeout=parameters.question_timeout,
+            mask_only=parameters.standing_mask_only,
+            standing=True,
+        )
+        ticket = Ticket(question, lambda outcome: self._on_done(ticket, outcome))
+        return ticket
 
-        ticket = self._ticket = Ticket(question, on_done)
-        try:
-            self._submit(ticket)
-        except Refused as refused:  # the node is shutting down
-            ticket.complete(refused.outcome)
+    def _on_done(self, ticket: Ticket, outcome: Outcome) -> None:
+        question = ticket.question
+        with self._lock:
+            self._asking = False
+            if ticket.received is not None:
+                self._asked_about = ticket.received
+            if ticket.cancel.is_set():  # whatever became of it, it is no longer asked
+                outcome = Outcome(Code.CANCELED, "no longer asked")
+            if outcome.code not in (Code.OK, Code.CANCELED):
+                self._due = max(self._due, self._clock() + PAUSE_AFTER_FAILURE)
+            self._on_end(question, outcome)
+        newest = self._newest(question.camera)
+        if newest is not None and newest.received != self._asked_about:
+            self.frame_arrived(question.camera)
 
     def _newest(self, camera: str) -> Arrival | None:
         found = self._cameras.get(camera)

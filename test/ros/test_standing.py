@@ -1,21 +1,26 @@
 """The standing instruction: every new frame, at its rate, after users' questions; and the diagnostics."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from fake_engine import FakeEngine
 from harness import PATIENCE, Robot, camera, eventually, lisa, values
 from lisa_ros.msg import Answer
+from rclpy.parameter import Parameter
 from scenes import box_of, scene
 from std_msgs.msg import String
 
 from lisa_ros.diagnostics import questions_status
 from lisa_ros.inference import Ticket
+from lisa_ros.node import LisaNode
 from lisa_ros.parameters import Parameters, validated
-from lisa_ros.questions import Code, Outcome
+from lisa_ros.questions import Code, Outcome, Question
 from lisa_ros.standing import StandingInstruction
 from lisa_ros.statistics import Statistics
 
@@ -227,6 +232,70 @@ def test_a_faster_rate_counts_at_once() -> None:
     standing.follow_parameters()
     standing.frame_arrived("camera")
     assert asked == [10.0, 11.0]
+
+
+def test_an_instruction_that_is_set_while_another_is_being_asked_replaces_it() -> None:
+    """The executor's thread sets it; the inference thread asks the next question as soon as one has ended."""
+    words, asked, given_up = ["red"], [], []
+    setter = threading.Thread(target=lambda: standing.follow_parameters())
+
+    def parameters() -> Parameters:
+        read = validated({"standing_instruction": words[0], "standing_rate": 0.001})
+        if not asked and threading.current_thread() is not setter:
+            words[0] = "blue"
+            setter.start()
+            setter.join(0.2)  # in vain, for it has to wait until the question that is being asked is known
+        return read
+
+    def answer(ticket: Ticket) -> None:
+        asked.append(ticket.question.instruction)
+        setter.join(PATIENCE)
+        ticket.complete(Outcome(Code.CANCELED if ticket.cancel.is_set() else Code.OK))
+
+    def give_up(ticket: Ticket) -> None:
+        given_up.append(ticket.question.instruction)
+
+    standing = StandingInstruction(parameters, {}, answer, give_up, lambda *_: None, lambda: 10.0)
+    standing.frame_arrived("camera")
+    standing.frame_arrived("camera")
+    assert (asked, given_up) == (["red", "blue"], ["red"])
+
+
+def test_what_fails_when_it_is_no_longer_asked_is_no_failure_of_it() -> None:
+    words, tickets, ends = ["red"], [], []
+    standing = StandingInstruction(
+        lambda: validated({"standing_instruction": words[0]}),
+        {},
+        tickets.append,
+        lambda _: None,
+        lambda _, outcome: ends.append(outcome.code),
+    )
+    standing.frame_arrived("camera")
+    words[0] = ""
+    standing.follow_parameters()
+    tickets[0].complete(Outcome(Code.OUT_OF_MEMORY, "while it was encoded"))
+    assert ends == [Code.CANCELED]
+    words[0] = "blue"
+    standing.frame_arrived("camera")
+    assert [ticket.question.instruction for ticket in tickets] == ["red", "blue"], "the next is not kept waiting"
+    tickets[1].complete(Outcome(Code.OUT_OF_MEMORY))
+    assert ends == [Code.CANCELED, Code.OUT_OF_MEMORY]
+
+
+def test_a_failure_of_the_last_moment_is_forgotten_with_its_instruction() -> None:
+    rclpy.init(args=["--ros-args", "-p", "checkpoint:=fake", "-p", "standing_instruction:=red"])
+    node = LisaNode(FakeEngine.from_pretrained)
+    follow = node._standing.follow_parameters
+
+    def fail_first() -> None:
+        node.ended(Question("red", "camera", standing=True), Outcome(Code.OUT_OF_MEMORY))
+        follow()
+
+    node._standing.follow_parameters = fail_first  # type: ignore[method-assign]
+    node.set_parameters([Parameter("standing_instruction", value="")])
+    assert not node._statistics.summary().standing_failure
+    node.end()
+    rclpy.shutdown()
 
 
 def test_people_go_first(robot: Robot, answers: list[Any]) -> None:
