@@ -29,7 +29,7 @@ class TargetFrame:
 
         self._logger = node.get_logger()
         self._frame = frame
-        self._unavailable: type[Exception] = tf2_ros.TransformException
+        self._unavailable = (tf2_ros.TransformException, ValueError)  # the latter is rclpy's, of a negative stamp
         self._buffer: Any = tf2_ros.Buffer()
         self._listener: Any = tf2_ros.TransformListener(self._buffer, node)
         back = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1))

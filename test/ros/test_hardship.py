@@ -15,6 +15,7 @@ from harness import HERE, PATIENCE, Process, Robot, camera, eventually, lisa
 from rclpy.time import Time as RosTime
 from rosgraph_msgs.msg import Clock
 from scenes import box_of, scene
+from std_msgs.msg import Header
 from test_depth import Scene, centre, depth_of
 
 from lisa_ros.client import AskError, ask
@@ -192,6 +193,22 @@ def test_a_clock_that_jumps_back_clears_what_tf_knows(monkeypatch: pytest.Monkey
     target.close()
     clock.set_ros_time_override(RosTime(seconds=1))
     assert [*cleared, target._buffer.cleared] == [0, 0, 1, 1, 1]
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_stamp_before_all_times_has_no_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(HERE / "tf2_double"))
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("listener", context=context)
+    target = TargetFrame(node, "base")
+    header = Header(frame_id="optical")
+    assert target.find(header) is not None
+    header.stamp.sec = -1
+    assert target.find(header) is None
+    assert target(PoseStamped(header=header)) is None
+    target.close()
     node.destroy_node()
     rclpy.shutdown(context=context)
 
