@@ -30,7 +30,10 @@ from lisa_ros.pictures import Arrival, Companions, Picture
 _LATCHED = (DurabilityPolicy.TRANSIENT_LOCAL, ReliabilityPolicy.RELIABLE)
 
 RATE_WINDOW = 32
-"""Receipts over which the frame rate is taken."""
+"""Receipts over which the frame rate is taken, if so many came within the last `SILENCE` seconds."""
+
+RATE_SPAN = 1.0
+"""Seconds over which the frame rate of a camera that was just opened is taken at least."""
 
 SILENCE = 5.0
 """Seconds without a message after which a camera, or its depth, is called silent."""
@@ -274,7 +277,8 @@ class Camera:
         newest = self._newest()
         with self._streams.lock:
             recent = [received for received in self._streams.receipts if now - received < SILENCE]
-        span = now - recent[0] if recent else 0.0
+        open_for = min(SILENCE, now - self._opened)
+        span = now - recent[0] if len(recent) == RATE_WINDOW else max(RATE_SPAN, open_for)
         return CameraHealth(
             ages={stream: now - arrival.received if arrival else None for stream, arrival in newest.items()},
             rate=len(recent) / span if span > 0 else 0.0,

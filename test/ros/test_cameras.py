@@ -180,9 +180,30 @@ def test_the_rate_is_that_of_the_last_seconds(robot: Robot, monkeypatch: pytest.
         clock.append(now)
         camera._keep_image(b"")
     clock.append(111.5)
-    assert (camera.health.ages["image"], camera.health.rate) == (1.0, 2.0)
+    assert (camera.health.ages["image"], camera.health.rate) == (1.0, 3 / 5)
     clock.append(120.0)
     assert (camera.health.ages["image"], camera.health.rate) == (9.5, 0.0)
+    for number in range(60):
+        clock.append(130.0 + number / 8)
+        camera._keep_image(b"")
+    assert camera.health.rate == pytest.approx(8.0, rel=0.05)
+    camera.close()
+
+
+def test_one_image_makes_no_rate_of_hundreds(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(cameras, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    camera = cameras.Camera(robot.node, "slow", CameraParameters(image="/slow/image"), lambda: None)
+    camera._keep_image(b"")
+    clock.append(100.004)
+    assert camera.health.rate == 1.0
+    clock.append(104.0)
+    assert camera.health.rate == 1 / 4
+    for received in (106.0, 112.0, 118.0):
+        clock.append(received)
+        camera._keep_image(b"")
+        clock.append(received + 0.004)
+        assert camera.health.rate == 1 / 5
     camera.close()
 
 
@@ -198,11 +219,11 @@ def test_diagnostics_tell_of_depth_that_has_fallen_silent(robot: Robot, monkeypa
         clock.append(now)
         camera._keep_image(b"")
     without = camera_status(camera)
-    assert (without.level, without.message) == (DiagnosticStatus.WARN, "1.0 Hz, but no camera_info and no depth")
+    assert (without.level, without.message) == (DiagnosticStatus.WARN, "0.4 Hz, but no camera_info and no depth")
     assert values(without)["age of the newest depth, s"] == "6.000"
     camera._keep_info(b"")
     camera._keep_depth(b"")
-    assert (camera_status(camera).level, camera_status(camera).message) == (DiagnosticStatus.OK, "1.0 Hz")
+    assert (camera_status(camera).level, camera_status(camera).message) == (DiagnosticStatus.OK, "0.4 Hz")
     clock.append(130.0)
     camera._keep_image(b"")
     camera._keep_depth(b"")
