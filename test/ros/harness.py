@@ -184,6 +184,10 @@ class Robot:
         assert done.wait(patience), f"no answer within {patience:g} s"
         return future.result()
 
+    def on_executor(self, call: Callable[[], Any]) -> Any:
+        """What `call` returns, on the executor's thread: rclpy's ActionClient is not thread-safe."""
+        return self.wait(self.executor.create_task(call))
+
     # Questions
 
     def start(self, instruction: str, **fields: Any) -> Any:
@@ -293,16 +297,17 @@ class Goal:
         self._robot = robot
         self.feedback: list[tuple[str, str]] = []
         eventually(client.server_is_ready, "the action")
-        self._handle = robot.wait(client.send_goal_async(goal, feedback_callback=self._on_feedback), patience)
+        sent = robot.on_executor(lambda: client.send_goal_async(goal, feedback_callback=self._on_feedback))
+        self._handle = robot.wait(sent, patience)
         self.accepted = bool(self._handle.accepted)
-        self._result = self._handle.get_result_async()
+        self._result = robot.on_executor(self._handle.get_result_async)
 
     def _on_feedback(self, message: Any) -> None:
         self.feedback.append((message.feedback.stage, message.feedback.partial_text))
 
     def cancel(self) -> bool:
         """Cancel it; whether the node accepted that."""
-        return bool(self._robot.wait(self._handle.cancel_goal_async()).goals_canceling)
+        return bool(self._robot.wait(self._robot.on_executor(self._handle.cancel_goal_async)).goals_canceling)
 
     @property
     def ended(self) -> bool:
@@ -316,7 +321,7 @@ class Goal:
 
     def result_again(self) -> int:
         """The status (GoalStatus) when the result is requested once more."""
-        return int(self._robot.wait(self._handle.get_result_async()).status)
+        return int(self._robot.wait(self._robot.on_executor(self._handle.get_result_async)).status)
 
 
 def _request(kind: Callable[..., T], instruction: str, fields: Mapping[str, Any]) -> T:
