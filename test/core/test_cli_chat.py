@@ -217,7 +217,7 @@ def test_in_8_and_4_bit(load, small_checkpoint, out, precision):
 # In a terminal
 
 SLOW = """
-import sys, time
+import signal, sys, threading, time
 import numpy as np
 from lisa_core.answer import Answer, Segment
 from lisa_core.cli import main
@@ -232,8 +232,10 @@ class Engine:
     checkpoint, precision, device = "slow", "fp32", "cpu"
     def encode(self, rgb):
         if rgb.shape[0] == 300:
-            print("a picture that takes its time", flush=True)
-            time.sleep(2)
+            pressed, obey = threading.Event(), signal.getsignal(signal.SIGINT)
+            signal.signal(signal.SIGINT, lambda *told: (obey(*told), pressed.set()))
+            print("a picture that takes its time, until Ctrl-C", flush=True)
+            pressed.wait()
         return Frame(rgb)
     def ask(self, frame, question, history=(), *, on_token, on_stage, cancel, **limits):
         on_stage("answering")

@@ -41,6 +41,12 @@ def executor() -> Iterator[SingleThreadedExecutor]:
     made.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine may be loaded."""
+    monkeypatch.setattr(client, "DISCOVERY", PATIENCE)
+
+
 def heard(executor: SingleThreadedExecutor) -> str:
     picker = Picker(executor.context)
     executor.add_node(picker)

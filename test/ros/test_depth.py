@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from diagnostic_msgs.msg import DiagnosticArray
 from geometry_msgs.msg import PoseStamped
-from harness import Robot, eventually, lisa
+from harness import Robot, eventually, lisa, values
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import serialize_message
@@ -141,21 +142,36 @@ def test_depth_of_another_frame_is_warned_about_once(show: Scene) -> None:
     eventually(lambda: show.robot.log().count(warning) == 1, "a warning")  # type: ignore[attr-defined]
 
 
-def test_depth_may_come_while_it_is_answered(show: Scene) -> None:
+def depth_came(told: list[DiagnosticArray], since: float) -> bool:
+    """Whether diagnostics tell of depth that the node has taken after `since`, in s of system time."""
+    for array in told:
+        (status,) = (status for status in array.status if status.name == "lisa: camera camera")
+        age = values(status)["age of the newest depth, s"]
+        if age != "none yet" and array.header.stamp.sec + array.header.stamp.nanosec / 1e9 - float(age) > since:
+            return True
+    return False
+
+
+def test_depth_may_come_while_it_is_answered(show: Scene, tmp_path: Path) -> None:
+    told = show.robot.listen("/diagnostics", DiagnosticArray)
     show.position(45, depth_of(45))
     show.stamp += 10
     show.say(show.stamp)
     show.robot.publish("/image", image_message(scene(46), "rgb8", header(show.stamp)))
     eventually(lambda: show.again() and show.answer.header.stamp.sec == show.stamp, "the next frame")
     assert not show.answer.segments[0].has_position
-    goal = show.robot.pursue("red delay=3", max_age=-1.0)
+    goal = show.robot.pursue(f"red until={tmp_path / 'gate'}", max_age=-1.0)
     eventually(lambda: ("answering", "") in goal.feedback, "the question to be answered")
+    began = time.time()
     show.robot.publish("/depth", image_message(depth_of(46), "32FC1", header(show.stamp)))
-    time.sleep(0.3)  # for the middleware keeps one until the node takes it
+    # The middleware keeps one until the node takes it.
+    eventually(lambda: depth_came(told, began), "the depth of the image")
     for number in range(1, 21):  # and the camera goes on
+        began = time.time()
         show.robot.publish("/image", image_message(scene(46), "rgb8", header(show.stamp + number / 15)))
         show.robot.publish("/depth", image_message(depth_of(46, 9.0), "32FC1", header(show.stamp + number / 15)))
-        time.sleep(0.02)
+    eventually(lambda: depth_came(told, began), "the depth of later images")
+    (tmp_path / "gate").touch()
     segment = goal.result()[1].answer.segments[0]
     assert segment.has_position
     assert segment.position.z == pytest.approx(1.0)
