@@ -237,7 +237,6 @@ def test_a_faster_rate_counts_at_once() -> None:
 def test_an_instruction_that_is_set_while_another_is_being_asked_replaces_it() -> None:
     """The executor's thread sets it; the inference thread asks the next question as soon as one has ended."""
     words, asked, given_up = ["red"], [], []
-    setter = threading.Thread(target=lambda: standing.follow_parameters())
 
     def parameters() -> Parameters:
         read = validated({"standing_instruction": words[0], "standing_rate": 0.001})
@@ -256,6 +255,7 @@ def test_an_instruction_that_is_set_while_another_is_being_asked_replaces_it() -
         given_up.append(ticket.question.instruction)
 
     standing = StandingInstruction(parameters, {}, answer, give_up, lambda *_: None, lambda: 10.0)
+    setter = threading.Thread(target=standing.follow_parameters)
     standing.frame_arrived("camera")
     standing.frame_arrived("camera")
     assert (asked, given_up) == (["red", "blue"], ["red"])
