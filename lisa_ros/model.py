@@ -34,7 +34,7 @@ class Model:
         engine: None unless loaded.
         progress: how far loading has got, in words; empty unless it is loading.
         facts: about the loaded engine, for the diagnostics.
-        worked: whether an engine was ever loaded.
+        gpu_worked: whether an engine was ever loaded to a GPU.
     """
 
     def __init__(self, load: Load, wanted: Callable[[], bool], logger: RcutilsLogger) -> None:
@@ -45,7 +45,7 @@ class Model:
         self.engine: LisaEngine | None = None
         self.progress = ""
         self.facts: dict[str, object] = {}
-        self.worked = False
+        self.gpu_worked = False
 
     def load(self, parameters: Parameters) -> None:
         """Load the checkpoint that the parameters name; raises LisaError, DeviceError among them, if it cannot be."""
@@ -64,7 +64,8 @@ class Model:
             )
         finally:
             self.progress = ""
-        self.engine, self.worked = engine, True
+        self.engine = engine
+        self.gpu_worked |= engine.device != "cpu"
         self.facts = {
             "checkpoint": engine.checkpoint,
             "precision": engine.precision,

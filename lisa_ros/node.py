@@ -119,7 +119,9 @@ class LisaNode(SelfStartingNode):
         try:
             self._model.load(self._settings())
         except DeviceError as error:
-            if self._model.worked or not isinstance(error, DeviceUnusableError):  # else it would fail again and again
+            if self._model.gpu_worked or not isinstance(
+                error, DeviceUnusableError
+            ):  # else it would fail again and again
                 self._give_up(str(error))
             raise
         self._subjects = Subjects(self._cameras, self._settings, self._conversations)

@@ -9,7 +9,7 @@ Each colour word of the instruction gives one segment. Words `name=value` are or
 `fail=KIND` raises; `fail_together=KIND` raises unless it is asked alone; `alone` is answered only if it is asked alone;
 `company` says how many questions are asked at once.
 The checkpoint's name gives orders, too: `fails...` cannot be loaded; `breaks...` raises an unexpected error;
-`no device...` and `lost...` find a GPU that does not work, or fails while they are loaded;
+`on a gpu...` says that it is there; `no device...` and `lost...` find a GPU that does not work, or fails meanwhile;
 `until PATH` loads until that file exists; `heavy...` holds 100 MiB, and 50 MiB more for each frame.
 """
 
@@ -69,7 +69,7 @@ class FakeEngine:
     def __init__(self, checkpoint: str, precision: str) -> None:
         self.checkpoint = checkpoint
         self.precision = "fp32" if precision == "auto" else precision
-        self.device = "cpu"
+        self.device = "cuda" if checkpoint.startswith("on a gpu") else "cpu"
         self._heavy = checkpoint.startswith("heavy")
         self._ballast = np.ones(100 << 20 if self._heavy else 1 << 20, np.uint8)
         self._owner: int | None = None

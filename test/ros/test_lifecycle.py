@@ -132,8 +132,9 @@ def test_a_failed_configure_leaves_a_node_that_says_why(start: Start) -> None:
     [
         ([], "no device", False),  # a launch file that starts it again and again would not help
         ([], "lost", True),
-        (["fake"], "lost", True),
-        (["fake"], "no device", True),
+        (["fake"], "no device", False),
+        (["on a gpu"], "lost", True),
+        (["on a gpu"], "no device", True),
     ],
 )
 def test_a_gpu_that_fails_at_load_ends_the_node_unless_it_never_worked(
