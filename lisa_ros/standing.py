@@ -102,7 +102,7 @@ class StandingInstruction:
             self._asking = False
             if ticket.received is not None:
                 self._asked_about = ticket.received
-            if ticket.cancel.is_set():  # whatever became of it, it is no longer asked
+            if ticket.cancel.is_set() and outcome.code is not Code.OK:  # whatever it failed with, it is no longer asked
                 outcome = Outcome(Code.CANCELED, "no longer asked")
             if outcome.code not in (Code.OK, Code.CANCELED):
                 self._due = max(self._due, self._clock() + PAUSE_AFTER_FAILURE)
