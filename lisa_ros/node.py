@@ -119,9 +119,8 @@ class LisaNode(SelfStartingNode):
         try:
             self._model.load(self._settings())
         except DeviceError as error:
-            if self._model.gpu_worked or not isinstance(
-                error, DeviceUnusableError
-            ):  # else it would fail again and again
+            never_worked = isinstance(error, DeviceUnusableError) and not self._model.gpu_worked
+            if not never_worked:  # else a new process would fail in the same way, again and again
                 self._give_up(str(error))
             raise
         self._subjects = Subjects(self._cameras, self._settings, self._conversations)
