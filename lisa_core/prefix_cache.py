@@ -48,7 +48,7 @@ class PrefixCache:
         self._context = shape.context
         self._memory = memory
         self._visual: weakref.ref[Visual] | None = None
-        self._aside: weakref.WeakKeyDictionary[Visual, Text] = weakref.WeakKeyDictionary()  # in the order of their use
+        self._aside = memory.copies
         self.cache = KVCache(shape, min(2 * _GROWTH, shape.context), dtype, device)
         self.ids: list[int] = []
         memory.track(self.cache)
@@ -111,9 +111,9 @@ class PrefixCache:
         self.ids = []
 
     def _copy_aside(self, visual: Visual) -> None:
-        """Copies what the cache holds of a frame, if there is memory for that; else it will be read again."""
+        """Copies what the cache holds of a frame, if memory is free for that; else it will be read again."""
         length = len(self.ids)
-        if not self._memory.has_room(self._bytes(length)):
+        if not self._memory.fits(self._bytes(length)):
             return
         try:
             copied = self._copy(self.cache, length, length)

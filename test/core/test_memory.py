@@ -17,8 +17,10 @@ SHORT = case("v1-short")
 WORDS = "segment the handle"
 TOKEN = 4 * 2 * 3 * 64
 """Bytes of a token's key and value."""
-FRAME = 300 * TOKEN + 4 * 256 * 64 + 4 * 256 * 16 * 16
-"""Bytes of a frame, about: what was read of it, its visual tokens and SAM's embedding."""
+ENCODED = 4 * 256 * 64 + 4 * 256 * 16 * 16
+"""Bytes of a frame's visual tokens and SAM's embedding."""
+FRAME = 300 * TOKEN + ENCODED
+"""Bytes of a frame, about, with what was read of it."""
 
 
 @pytest.fixture(scope="module")
@@ -77,11 +79,36 @@ def test_a_frame_that_is_asked_about_does_not_give_way():
     assert asked.held == 1024
 
 
+def test_nothing_gives_way_in_vain():
+    memory = FrameMemory(room=3000)
+    idle = Frame(np.zeros((1, 1, 3), np.uint8), {})
+    (encoded,) = memory.use([idle])
+    encoded.visual = Visual(torch.zeros(256))
+    memory.use([])
+    assert not memory.has_room(3001)
+    assert encoded.held == 1024
+    assert memory.has_room(3000)
+    assert encoded.held == 0
+
+
+@pytest.mark.parametrize("copies", [0.5, 1.5])
+def test_no_frame_is_encoded_again_for_a_copy_of_what_was_read(limited, bare, encoded, copies):
+    engine = limited(limit := bare + 4 * ENCODED + copies * 300 * TOKEN)
+    frames = [engine.encode(rgb) for rgb in pictures(4)]
+    for frame in frames:
+        engine.ask(frame, WORDS, mask_only=True)
+    encoded.clear()
+    for frame in frames * 2:
+        engine.ask(frame, WORDS, mask_only=True)
+        assert sum(engine.memory().values()) <= limit
+    assert not encoded
+
+
 class TestLimit:
     @pytest.fixture
     def limit(self, bare):
         """Room for about three frames."""
-        return bare + 3.5 * FRAME
+        return bare + 3.5 * ENCODED
 
     @pytest.fixture
     def engine(self, limited, limit):
