@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import case, distance
+from PIL import Image
 
 from lisa_core import preprocess
 
@@ -37,10 +38,25 @@ def test_clip_sees_the_centre_of_the_shortest_side():
     assert not torch.equal(preprocess.for_clip(inside, 224), seen)
 
 
-@pytest.mark.parametrize("length", [400, 1500, 4000])
-@pytest.mark.parametrize("turn", [0, 1], ids=["long", "high"])
-def test_clip_sees_the_middle_of_a_strip_too_long_to_be_resized_whole(length, turn):
+TURNS = pytest.mark.parametrize("turn", [0, 1], ids=["long", "high"])
+
+
+@pytest.mark.parametrize("length", [400, 1500, 4000, 40_000])
+@TURNS
+def test_clip_sees_the_middle_of_a_strip(length, turn):
     rgb = np.zeros((100, length, 3), np.uint8)
     middle = (length - 100) // 2
     rgb[:, middle - 5 : middle + 105] = 255  # and what the filter looks at beside it
     assert (preprocess.for_clip(np.rot90(rgb, turn).copy(), 224) == 255).all()
+
+
+@pytest.mark.parametrize("size", [(11, 323), (100, 1701), (1, 19), (1, 300), (1, 301)], ids=str)
+@TURNS
+def test_clip_sees_a_strip_as_pillow_resizes_it_whole(size, turn):
+    rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    width = int(224 * size[1] / size[0])
+    left = (width - 224) // 2
+    turned = np.rot90(rgb, turn).copy()
+    wanted = np.array(Image.fromarray(turned).resize((224, width) if turn else (width, 224), Image.Resampling.BICUBIC))
+    wanted = wanted[left : left + 224] if turn else wanted[:, left : left + 224]
+    assert np.array_equal(preprocess.for_clip(turned, 224).numpy(), wanted)
