@@ -70,13 +70,15 @@ class Together:
             return
         for one in asked:
             one.question.on_stage("answering")
+        going = self._read(asked)
         if self._limits.mask_only:
-            for one, text in self._read(asked).items():
-                one.reply.assume_mask(text.hidden)
+            for one in asked:
+                one.reply.assume_mask(going[one].hidden)
                 one.reply.end()
+                self._prefixes.replace(one.visual, going.pop(one))
             self._finish(asked)
         else:
-            self._decode(self._read(asked))
+            self._decode(going)
 
     def _read(self, asked: Sequence[Asked]) -> dict[Asked, Text]:
         texts = self._generator.read_together([(one.visual, one.question.prompt) for one in asked])
@@ -104,8 +106,9 @@ class Together:
 
     def _leave(self, going: dict[Asked, Text]) -> None:
         """Removes cancelled questions."""
-        for one in going.keys() - self._still_asked(list(going)):
-            del going[one]
+        still = self._still_asked(going)
+        for one in [one for one in going if one not in still]:
+            self._prefixes.replace(one.visual, going.pop(one))
 
     def _is_over(self, one: Asked, token: int) -> bool:
         said = len(one.reply.ids)
