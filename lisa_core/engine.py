@@ -4,7 +4,7 @@
     frame = engine.encode(rgb)
     answer = engine.ask(frame, "What could open the bottle?")
 
-An engine is not thread-safe: one thread owns it.
+One thread uses an engine at a time, and what it calls back cannot use it before it has returned; `LisaError` says so.
 """
 
 import gc
@@ -90,6 +90,7 @@ class LisaEngine:
         self._torch_device = device
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
+        self._free = threading.Lock()
         end = tokenizer.special_ids[template.EOS]
         capture_for = partial(cuda_graphs.capture_for, device, precision)
         room = memory_limit * 2**30 - sum(self._weights().values()) if memory_limit > 0 else math.inf
@@ -170,11 +171,10 @@ class LisaEngine:
         Raises:
             ImageError, OutOfMemoryError, DeviceError
         """
-        self._ready()
-        image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
         watch = Stopwatch()
-        frame = Frame(image, watch.laps)
-        with self._guarded():
+        with self._alone(), self._guarded():
+            image = preprocess.check_image(rgb).copy()  # SAM may look at it later, when a camera has reused the buffer
+            frame = Frame(image, watch.laps)
             (encoded,) = self._memory.use([frame])
             self._visual(encoded, watch)
         return frame
@@ -231,8 +231,9 @@ class LisaEngine:
     ) -> list[Answer | Cancelled]:
         """Answers several questions as `ask` would, decoding them together: each pass over the weights serves all.
 
-        Where decoding replays recorded steps (on a GPU), they are answered one after the other instead. Only the step
-        of a single question is recorded, and unrecorded steps of several take longer than recorded ones in turn.
+        One alone is asked as by `ask`. Where decoding replays recorded steps (on a GPU), several are answered one after
+        the other instead: only the step of a single question is recorded, and unrecorded steps of several take longer
+        than recorded ones in turn.
 
         Args:
             frame: from `encode`, as in `ask`; one for all questions, or one for each.
@@ -252,6 +253,8 @@ class LisaEngine:
             PromptError, ImageError, OutOfMemoryError, DeviceError: of any of them, for all.
         """
         self._ready()
+        if isinstance(instructions, str):
+            raise PromptError("The instructions are one text; give a list of texts, or ask one with `ask`.")
         count = len(instructions)
         frames = list(frame) if isinstance(frame, Sequence) else [frame] * count
         _check_frames(frames)
@@ -279,7 +282,7 @@ class LisaEngine:
             if on_answer is not None:
                 on_answer(index, found)
 
-        answer = self._answer_in_turn if self._generator.records else self._answer_together
+        answer = self._answer_in_turn if self._generator.records or count == 1 else self._answer_together
         answer(questions, Limits(max_new_tokens, max_segments, mask_only), end)
         return [ends[index] for index in range(count)]
 
@@ -299,7 +302,7 @@ class LisaEngine:
 
     def _answer_one(self, question: Question, limits: Limits) -> Answer:
         cancel, watch = question.cancel, Stopwatch()
-        with self._guarded():
+        with self._alone(), self._guarded():
             question.on_stage("answering")
             (frame,) = self._memory.use([question.frame])
             step = self._generator.read(self._visual(frame, watch), question.prompt, cancel)
@@ -322,7 +325,6 @@ class LisaEngine:
 
     def _answer_in_turn(self, questions: Sequence[Question], limits: Limits, end: "_End") -> None:
         for index, question in enumerate(questions):
-            self._ready()  # whoever heard the last answer may have closed it
             found: Answer | Cancelled
             try:
                 found = self._answer_one(question, limits)
@@ -337,7 +339,7 @@ class LisaEngine:
             found = cancelled() if segments is None else self._answer(asked.question, asked.reply, segments, watch)
             end(asked.index, found)
 
-        with self._guarded():
+        with self._alone(), self._guarded():
             frames = self._memory.use([question.frame for question in questions])
             asked = [
                 Asked(
@@ -370,15 +372,16 @@ class LisaEngine:
         """
         if self._model is None:
             return
-        self._model = None
-        self._prefixes.forget()
-        del self._prefixes, self._generator, self._masker, self._memory, self._look
-        try:
-            self._release()
-        except RuntimeError as error:
-            if not loading.is_lost(self._torch_device):
-                raise
-            raise loading.failure(self._torch_device, error) from error
+        with self._alone():
+            self._model = None
+            self._prefixes.forget()
+            del self._prefixes, self._generator, self._masker, self._memory, self._look
+            try:
+                self._release()
+            except RuntimeError as error:
+                if not loading.is_lost(self._torch_device):
+                    raise
+                raise loading.failure(self._torch_device, error) from error
 
     def _ready(self) -> Lisa:
         if self._model is None:
@@ -432,6 +435,20 @@ class LisaEngine:
         self._prefixes.forget()
         self._release()
         raise OutOfMemoryError(f"{message} Ask about a smaller image, or use a smaller precision or checkpoint.")
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """One call at a time: raises LisaError in another thread's, or a callback's; or if the engine was closed."""
+        if not self._free.acquire(blocking=False):
+            raise LisaError(
+                "This engine is answering; use it when that call has returned, for it serves one thread at a time, and"
+                " not its own callbacks."
+            )
+        try:
+            self._ready()
+            yield
+        finally:
+            self._free.release()
 
     def _release(self) -> None:
         gc.collect()

@@ -85,12 +85,34 @@ def test_the_next_question_is_undisturbed(v1):
 def test_an_answer_outgrows_its_cache(v1, monkeypatch):
     monkeypatch.setattr("lisa_core.prefix_cache._GROWTH", 1)
     asked = ASKED[0]
-    answer = v1.ask_many(v1.encode(asked.rgb), [asked.instruction], [asked.history])[0]
-    same(answer, alone(v1, asked))
+    answers = v1.ask_many(v1.encode(asked.rgb), [asked.instruction] * 2, [asked.history] * 2)
+    for answer in answers:
+        same(answer, alone(v1, asked))
 
 
 def test_nothing_asked(v1):
     assert v1.ask_many(v1.encode(ASKED[0].rgb), []) == []
+
+
+def test_a_question_is_no_list_of_letters(v1):
+    with pytest.raises(PromptError, match="give a list of texts"):
+        v1.ask_many(v1.encode(ASKED[0].rgb), "cup")
+
+
+def test_one_question_is_answered_as_by_ask(small, passes):
+    told, ended = [], []
+    answers = small.ask_many(
+        small.encode(SHORT.rgb),
+        [SHORT.instruction],
+        on_token=lambda *token: told.append(token),
+        on_answer=lambda *end: ended.append(end),
+    )
+    assert not passes
+    same(answers[0], alone(small, SHORT))
+    assert ("".join(text for _, text in told), ended) == (answers[0].text, [(0, answers[0])])
+    cancel = threading.Event()
+    cancel.set()
+    assert [type(end) for end in small.ask_many(small.encode(SHORT.rgb), ["Where?"], cancels=[cancel])] == [Cancelled]
 
 
 class TestCancel:
@@ -220,6 +242,25 @@ class TestWhatIsKept:
             read.clear()
             small.ask(frame, "Why?", [(question, answer.text)], max_new_tokens=1, max_segments=0)
             assert read[0] < 15
+
+    @pytest.mark.parametrize("how", ["for their masks only", "until they were cancelled"])
+    def test_a_prompt_read_together_is_not_read_again(self, small, monkeypatch, how):
+        frames = [small.encode(one.rgb) for one in (SHORT, LONG)]
+        cancels = [threading.Event(), threading.Event()]
+        words = ["Where is the cup?", "Where is the bowl?"]
+        if how == "for their masks only":
+            small.ask_many(frames, words, mask_only=True)
+        else:
+            small.ask_many(frames, words, cancels=cancels, on_token=lambda index, _: cancels[index].set())
+        read, forward = [], Language.forward
+        monkeypatch.setattr(
+            Language, "forward", lambda self, new, *others: read.append(len(new)) or forward(self, new, *others)
+        )
+        for frame, one in zip(frames, (SHORT, LONG), strict=True):
+            read.clear()
+            answer = small.ask(frame, "Why?", max_new_tokens=4)
+            assert read[0] < 15
+            same(answer, small.ask(small.encode(one.rgb), "Why?", max_new_tokens=4))
 
     def test_the_next_turn_is_the_same(self, small):
         frames = [small.encode(one.rgb) for one in (SHORT, LONG)]

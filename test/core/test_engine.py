@@ -251,6 +251,58 @@ class TestStreaming:
         return answer.text
 
 
+class TestOneAtATime:
+    """Two calls at once would mix their keys and values, and answer nonsense."""
+
+    CALLS = pytest.mark.parametrize(
+        "call",
+        [
+            lambda engine, frame: engine.close(),
+            lambda engine, frame: engine.encode(SHORT.rgb),
+            lambda engine, frame: engine.ask(frame, "cup"),
+            lambda engine, frame: engine.ask_many(frame, ["cup", "bowl"]),
+        ],
+        ids=["close", "encode", "ask", "ask_many"],
+    )
+
+    @CALLS
+    @pytest.mark.parametrize("listener", ["on_token", "on_stage"])
+    def test_what_is_called_back_cannot_use_it(self, small_checkpoint, call, listener):
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        frame, other = engine.encode(SHORT.rgb), engine.encode(LONG.rgb)
+        expected = ask(engine, SHORT)
+        with pytest.raises(LisaError, match="is answering; use it when that call has returned"):
+            ask(engine, SHORT, frame, **{listener: lambda _: call(engine, other)})
+        assert same_answer(ask(engine, SHORT, frame), expected)
+
+    @CALLS
+    def test_nor_while_it_answers_several(self, small_checkpoint, call):
+        engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+        frame, other = engine.encode(SHORT.rgb), engine.encode(LONG.rgb)
+        with pytest.raises(LisaError, match="is answering"):
+            engine.ask_many(frame, ["cup", "bowl"], max_new_tokens=2, on_answer=lambda *_: call(engine, other))
+        assert same_answer(ask(engine, SHORT, frame), ask(engine, SHORT))
+
+    def test_nor_can_another_thread(self, small, frame):
+        refused = []
+
+        def use():
+            try:
+                ask(small, LONG)
+            except LisaError as error:
+                refused.append(str(error))
+
+        def on_token(_):
+            thread = threading.Thread(target=use)
+            thread.start()
+            thread.join()
+
+        answer = ask(small, SHORT, frame, on_token=on_token)
+        assert refused
+        assert all("it serves one thread at a time" in error for error in refused)
+        assert same_answer(answer, ask(small, SHORT))
+
+
 class TestCancel:
     def test_before(self, small, frame, count):
         cancel = threading.Event()
@@ -335,6 +387,13 @@ class TestOutOfMemory:
             with pytest.raises(OutOfMemoryError):
                 small.encode(SHORT.rgb)
         assert ask(small, SHORT).text == "Sure, [SEG]."
+
+    def test_of_the_copy_of_an_image(self, small):
+        class Large(np.ndarray):
+            copy = self.raising(MemoryError("Unable to allocate 275. MiB"))
+
+        with pytest.raises(OutOfMemoryError, match="Unable to allocate"):
+            small.encode(SHORT.rgb.view(Large))
 
     def test_of_loading(self, small_checkpoint, monkeypatch):
         monkeypatch.setattr("lisa_core.tensor_files.TensorFile.read", self.raising(self.ERRORS[0]))

@@ -178,6 +178,12 @@ class TestLimit:
         assert same_answer(answer, small.ask(small.encode(SHORT.rgb), SHORT.instruction))
 
 
+def test_one_question_needs_no_more_than_by_ask(limited, bare, small):
+    engine = limited(bare + ENCODED)
+    (answer,) = engine.ask_many(engine.encode(SHORT.rgb), [SHORT.instruction])
+    assert same_answer(answer, small.ask(small.encode(SHORT.rgb), SHORT.instruction))
+
+
 def test_texts_together_are_counted_and_given_back(small):
     frame = small.encode(SHORT.rgb)
     before = small.memory()["kv_cache"]
