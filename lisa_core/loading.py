@@ -1,5 +1,6 @@
 """Loads a checked checkpoint to a device one tensor at a time, so that no two copies of it are in memory."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -37,21 +38,18 @@ def resolve_device(device: str | None) -> torch.device:
     """The device by name; None: the GPU if there is one."""
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise CheckpointError(f"There is no device {device!r}; give cpu, cuda or cuda:1.") from error
-    if resolved.type not in ("cpu", "cuda"):
-        raise CheckpointError(f"LISA runs on cpu and cuda, not on {device}.")
-    if resolved.type == "cuda":
-        index = resolved.index or 0
-        if index >= torch.cuda.device_count():
-            raise CheckpointError(
-                f"{device} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
-                " here: check the driver (nvidia-smi) and that torch was built for CUDA, or use the cpu."
-            )
-        resolved = torch.device("cuda", index)
-    return resolved
+    if device == "cpu":
+        return torch.device("cpu")
+    named = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", device)  # torch itself takes cuda:256 for cuda:0
+    if named is None:
+        raise CheckpointError(f"There is no device {device!r}; give cpu, cuda or cuda:1: LISA runs on nothing else.")
+    index = int(named[1] or 0)
+    if index >= torch.cuda.device_count():
+        raise CheckpointError(
+            f"{device} was asked for, but torch {torch.__version__} sees {torch.cuda.device_count()} CUDA devices"
+            " here: check the driver (nvidia-smi) and that torch was built for CUDA, or use the cpu."
+        )
+    return torch.device("cuda", index)
 
 
 def current(device: torch.device) -> AbstractContextManager[object]:

@@ -8,7 +8,7 @@ from lisa_core.errors import CheckpointError
 from lisa_core.model.clip import ClipShape
 from lisa_core.model.language import LanguageShape
 from lisa_core.model.lisa import LisaShape
-from lisa_core.model.sam import SamShape
+from lisa_core.model.sam import DECODER_HEADS, SamShape
 
 Config = Mapping[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
@@ -71,6 +71,7 @@ def _language(config: Config) -> LanguageShape:
     if width % heads or (width // heads) % 2 or heads % kv_heads:
         raise CheckpointError(f"config.json: {heads} heads ({kv_heads} for keys) do not divide a width of {width}.")
     _choice(config, "hidden_act", "silu", ("silu",))
+    rope_theta, rope_scale = _rope(config)
     return LanguageShape(
         vocabulary=_integer(config, "vocab_size"),
         width=width,
@@ -80,17 +81,25 @@ def _language(config: Config) -> LanguageShape:
         kv_heads=kv_heads,
         context=_integer(config, "max_position_embeddings", default=2048),
         norm_eps=_number(config, "rms_norm_eps", 1e-6),
-        rope_theta=_number(config, "rope_theta", 10000.0),
-        rope_scale=_rope_scale(config.get("rope_scaling")),
+        rope_theta=rope_theta,
+        rope_scale=rope_scale,
     )
 
 
-def _rope_scale(scaling: Any) -> float:
+def _rope(config: Config) -> tuple[float, float]:
+    """The base of the positions and their scale; transformers 5 writes both into `rope_parameters`."""
+    key = "rope_scaling" if config.get("rope_parameters") is None else "rope_parameters"
+    scaling = config.get(key)
     if scaling is None:
-        return 1.0
-    if isinstance(scaling, dict) and scaling.get("type", scaling.get("rope_type")) == "linear":
-        return _number(scaling, "factor", 1.0)
-    raise CheckpointError(f"config.json: rope_scaling {scaling!r} is not known; only linear scaling is.")
+        return _number(config, "rope_theta", 10000.0), 1.0
+    if isinstance(scaling, dict):
+        theta = _number({**config, **scaling}, "rope_theta", 10000.0)
+        match scaling.get("type", scaling.get("rope_type")):
+            case "default":
+                return theta, 1.0
+            case "linear":
+                return theta, _number(scaling, "factor", 1.0)
+    raise CheckpointError(f"config.json: {key} {scaling!r} is not known; only linear scaling is.")
 
 
 def _sam(tensors: Shapes) -> SamShape:
@@ -110,10 +119,10 @@ def _sam(tensors: Shapes) -> SamShape:
         heads=max(1, width // head_width),
         hidden=_shape(tensors, encoder + "blocks.0.mlp.lin1.weight", 2)[0],
         windows=tuple(0 if side == grid else side for side in sides),
-        embedding=_shape(tensors, encoder + "neck.0.weight", 4)[0],
+        embedding=_split_by_heads(tensors, encoder + "neck.0.weight", 4),
         decoder_layers=_count(tensors, blocks),
         decoder_hidden=_shape(tensors, blocks + "0.mlp.lin1.weight", 2)[0],
-        attention_inner=_shape(tensors, blocks + "0.cross_attn_token_to_image.q_proj.weight", 2)[0],
+        attention_inner=_split_by_heads(tensors, blocks + "0.cross_attn_token_to_image.q_proj.weight", 2),
         mask_tokens=_few(_shape(tensors, decoder + "mask_tokens.weight", 2)[0], decoder + "mask_tokens"),
         iou_hidden=_shape(tensors, decoder + "iou_prediction_head.layers.0.weight", 2)[0],
         iou_depth=_count(tensors, decoder + "iou_prediction_head.layers."),
@@ -127,6 +136,14 @@ def _shape(tensors: Shapes, name: str, dimensions: int) -> tuple[int, ...]:
     if len(shape) != dimensions or math.prod(shape) == 0:
         raise CheckpointError(f"Tensor {name} has shape {shape}, but {dimensions} dimensions are needed.")
     return shape
+
+
+def _split_by_heads(tensors: Shapes, name: str, dimensions: int) -> int:
+    """The first dimension of a tensor of SAM's mask decoder, or of what it reads."""
+    shape = _shape(tensors, name, dimensions)
+    if shape[0] % DECODER_HEADS:
+        raise CheckpointError(f"Tensor {name} has shape {shape}, but {DECODER_HEADS} heads do not divide {shape[0]}.")
+    return shape[0]
 
 
 def _count(tensors: Shapes, prefix: str) -> int:

@@ -16,7 +16,8 @@ from lisa_core.model.gpu import kernels_for
 from lisa_core.model.linear import Linear, multiply
 
 _ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
-_DECODER_HEADS = 8
+DECODER_HEADS = 8
+"""They divide `embedding` and `attention_inner`."""
 
 
 @dataclass(frozen=True)
@@ -410,7 +411,7 @@ class _DecoderAttention(nn.Module):
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         heads = (
-            projection(states).unflatten(-1, (_DECODER_HEADS, -1)).transpose(1, 2)
+            projection(states).unflatten(-1, (DECODER_HEADS, -1)).transpose(1, 2)
             for projection, states in ((self.q_proj, query), (self.k_proj, key), (self.v_proj, value))
         )
         mixed = functional.scaled_dot_product_attention(*heads)

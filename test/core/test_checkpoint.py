@@ -180,6 +180,16 @@ class TestTensors:
         with pytest.raises(CheckpointError, match=r"Tensor \S+ .*has shape \([\d, ]*\), but .*\d"):
             Checkpoint.open(changed, TOWER)
 
+    @pytest.mark.parametrize(
+        "part",
+        ["image_encoder.neck.0", "mask_decoder.transformer.layers.0.cross_attn_token_to_image.q_proj"],
+    )
+    def test_widths_that_the_heads_of_the_mask_decoder_do_not_divide(self, tmp_path, tensors, part):
+        name = f"model.visual_model.{part}.weight"
+        shape = (12, *tensors[name].shape[1:])
+        changed = write(tmp_path / "lisa", tensors | {name: torch.zeros(shape)})
+        refused(changed, f"Tensor {name} has shape {shape}, but 8 heads do not divide 12")
+
     def test_more_of_a_part_than_any_model_has(self, tmp_path, tensors):
         """Refused at once: to build it would take minutes, and all memory."""
         name = "model.visual_model.mask_decoder.mask_tokens.weight"
@@ -329,6 +339,27 @@ class TestConfig:
     def test_unknown_rope_scaling(self, folder, scaling):
         change_json(folder / "config.json", rope_scaling=scaling)
         refused(folder, f"rope_scaling {scaling!r} is not known")
+        change_json(folder / "config.json", rope_parameters=scaling)
+        refused(folder, f"rope_parameters {scaling!r} is not known")
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"rope_theta": 20000.0, "rope_scaling": {"type": "linear", "factor": 4.0}},
+            {"rope_theta": ..., "rope_parameters": {"rope_type": "linear", "factor": 4.0, "rope_theta": 20000.0}},
+            {"rope_theta": 20000.0, "rope_parameters": {"rope_type": "linear", "factor": 4.0}, "rope_scaling": None},
+        ],
+    )
+    def test_positions_as_each_program_writes_them(self, folder, config):
+        change_json(folder / "config.json", **config)
+        language = Checkpoint.open(folder, TOWER).shape.language
+        assert (language.rope_theta, language.rope_scale) == (20000.0, 4.0)
+
+    @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+    def test_positions_that_are_not_scaled(self, folder, key):
+        change_json(folder / "config.json", rope_theta=20000.0, **{key: {"rope_type": "default"}})
+        language = Checkpoint.open(folder, TOWER).shape.language
+        assert (language.rope_theta, language.rope_scale) == (20000.0, 1.0)
 
     def test_another_activation(self, folder):
         change_json(folder / "config.json", hidden_act="gelu")

@@ -11,6 +11,7 @@ from goldens import CASES, TOWER, V0, V1, case, distance, embeddings, masks
 
 from lisa_core import CheckpointError, LisaEngine, loading, quantization
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.loading import resolve_device
 from lisa_core.model.linear import Linear, _packs
 
 SHORT = case("v1-short")
@@ -135,23 +136,27 @@ def test_unknown_precision(precision):
         LisaEngine.from_pretrained(V1, precision, "cpu", TOWER)
 
 
-@pytest.mark.parametrize("device", ["gpu", "cuda:x", ""])
+@pytest.mark.parametrize("device", ["gpu", "meta", "cuda:x", "cuda:-1", "cuda:0:0", "cpu:1", " cpu", ""])
 def test_unknown_device(device):
-    with pytest.raises(CheckpointError, match=f"There is no device '{device}'; give cpu, cuda or cuda:1"):
+    sentence = f"There is no device '{device}'; give cpu, cuda or cuda:1: LISA runs on nothing else"
+    with pytest.raises(CheckpointError, match=sentence):
         LisaEngine.from_pretrained(V1, "fp32", device, TOWER)
 
 
-def test_a_device_that_lisa_does_not_run_on():
-    with pytest.raises(CheckpointError, match="LISA runs on cpu and cuda, not on meta"):
-        LisaEngine.from_pretrained(V1, "fp32", "meta", TOWER)
-
-
-def test_cuda_without_a_gpu(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+@pytest.mark.parametrize(("device", "there"), [("cuda", 0), ("cuda:1", 1), ("cuda:256", 1), ("cuda:999", 1)])
+def test_a_gpu_that_is_not_there(monkeypatch, device, there):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
     with pytest.raises(
-        CheckpointError, match=r"cuda was asked for, but torch .* sees 0 CUDA devices .* or use the cpu"
+        CheckpointError, match=rf"{device} was asked for, but torch .* sees {there} CUDA devices .* or use the cpu"
     ):
-        LisaEngine.from_pretrained(V1, "fp32", "cuda", TOWER)
+        LisaEngine.from_pretrained(V1, "fp32", device, TOWER)
+
+
+def test_a_gpu_that_is_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for device in ("cuda:1", "cuda:01"):
+        assert resolve_device(device) == torch.device("cuda", 1)
+    assert resolve_device("cuda") == torch.device("cuda", 0)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
