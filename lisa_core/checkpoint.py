@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from lisa_core import hub, quantization
-from lisa_core.checkpoint_files import V0_PARTS, weight_files
+from lisa_core.checkpoint_files import OWN_TOWER, V0_PARTS, weight_files
 from lisa_core.errors import CheckpointError
 from lisa_core.model.lisa import Lisa, LisaShape, parameter_name
 from lisa_core.options import Layout, TemplateName
@@ -35,8 +35,6 @@ LAYOUT_KEY = "lisa_layout"
 """In `config.json` of a checkpoint that was stored anew: the layout that it came from."""
 TEMPLATE_KEY = "lisa_template"
 """In `config.json` of a checkpoint that was fine-tuned: the template that it learnt with."""
-OWN_TOWER = "vision_tower"
-"""A checkpoint may bring its vision tower along, in a folder of this name."""
 
 _UNUSED = (  # parts of released tensors' names that LISA has but never uses for an answer
     "rotary_emb.inv_freq",
@@ -96,6 +94,8 @@ class Checkpoint:
             return cls._open(checkpoint, vision_tower, template, on_download)
         except PermissionError as error:
             raise CheckpointError(not_allowed(error.filename)) from error
+        except OSError as error:  # such as a name that is too long
+            raise CheckpointError(f"{checkpoint} cannot be looked at ({error}); fetch it again.") from error
 
     @classmethod
     def _open(
@@ -120,13 +120,13 @@ class Checkpoint:
                 f"The tokenizer of {folder} has ids up to {tokenizer.vocabulary_size - 1}, but the model embeds only"
                 f" {shape.language.vocabulary} tokens: the files are of different checkpoints."
             )
-        quantised = QUANTISED_KEY in config
+        quantised = config.get(QUANTISED_KEY) is not None
         parameters = _check(stored, shape, folder, layout if quantised else None)
         return cls(
             folder,
             tower,
             layout,
-            _template(template or config.get(TEMPLATE_KEY, _DEFAULT_TEMPLATE[layout])),
+            _template(template or config.get(TEMPLATE_KEY) or _DEFAULT_TEMPLATE[layout]),
             shape,
             tokenizer,
             quantised,

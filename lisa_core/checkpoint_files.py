@@ -8,6 +8,8 @@ from lisa_core.errors import CheckpointError, brief
 
 V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin")
 """What a v0 checkpoint has beside the language model; its index of shards does not name them."""
+OWN_TOWER = "vision_tower"
+"""A checkpoint may bring its vision tower along, in a folder of this name."""
 TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Weights in one file of these names, or in shards beside an index; where there are both, the first counts."""
@@ -29,14 +31,14 @@ def is_whole(folder: Path) -> bool:
     try:
         is_lisa = json.loads((folder / "config.json").read_text()).get("model_type") == _LISA_TYPE
         files, shard_of = _weights(folder)
+        needed = [file.name for file in files]
+        if is_lisa:
+            needed += TOKENIZER_FILES
+            if shard_of and not any("visual_model" in tensor for tensor in shard_of):
+                needed += V0_PARTS
+        return bool(files) and all((folder / name).is_file() for name in needed)
     except (OSError, ValueError, AttributeError, RecursionError, CheckpointError):
         return False
-    needed = [file.name for file in files]
-    if is_lisa:
-        needed += TOKENIZER_FILES
-        if shard_of and not any("visual_model" in tensor for tensor in shard_of):
-            needed += V0_PARTS
-    return bool(files) and all((folder / name).is_file() for name in needed)
 
 
 def _weights(folder: Path) -> tuple[list[Path], Mapping[str, str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lisa_core.checkpoint_files import is_whole
+from lisa_core.checkpoint_files import OWN_TOWER, is_whole
 from lisa_core.errors import CheckpointError
 from lisa_core.options import CHECKPOINT
 
@@ -83,14 +83,15 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
 def state_of(model: str) -> list[Any]:
     """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
 
-    Those of the folders in it count, too: its vision tower may be one. Empty for no name.
+    Those of the vision tower that it brings along count, too. Empty for no name.
     """
     if not model:
         return []
     folder = folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
     if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
         return [model]
-    states = ((str(path.relative_to(folder)), path.stat()) for path in sorted(folder.rglob("*")) if path.is_file())
+    files = (path for path in sorted([*folder.glob("*"), *(folder / OWN_TOWER).glob("*")]) if path.is_file())
+    states = ((str(path.relative_to(folder)), path.stat()) for path in files)
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
 
 

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lisa_core import files, loading, quantization
-from lisa_core.checkpoint import LAYOUT_KEY, OWN_TOWER, QUANTISED_KEY, Checkpoint
-from lisa_core.checkpoint_files import TOKENIZER_FILES
+from lisa_core.checkpoint import LAYOUT_KEY, QUANTISED_KEY, Checkpoint
+from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES
 from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.model.lisa import Lisa, released_name
 from lisa_core.options import CHECKPOINT

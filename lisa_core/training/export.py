@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from lisa_core import files
-from lisa_core.checkpoint import OWN_TOWER
+from lisa_core.checkpoint_files import OWN_TOWER
 from lisa_core.model.lisa import released_name
 from lisa_core.saving import check_new, copy_tokenizer, write_weights
 

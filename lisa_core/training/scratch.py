@@ -113,15 +113,15 @@ class Looked:
 
     @classmethod
     def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
-        """Opens the file, or makes one for that many scenes.
+        """Opens the file, or makes one for that many scenes if there is none, or only a part of it.
 
         Raises:
             OSError: the disk has no room for it.
         """
         path = folder / "embedding.npy"
         size = (count, shape.sam.embedding, shape.sam.grid, shape.sam.grid)
-        if new := not path.is_file():
-            (folder / _PROGRESS).unlink(missing_ok=True)  # of a file that was deleted since
+        if new := not _is_whole(path, size):
+            (folder / _PROGRESS).unlink(missing_ok=True)  # of a file that was deleted or cut off since
         try:
             how: tuple[Any, ...] = ("w+", np.float16, size) if new else ("r+",)
             embedding = np.lib.format.open_memmap(path, *how)
@@ -145,6 +145,17 @@ class Looked:
         self.embedding[first:stop] = embedding.half().cpu().numpy()
         self.embedding.flush()
         write_whole({self.folder / _PROGRESS: json.dumps({"done": stop}).encode()})
+
+
+def _is_whole(path: Path, size: tuple[int, ...]) -> bool:
+    """Whether embeddings of that size are there; numpy itself would fill up what is missing with zeros."""
+    if not path.is_file():
+        return False
+    try:
+        found = np.lib.format.open_memmap(path, mode="r")
+    except ValueError:
+        return False
+    return found.shape == size and found.dtype == np.float16
 
 
 def look(model: Lisa, read: Callable[[int], View], looked: Looked, machine: Machine) -> Iterator[int]:

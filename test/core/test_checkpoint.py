@@ -144,6 +144,13 @@ class TestFiles:
         (folder / INDEX).write_text(json.dumps(index))
         refused(folder, INDEX, f"names {where!r}, which is no file of its folder")
 
+    @pytest.mark.parametrize("of", ["checkpoint", "tower"])
+    def test_an_index_names_what_no_disk_can_hold(self, folder, tmp_path, of):
+        towers = copy_of(TOWER, tmp_path / "tower")
+        broken = {"checkpoint": folder, "tower": towers}[of]
+        (broken / INDEX).write_text(json.dumps({"weight_map": {"lm_head.weight": "x" * 300 + ".bin"}}))
+        refused(folder, f"{folder} cannot be looked at", "File name too long", vision_tower=towers)
+
 
 def truncate(path, share):
     os.truncate(path, int(share * path.stat().st_size))
@@ -386,6 +393,12 @@ class TestConfig:
         v0 = copy_of(V0, tmp_path / "v0")
         change_json(v0 / "added_tokens.json", **{"<im_patch>": ...})
         refused(v0, "has no <im_patch>")
+
+    def test_null_is_as_if_it_were_not_there(self, folder):
+        change_json(folder / "config.json", quantization_config=None, lisa_template=None)
+        opened = Checkpoint.open(folder, TOWER)
+        assert not opened.quantised
+        assert opened.template == "llava_v1"
 
     def test_unknown_template(self, folder):
         refused(folder, "There is no template 'llava_v2'; choose one of llava_v1, vicuna_v1_1", template="llava_v2")

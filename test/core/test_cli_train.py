@@ -340,13 +340,19 @@ def test_a_disk_without_room_for_what_is_seen_is_told_before_anything_is_written
     assert file.st_blocks * 512 >= file.st_size > 50 * 128 * 24 * 24 * 2
 
 
-def test_what_was_seen_is_seen_again_if_its_file_was_deleted(tmp_path: Path) -> None:
+@pytest.mark.parametrize("left", [None, 0, 5, 100, -1])
+def test_what_was_seen_is_seen_again_if_its_file_was_deleted_or_cut_off(tmp_path: Path, left: int | None) -> None:
     shape = Checkpoint.open("bundled").shape
     looked = Looked.open(tmp_path, 2, shape)
     looked.keep(0, torch.ones(looked.embedding.shape))
     assert Looked.open(tmp_path, 2, shape).done == 2
+    whole = (tmp_path / "embedding.npy").read_bytes()
     (tmp_path / "embedding.npy").unlink()
-    assert Looked.open(tmp_path, 2, shape).done == 0
+    if left is not None:
+        (tmp_path / "embedding.npy").write_bytes(whole[:left])
+    again = Looked.open(tmp_path, 2, shape)
+    assert again.done == 0
+    assert again.embedding.shape == looked.embedding.shape
 
 
 def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:

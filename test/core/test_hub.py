@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lisa_core import CheckpointError
 from lisa_core.checkpoint_files import is_whole
-from lisa_core.hub import folder_of
+from lisa_core.hub import folder_of, state_of
 
 NAME = "someone/LISA-tiny"
 
@@ -70,6 +70,28 @@ def test_what_is_cached_in_part_is_downloaded(cache, monkeypatch):
     assert folder_of(NAME, told.append) == part
     assert told == [NAME]
     assert (part / name).is_file()
+
+
+def test_a_shard_whose_name_no_disk_can_hold_is_not_there(tmp_path):
+    part = copy_of(V1, tmp_path / "lisa")
+    index = {"weight_map": {"lm_head.weight": "x" * 300 + ".bin"}}
+    (part / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert not is_whole(part)
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_another_vision_tower_is_another_state(tmp_path, linked):
+    lisa = copy_of(V1, tmp_path / "lisa")
+    tower = copy_of(TOWER, tmp_path / "clip" if linked else lisa / "vision_tower")
+    if linked:
+        (lisa / "vision_tower").symlink_to(tower)
+        (tower / "back").symlink_to(lisa)
+    before = state_of(str(lisa))
+    assert state_of(str(lisa)) == before
+    assert "vision_tower/config.json" in [file[0] for file in before[1:]]
+    with (tower / "config.json").open("a") as config:
+        config.write(" ")
+    assert state_of(str(lisa)) != before
 
 
 SHARDED = ["model.safetensors.index.json", "model-00001-of-00001.safetensors"]
