@@ -107,7 +107,7 @@ def prepare(path: Path) -> None:
 
 def check_free(out: Path) -> None:
     """Raises LisaError if there is something where a new folder shall be."""
-    if out.exists():
+    if os.path.lexists(out):  # a link that leads nowhere is something, too
         raise LisaError(f"{out} is there already; name a folder that is not.")
 
 

@@ -47,7 +47,7 @@ class Intrinsics:
 
     def __post_init__(self) -> None:
         if not all(map(math.isfinite, (self.fx, self.fy, self.cx, self.cy))) or self.fx <= 0 or self.fy <= 0:
-            raise ValueError(f"{self} is no camera: fx and fy must be positive, and all four finite")
+            raise ValueError(f"{self} is no camera: fx and fy must be positive, and all four finite.")
 
 
 @dataclass(frozen=True)
@@ -137,18 +137,18 @@ def metres(depth: Depth) -> NDArray[np.float32]:
         return depth * np.float32(0.001)
     if depth.dtype.kind == "f":
         return depth.astype(np.float32, copy=False)
-    raise ImageError(f"depth is {depth.dtype}: give float metres or uint16 millimetres")
+    raise ImageError(f"The depth is {depth.dtype}; give float metres or uint16 millimetres.")
 
 
 def _check_aligned(mask: NDArray[np.bool_], depth: Depth) -> None:
     if depth.ndim != 2 or 0 in depth.shape:
-        raise ImageError(f"a depth image is (H, W), not {depth.shape}")
+        raise ImageError(f"The depth image is of shape {depth.shape}; give (height, width).")
     (height, width), (depth_height, depth_width) = mask.shape, depth.shape
     # One pixel of rounding is allowed either way: half of 1241 x 376 is 620 or 621 wide.
     if abs(depth_width * height - width * depth_height) > max(height, width):
         raise ImageError(
-            f"depth of {depth_width}x{depth_height} does not show the view of an image of {width}x{height}: "
-            "use the camera's depth that is aligned (registered) to the colour image"
+            f"A depth image of {depth_width}x{depth_height} does not show the view of an image of {width}x{height};"
+            " use the camera's depth that is aligned (registered) to the colour image."
         )
 
 

@@ -130,7 +130,7 @@ def contact_sheet(panels: Sequence[Panel], columns: int | None = None, width: in
         ImageError: there is no panel, or a picture is not (H, W, 3) uint8.
     """
     if not panels:
-        raise ImageError("a contact sheet needs at least one picture")
+        raise ImageError("There is no picture for the contact sheet; give at least one.")
     columns = columns or math.ceil(math.sqrt(len(panels)))
     width = max(width, MIN_CAPTION_WIDTH)
     gap = width // 40
@@ -156,10 +156,12 @@ def _cell(panel: Panel, width: int) -> Picture:
 
 def _check(rgb: Picture, segments: Iterable[Region] = ()) -> None:
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or 0 in rgb.shape:
-        raise ImageError(f"a picture is (H, W, 3) uint8, not {rgb.shape} {rgb.dtype}")
+        raise ImageError(f"The picture is {rgb.dtype} of shape {rgb.shape}; give (height, width, 3) uint8.")
     for segment in segments:
         if segment.mask.shape != rgb.shape[:2]:
-            raise ImageError(f"a mask of {segment.mask.shape} is not of a picture of {rgb.shape[:2]}")
+            raise ImageError(
+                f"A mask is of {segment.mask.shape}, but the picture of {rgb.shape[:2]}; give masks of its size."
+            )
 
 
 def _scale(picture: Picture) -> int:

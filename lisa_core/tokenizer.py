@@ -161,6 +161,6 @@ def _strips(neighbour: Piece) -> bool:
 
 
 def _join(left: str, right: str) -> str:
-    if not left or not right or left.endswith(_NO_SPACE_AFTER) or right.startswith((" ", *_NO_SPACE_BEFORE)):
+    if not left or not right or left.endswith((" ", *_NO_SPACE_AFTER)) or right.startswith((" ", *_NO_SPACE_BEFORE)):
         return left + right
-    return left if left.endswith(" ") and right == " " else left + " " * (not left.endswith(" ")) + right
+    return f"{left} {right}"

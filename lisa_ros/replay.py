@@ -311,7 +311,7 @@ def _answer_frame(
         try:
             placements = frames.placements(frame, answer)
         except LisaError as error:
-            say(plain(f"frame {frame.number}: no positions, {error}"))
+            say(plain(f"frame {frame.number}: no positions: {error}"))
             placements = [None] * len(answer.segments)
         yield Record.of(frame.number, frame.stamp, question, answer, placements)
 

@@ -202,7 +202,7 @@ class Chat:
         command, _, argument = line.partition(" ")
         match command:
             case "/image" | "/camera" if not argument.strip():
-                raise LisaError(f"Say which: {next(usage for usage in COMMANDS if usage.startswith(command))}")
+                raise LisaError(f"Say which: {next(usage for usage in COMMANDS if usage.startswith(command))}.")
             case "/image":
                 path = _path(argument.strip().strip("'\""))
                 self.open(path, _read(path))

@@ -138,8 +138,8 @@ def test_commands_that_cannot_be_done_are_told(chat):
     result = chat("/save", "/nonsense", "/image", "/camera", "/image ~nobody-of-that-name/x.png", "")
     assert result.code == 1
     assert "~nobody-of-that-name/x.png cannot be looked at" in result.errors
-    assert "Say which: /image PATH" in result.errors
-    assert "Say which: /camera TOPIC" in result.errors
+    assert "Say which: /image PATH." in result.errors
+    assert "Say which: /camera TOPIC." in result.errors
     assert "Nothing was said yet that could be saved." in result.errors
     assert "There is no /nonsense; /help lists what there is." in result.errors
 

@@ -12,8 +12,8 @@ import pytest
 from goldens import GOLDENS
 from PIL import Image, ImageOps
 
-from lisa_core import ImageError
-from lisa_core.files import png, read_rgb, write_whole
+from lisa_core import ImageError, LisaError
+from lisa_core.files import png, read_rgb, whole_folder, write_whole
 
 GRADIENT = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 COLOURS = np.dstack([GRADIENT, GRADIENT[::-1], GRADIENT[:, ::-1]])
@@ -238,6 +238,14 @@ def test_on_a_full_disk_nothing_is_left(tmp_path, monkeypatch):
         write_whole({tmp_path / "a": b"new"})
     assert Path(caught.value.filename) == tmp_path / "a"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_folder(tmp_path):
+    out = tmp_path / "out"
+    out.symlink_to("nowhere")
+    with pytest.raises(LisaError, match="is there already; name a folder that is not"), whole_folder(out):
+        pytest.fail("it was noticed too late")
+    assert list(tmp_path.iterdir()) == [out]
 
 
 @pytest.mark.parametrize("pixels", [GRADIENT, COLOURS], ids=["grey", "colours"])
