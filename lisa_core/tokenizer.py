@@ -123,7 +123,7 @@ class Tokenizer:
                 ids: list[int] = self._words.EncodeAsIds(words)
                 return ids
             pieces: list[str] = self._words.EncodeAsPieces(words)
-        except (UnicodeEncodeError, RuntimeError) as error:
+        except (UnicodeEncodeError, TypeError, RuntimeError) as error:  # as sentencepiece's releases say it
             raise PromptError("The words are not valid Unicode text.") from error
         if pieces and pieces[0].startswith(_WORD_BEGINS):
             pieces = [rest for rest in [pieces[0].removeprefix(_WORD_BEGINS)] if rest] + pieces[1:]
