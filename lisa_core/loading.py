@@ -131,8 +131,7 @@ def load(
                 filled = nn.Parameter(tensor.to(device=device, dtype=dtype, copy=True), requires_grad=False)
             if device.type == "cuda" and hasattr(filled, "quant_state"):  # a CPU gains no time by it
                 quantization.expand_statistics(filled)
-            owner, _, name = parameter.rpartition(".")
-            setattr(model.get_submodule(owner), name, filled)
+            linear.put(model, parameter, filled)
             done += 1
             if on_progress is not None:
                 on_progress(done / total, parameter)

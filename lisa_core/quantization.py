@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from lisa_core.errors import CheckpointError, brief, is_out_of_memory
 from lisa_core.model import nf4
+from lisa_core.model.linear import put
 from lisa_core.model.nf4 import Nf4
 from lisa_core.options import Layout
 
@@ -75,7 +76,7 @@ def make_quantised(model: nn.Module, layout: Layout, precision: Quantised, compu
             layer.support_avx512bf16_for_cpu = False
         else:
             layer = bnb.nn.Linear8bitLt(**size, has_fp16_weights=False, threshold=_INT8_OUTLIERS)
-        model.set_submodule(name, layer)
+        put(model, name, layer)
 
 
 def widen(model: nn.Module) -> None:

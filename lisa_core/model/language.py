@@ -231,7 +231,6 @@ class _Attention(nn.Module):
     def __init__(self, shape: LanguageShape) -> None:
         super().__init__()
         self.head_width = shape.head_width
-        self.grouped = shape.kv_heads != shape.heads
         kv_width = shape.kv_heads * shape.head_width
         self.q_proj = Linear(shape.width, shape.width, bias=False)
         self.k_proj = Linear(shape.width, kv_width, bias=False)
@@ -265,9 +264,7 @@ class _Attention(nn.Module):
             keys.index_copy_(1, places, rotate(key, rotation))
             values.index_copy_(1, places, value)
             query = rotate(query, rotation)
-        mixed = functional.scaled_dot_product_attention(
-            query[None], keys[None], values[None], attn_mask=bias, enable_gqa=self.grouped
-        )
+        mixed = _mix(query[None], keys[None], values[None], bias)
         return self.o_proj(mixed[0].transpose(0, 1).flatten(1))
 
     def together(self, states: Tensor, places: Sequence[_Place], stores: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
@@ -284,21 +281,13 @@ class _Attention(nn.Module):
         keys[:, at.start : at.end] = rotate(key, at.rotation)
         values[:, at.start : at.end] = value
         query = rotate(query, at.rotation)
-        mixed = functional.scaled_dot_product_attention(
-            _at_least_two(query)[None],
-            keys[None, :, : at.end],
-            values[None, :, : at.end],
-            attn_mask=at.mask,
-            enable_gqa=self.grouped,
-        )
+        mixed = _mix(_at_least_two(query)[None], keys[None, :, : at.end], values[None, :, : at.end], at.mask)
         return mixed[0, :, : query.shape[1]].transpose(0, 1).flatten(1)
 
     def uncached(self, states: Tensor, rotation: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
         """Attends among the (B, T, width) states alone."""
         query, key, value = self.project(states)
-        mixed = functional.scaled_dot_product_attention(
-            rotate(query, rotation), rotate(key, rotation), value, attn_mask=visible, enable_gqa=self.grouped
-        )
+        mixed = _mix(rotate(query, rotation), rotate(key, rotation), value, visible)
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
     def project(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -308,6 +297,16 @@ class _Attention(nn.Module):
             for projection in (self.q_proj, self.k_proj, self.v_proj)
         )
         return query, key, value
+
+
+def _mix(query: Tensor, keys: Tensor, values: Tensor, visible: Tensor | None) -> Tensor:
+    """Attention of (B, heads, T, head_width); each of kv_heads serves as many heads in a row.
+
+    The keys and values are repeated here: of released LISAs none has fewer of them, and not every torch repeats them.
+    """
+    size = (-1, -1, query.shape[1] // keys.shape[1], -1, -1)
+    keys, values = (part[:, :, None].expand(size).flatten(1, 2) for part in (keys, values))
+    return functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
 
 
 def _at_least_two(query: Tensor) -> Tensor:

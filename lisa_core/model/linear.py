@@ -32,6 +32,12 @@ class Linear(nn.Linear):
         return super().forward(states)
 
 
+def put(model: nn.Module, name: str, part: nn.Module | nn.Parameter) -> None:
+    """Sets a module or parameter by its name in the model; torch's own `set_submodule` is younger than JetPack 6's."""
+    owner, _, last = name.rpartition(".")
+    setattr(model.get_submodule(owner), last, part)
+
+
 def pack(model: nn.Module) -> None:
     """Reorders the bf16 weights of a model's `Linear` layers for oneDNN on a CPU, in place and for good.
 

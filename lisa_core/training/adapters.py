@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from lisa_core import loading, quantization, tensor_files
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
 from lisa_core.errors import CheckpointError, installing
-from lisa_core.model.linear import Linear
+from lisa_core.model.linear import Linear, put
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.training import trouble
 from lisa_core.training.export import export
@@ -189,7 +189,7 @@ def _make_whole(model: Lisa, checkpoint: Checkpoint, device: torch.device) -> No
     }
     for name, module in quantised.items():
         layer = Linear(module.in_features, module.out_features, bias=module.bias is not None, device=device)
-        model.set_submodule(name, layer)
+        put(model, name, layer)
     for parameter, tensor, _ in checkpoint.tensors():
         if parameter.startswith(WHOLE):
             model.get_parameter(parameter).data = tensor.to(device, torch.float32, copy=True)

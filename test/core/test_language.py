@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from goldens import distance
+from torch.nn import functional
 
 from lisa_core.model.language import KVCache, Language, LanguageShape
 
@@ -112,6 +113,23 @@ def test_what_the_cache_held_behind_is_not_seen(model):
     language(torch.randn(LENGTH, language.shape.width), cache, 0)
     language(embeddings[:12], cache, 0)
     assert distance(language(embeddings[12:], cache, 12), expected[12:]) < 1e-5
+
+
+def test_by_a_torch_whose_attention_does_not_repeat_keys(model, monkeypatch):
+    """NVIDIA's 2.5.0a0 for JetPack 6."""
+    attend = functional.scaled_dot_product_attention
+
+    def older(query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None):
+        return attend(query, key, value, attn_mask, dropout_p, is_causal, scale=scale)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", older)
+    language, embeddings, expected = model
+    assert distance(language(embeddings, empty_cache(language), 0), expected) < 1e-5
+    stepped = language.step(embeddings, empty_cache(language, 2 * LENGTH), torch.tensor([0]))
+    assert distance(stepped, expected) < 1e-5
+    visible = torch.ones(1, 1, LENGTH, LENGTH, dtype=torch.bool).tril()
+    (uncached,) = language.uncached(embeddings[None], torch.arange(LENGTH)[None], visible)
+    assert distance(uncached, expected) < 1e-5
 
 
 def test_later_tokens_do_not_change_earlier_states(model):

@@ -180,6 +180,13 @@ def test_a_bitsandbytes_that_computes_wrongly_is_refused(small_checkpoint, preci
         LisaEngine.from_pretrained(small_checkpoint, precision, "cpu", TOWER)
 
 
+@pytest.mark.parametrize("precision", ["nf4", "int8"])
+def test_by_a_torch_that_replaces_no_layers_itself(precision, monkeypatch):
+    """As NVIDIA's 2.5.0a0 for JetPack 6 may be."""
+    monkeypatch.delattr(torch.nn.Module, "set_submodule", raising=False)
+    quantization.check_works(precision, torch.device("cpu"), torch.float32)
+
+
 def test_4_bit_says_nothing_of_its_own_about_the_cpu():
     code = "import torch; from lisa_core.quantization import check_works as works\n"
     code += "works('nf4', torch.device('cpu'), torch.float32)"
