@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from lisa_core.errors import first_line, is_out_of_memory
+
 _DEVICE = "cuda"
 
 
@@ -16,15 +18,17 @@ def kernels_for(states: Tensor, module: Literal["kernels", "sam_kernels"] = "ker
     """The module with kernels, or None where torch's operations are used: on a CPU, and for training."""
     if states.device.type != _DEVICE or not torch.is_inference_mode_enabled():
         return None
-    return _kernels(module, states.device)
+    return _kernels(module, states.device, states.dtype)
 
 
 @cache
-def _kernels(module: str, device: torch.device) -> ModuleType | None:
+def _kernels(module: str, device: torch.device, dtype: torch.dtype) -> ModuleType | None:
     try:
         kernels = importlib.import_module(f"lisa_core.model.{module}")
-        kernels.try_on(device)
-    except Exception as error:  # besides being there Triton needs a compiler, and a GPU that it knows
-        logging.getLogger(__name__).warning("Without Triton answers on a GPU are slower: %s", error)
+        kernels.try_on(device, dtype)
+    except Exception as error:  # besides being there Triton needs a compiler, and a GPU whose products it knows
+        if is_out_of_memory(error):
+            raise  # there may be memory for them next time
+        logging.getLogger(__name__).warning("Without Triton answers on a GPU are slower: %s", first_line(error))
         return None
     return kernels

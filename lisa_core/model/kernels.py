@@ -95,10 +95,11 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, position: Tensor) -> Ten
     return out
 
 
-def try_on(device: torch.device) -> None:
+def try_on(device: torch.device, dtype: torch.dtype) -> None:
     """Runs every kernel once; raises if one does not compile or run."""
-    states, places = torch.ones(1, 16, device=device), torch.zeros(1, dtype=torch.long, device=device)
-    cache = torch.zeros(1, 1, 16, device=device)
+    places = torch.zeros(1, dtype=torch.long, device=device)
+    states = torch.ones(1, 16, dtype=dtype, device=device)
+    cache = torch.zeros(1, 1, 16, dtype=dtype, device=device)
     query = rotate_and_store(states, states, states, (states, states), places, cache, cache.clone())
     opened = gated(states, attend(query, cache, cache, places))
     sum_and_norm(rms_norm(opened, states[0], 1e-6), opened, states[0], 1e-6)

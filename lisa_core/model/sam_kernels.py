@@ -64,9 +64,9 @@ def sum_and_norm(states: Tensor, more: Tensor, weight: Tensor, bias: Tensor, eps
     return total, out
 
 
-def try_on(device: torch.device) -> None:
+def try_on(device: torch.device, dtype: torch.dtype) -> None:
     """Runs every kernel once; raises if one does not compile or run."""
-    qkv, table = torch.ones(1, 4, 4, 48, device=device), torch.ones(7, 16, device=device)
+    qkv, table = (torch.ones(size, dtype=dtype, device=device) for size in ((1, 4, 4, 48), (7, 16)))
     _, _, value = fold(qkv, qkv[0, 0, 0], table, table, heads=1, side=4)
     states = unfold(value, (1, 4, 4), 4)
     sum_and_norm(states, states, table[0], table[0], 1e-6)

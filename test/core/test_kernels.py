@@ -117,25 +117,65 @@ def test_the_cpu_and_training_go_without(monkeypatch):
         assert gpu.kernels_for(on_gpu) is kernels
 
 
-@pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
-def test_they_are_tried_before_they_are_used(module):
+@pytest.fixture
+def untried():
+    """Nothing was tried yet, and nothing will have been."""
     gpu._kernels.cache_clear()
-    assert gpu._kernels(module, DEVICE).__name__ == f"lisa_core.model.{module}"
+    yield
+    gpu._kernels.cache_clear()
+
+
+@DTYPES
+@pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
+def test_they_are_tried_before_they_are_used(untried, module, dtype):
+    assert gpu._kernels(module, DEVICE, dtype).__name__ == f"lisa_core.model.{module}"
+
+
+@pytest.mark.parametrize(("module", "kernel"), [("kernels", "attend"), ("sam_kernels", "fold")])
+def test_they_are_tried_in_the_dtype_that_they_are_used_in(untried, monkeypatch, module, kernel):
+    """Triton 3.3 compiles products in fp32 for older GPUs, and in 16 bit it does not."""
+    tried = importlib.import_module(f"lisa_core.model.{module}")
+    right = getattr(tried, kernel)
+
+    def fails_in_16_bit(states, *args, **kwargs):
+        if states.dtype != torch.float32:
+            raise RuntimeError("PassManager::run failed")
+        return right(states, *args, **kwargs)
+
+    monkeypatch.setattr(tried, kernel, fails_in_16_bit)
+    monkeypatch.setattr(gpu, "_DEVICE", DEVICE.type)
+    with torch.inference_mode():
+        for dtype, found in ((torch.float16, None), (torch.float32, tried), (torch.float16, None)):
+            assert gpu.kernels_for(torch.empty(1, dtype=dtype, device=DEVICE), module) is found
+
+
+@pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
+def test_where_only_memory_was_short_they_are_tried_again(untried, module):
+    tried = importlib.import_module(f"lisa_core.model.{module}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tried, "try_on", raising(RuntimeError("Triton Error [CUDA]: out of memory")))
+        with pytest.raises(RuntimeError, match="out of memory"):
+            gpu._kernels(module, DEVICE, torch.float32)
+    assert gpu._kernels(module, DEVICE, torch.float32) is tried
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 @pytest.mark.parametrize("module", ["kernels", "sam_kernels"])
 @pytest.mark.parametrize("missing", ["Triton", "a compiler"])
-def test_without_triton_or_a_compiler_for_it_it_is_said_and_goes_on(monkeypatch, caplog, module, missing):
-    def fail(*_):
-        raise RuntimeError(f"Failed to find {missing}.")
-
+def test_without_triton_or_a_compiler_for_it_it_is_said_and_goes_on(untried, monkeypatch, caplog, module, missing):
+    fail = raising(RuntimeError(f"Failed to find {missing}.\nand a long log"))
     tried = importlib.import_module(f"lisa_core.model.{module}")
     monkeypatch.setattr(*((gpu.importlib, "import_module") if missing == "Triton" else (tried, "try_on")), fail)
-    gpu._kernels.cache_clear()
     with caplog.at_level(logging.WARNING):
-        assert gpu._kernels(module, DEVICE) is None
-    gpu._kernels.cache_clear()
-    assert f"Without Triton answers on a GPU are slower: Failed to find {missing}" in caplog.text
+        assert gpu._kernels(module, DEVICE, torch.float32) is None
+    (record,) = caplog.records
+    assert record.message == f"Without Triton answers on a GPU are slower: Failed to find {missing}."
 
 
 def test_kernels_start_on_the_gpu_of_the_engine(small, monkeypatch):
