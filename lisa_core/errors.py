@@ -1,6 +1,8 @@
 """What can go wrong in `lisa_core`: every error names the cause and the remedy in one sentence."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -8,6 +10,7 @@ _OUT_OF_MEMORY = (
     "not enough memory",
     "ALLOC_FAILED",
     "ALLOCATION_FAILED",
+    "NVML_SUCCESS ==",  # torch fails to say who holds a GPU's memory: on a Jetson, and on parts of a GPU (MIG)
     "CUBLAS_STATUS_NOT_INITIALIZED",  # cuBLAS found no room for itself; a broken GPU says so, too: see `is_lost`
 )
 
@@ -66,6 +69,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY)
+
+
+@contextmanager
+def done_without_if_memory_runs_out() -> Iterator[None]:
+    """Around what may be left undone: leaves it when memory runs out."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
 
 
 def installing(extra: str) -> str:

@@ -58,13 +58,16 @@ def current(device: torch.device) -> AbstractContextManager[object]:
 
 
 def is_lost(device: torch.device) -> bool:
-    """Whether the GPU has failed for good in this process: then every call to it fails, a synchronisation too."""
+    """Whether the GPU has failed for good in this process: then every call to it fails, a synchronisation too.
+
+    Where others have filled it the process cannot even begin to use it, but may when they have ended.
+    """
     if device.type != "cuda":
         return False
     try:
         torch.cuda.synchronize(device)
-    except RuntimeError:
-        return True
+    except RuntimeError as error:
+        return not is_out_of_memory(error)
     return False
 
 

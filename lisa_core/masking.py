@@ -1,6 +1,5 @@
 """From the hidden states of `[SEG]` tokens to masks of the source image."""
 
-import contextlib
 from collections.abc import Sequence
 from functools import partial
 
@@ -11,6 +10,7 @@ from lisa_core import cuda_graphs, preprocess
 from lisa_core.answer import Segment, tight_box
 from lisa_core.beside import Beside
 from lisa_core.cuda_graphs import Replayed
+from lisa_core.errors import done_without_if_memory_runs_out
 from lisa_core.frame import Encoded, SamEncoding
 from lisa_core.memory import FrameMemory
 from lisa_core.model.lisa import Lisa
@@ -48,7 +48,7 @@ class Masker:
         """Starts to encode a frame beside the decoding of its answer, where the device can do both."""
         if self._beside is None or frame.sam is not None or not self._memory.has_room(self._embedding_bytes()):
             return
-        with contextlib.suppress(torch.OutOfMemoryError):  # the answer may need no mask
+        with done_without_if_memory_runs_out():  # the answer may need no mask
             frame.sam = self._start(frame)
         watch.lap("sam")
 

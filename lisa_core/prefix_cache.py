@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from lisa_core.errors import done_without_if_memory_runs_out
 from lisa_core.frame import Visual
 from lisa_core.memory import FrameMemory
 from lisa_core.model.language import KVCache, LanguageShape
@@ -115,11 +116,8 @@ class PrefixCache:
         length = len(self.ids)
         if not self._memory.fits(self._bytes(length)):
             return
-        try:
-            copied = self._copy(self.cache, length, length)
-        except torch.OutOfMemoryError:
-            return
-        self._aside[visual] = Text(copied, self.ids)
+        with done_without_if_memory_runs_out():
+            self._aside[visual] = Text(self._copy(self.cache, length, length), self.ids)
         while len(self._aside) > _MOST_ASIDE:
             del self._aside[next(iter(self._aside))]
 

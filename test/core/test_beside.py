@@ -98,13 +98,21 @@ def test_where_memory_has_no_room_to_keep_it_it_is_encoded_for_the_masks_alone(l
     assert aside.order == ["answering", "masking", "start", "wait", "decode"]
 
 
-def test_where_it_runs_out_of_memory_questions_without_a_mask_are_answered(lisa, aside, monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory."),
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995'),
+    ],
+    ids=["told", "as a Jetson tells it"],
+)
+def test_where_it_runs_out_of_memory_questions_without_a_mask_are_answered(lisa, aside, monkeypatch, error):
     start = aside.start
 
     def full_at_first(work):
         aside.order.append("full")
         if aside.order.count("full") < 3:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
+            raise error
         return start(work)
 
     monkeypatch.setattr(aside, "start", full_at_first)

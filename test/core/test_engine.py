@@ -368,9 +368,11 @@ class TestOutOfMemory:
         RuntimeError("[enforce fail at alloc_cpu.cpp:124] . DefaultCPUAllocator: can't allocate memory: you tried ..."),
         RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
         RuntimeError("CUDA error: out of memory"),
+        RuntimeError('NVML_SUCCESS == r INTERNAL ASSERT FAILED at "CUDACachingAllocator.cpp":995, please report a bug'),
     )
+    EACH = pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
+    @EACH
     @pytest.mark.parametrize(("owner", "method"), [(Language, "forward"), (Sam, "encode"), (Sam, "decode")])
     def test_of_a_question(self, small, frame, owner, method, error):
         expected = ask(small, SHORT)
@@ -400,7 +402,7 @@ class TestOutOfMemory:
         with pytest.raises(OutOfMemoryError, match="cpu has too little memory for this checkpoint in fp32; choose"):
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
-    @pytest.mark.parametrize("error", ERRORS, ids=lambda error: str(error)[:24] or "MemoryError")
+    @EACH
     @pytest.mark.parametrize(
         "where", ["lisa_core.quantization.quantised_weight", "lisa_core.prefix_cache.KVCache.__init__"]
     )
@@ -442,14 +444,15 @@ class TestOutOfMemory:
             ask(small, SHORT, frame)
         assert there == [None]
 
-    def test_of_a_copy_that_only_spares_reading_again(self, small, monkeypatch):
+    @EACH
+    def test_of_a_copy_that_only_spares_reading_again(self, small, monkeypatch, error):
         """What was read about one frame while another is asked about is kept where it fits, and else read again."""
         copy, refused = KVCache.copy, []
 
         def copy_small(cache, capacity, length):
             if capacity == length:
                 refused.append(length)
-                raise torch.OutOfMemoryError("CUDA out of memory.")
+                raise error
             return copy(cache, capacity, length)
 
         frames = [small.encode(asked.rgb) for asked in (SHORT, TWO_MASKS)]
@@ -472,16 +475,26 @@ class TestOutOfMemory:
             ask(small, SHORT, frame)
         assert str(caught.value) == "cpu failed (CUDA error: an illegal memory access); start this program anew."
 
-    @pytest.mark.parametrize("lost", [True, False])
-    def test_a_gpu_is_lost_if_it_fails_at_nothing(self, monkeypatch, lost):
+    @pytest.mark.parametrize(
+        ("says", "lost"),
+        [(None, False), ("an illegal memory access was encountered", True), ("out of memory", False)],
+    )
+    def test_a_gpu_is_lost_if_it_fails_at_nothing(self, monkeypatch, says, lost):
         def synchronize(device):
             assert device == torch.device("cuda:1")
-            if lost:
-                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+            if says:
+                raise RuntimeError(f"CUDA error: {says}")
 
         monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
         assert loading.is_lost(torch.device("cuda:1")) == lost
         assert not loading.is_lost(torch.device("cpu"))
+
+    def test_a_gpu_that_others_have_filled_is_not_called_broken(self, monkeypatch):
+        full = self.raising(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
+        monkeypatch.setattr(torch, "ones", full)
+        monkeypatch.setattr(torch.cuda, "synchronize", full)
+        with pytest.raises(OutOfMemoryError, match=r"^cuda:0 has too little memory .* end what else is in its memory"):
+            loading.load(None, "nf4", torch.device("cuda:0"))
 
     @pytest.mark.parametrize("precision", ["nf4", "fp32"])
     def test_a_gpu_that_does_not_work_is_told_at_load(self, small_checkpoint, monkeypatch, precision):
