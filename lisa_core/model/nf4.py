@@ -1,11 +1,13 @@
 """Products with NF4 weights by CUDA kernels of our own: most of a decoding step's time.
 
-They are compiled at first use by the compiler that torch brings along. Where that fails, or where a kernel computes
-something wrong on the GPU at hand, bitsandbytes' kernels are used.
+They are compiled at first use by the compiler that torch brings along, without a CUDA toolkit. Where that fails (before
+torch 2.10, or on a GPU before compute capability 8.0), or where a kernel computes something wrong on the GPU at hand,
+bitsandbytes' kernels are used.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import resources
 from typing import Any, NamedTuple
@@ -13,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from lisa_core.errors import first_line, is_out_of_memory
 
 BLOCK = 64
 """Weights that share a scale."""
@@ -31,6 +35,8 @@ _BEFORE_TABLE = 1 << 10
 """Bytes that may lie before it where it stands at a fixed address, as nf4_row's and nf4_rows' do."""
 _SHARED = 96 << 10
 """Bytes of shared memory at most."""
+_CAPABILITY = (8, 0)
+"""The least compute capability: the kernels are compiled for no older GPU, and none has that much shared memory."""
 _RIGHT = 2e-3
 """How far a first product may be off, as a share of its largest element."""
 
@@ -143,12 +149,15 @@ def _kernels(device: torch.device) -> _Kernels | None:
     if device.type != "cuda":
         return None
     try:
+        _check_able(device)
         with torch.cuda.device(device):
             kernels = _Kernels(*map(_compiled, ("nf4_row", "nf4_expand")))
             _check(kernels, device)
             _rows_kernel(device)  # now: compiling while a graph is recorded would break the graph
     except Exception as error:  # whatever keeps a compiler from its work, the answer can be had without
-        logging.getLogger(__name__).warning("4 bit is multiplied by bitsandbytes, and slower: %s", error)
+        if is_out_of_memory(error):
+            raise  # there may be memory for them next time
+        logging.getLogger(__name__).warning("4 bit is multiplied by bitsandbytes, and slower: %s", first_line(error))
         return None
     return kernels
 
@@ -161,16 +170,42 @@ def _rows_kernel(device: torch.device) -> Callable[..., None] | None:
             kernel = _compiled("nf4_rows", "nf4_rows.cu")
             _check_rows(kernel, device)
     except Exception as error:
-        logging.getLogger(__name__).warning("A few rows are multiplied by weights that are written out: %s", error)
+        if is_out_of_memory(error):
+            raise
+        said = first_line(error)
+        logging.getLogger(__name__).warning("A few rows are multiplied by weights that are written out: %s", said)
         return None
     return kernel
 
 
+def _check_able(device: torch.device) -> None:
+    """Raises RuntimeError, with the cause in a sentence, where the kernels cannot be compiled at all."""
+    if torch.__version__ < "2.10.0a0":
+        raise RuntimeError(f"torch {torch.__version__} does not compile kernels as 2.10 does.")
+    if (capability := torch.cuda.get_device_capability(device)) < _CAPABILITY:
+        has, needs = (".".join(map(str, each)) for each in (capability, _CAPABILITY))
+        raise RuntimeError(f"{device} has compute capability {has}, and our kernels need {needs}.")
+
+
 def _compiled(name: str, file: str = "nf4.cu") -> Callable[..., None]:
     source = resources.files(__package__).joinpath(file).read_text()
-    kernel: Any = torch.cuda._compile_kernel(source, name)  # nothing public compiles without a toolkit
+    with _without_toolkit():
+        kernel: Any = torch.cuda._compile_kernel(source, name)  # nothing public compiles without a toolkit
     kernel.set_shared_memory_config(_SHARED)
     return kernel
+
+
+@contextmanager
+def _without_toolkit() -> Iterator[None]:
+    """Around a compilation: torch asks for the folder of CUDA's headers, which our sources need not; any will do."""
+    from torch.utils import cpp_extension  # late: it needs setuptools
+
+    found = cpp_extension.CUDA_HOME
+    cpp_extension.CUDA_HOME = found or str(resources.files(__package__))
+    try:
+        yield
+    finally:
+        cpp_extension.CUDA_HOME = found
 
 
 def _check(kernels: _Kernels, device: torch.device) -> None:

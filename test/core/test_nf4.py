@@ -1,12 +1,16 @@
 """Products with NF4 weights: with doubles for the CUDA kernels, which do on the CPU what those do on a GPU."""
 
 import logging
+from contextlib import nullcontext
 from importlib import resources
+from types import SimpleNamespace
 
 import bitsandbytes.functional as bnb
 import pytest
 import torch
 from torch import nn
+from torch.torch_version import TorchVersion
+from torch.utils import cpp_extension
 
 from lisa_core import quantization
 from lisa_core.model import nf4
@@ -190,17 +194,85 @@ def test_kernels_that_compute_something_else_do_not(doubles, monkeypatch, wrong)
         nf4._check(kernels, torch.device("cpu"))
 
 
-def test_where_they_do_not_compile_it_is_said_and_bitsandbytes_multiplies(monkeypatch, caplog):
-    def fail(*_):
-        raise OSError("CUDA_HOME environment variable is not set.")
+@pytest.fixture
+def gpu(monkeypatch):
+    """`gpu(compiler)`: a GPU of compute capability 9.0 that nothing was compiled for yet."""
+    device = torch.device("cuda", 7)
 
-    monkeypatch.setattr(torch.cuda, "_compile_kernel", fail)
+    def with_compiler(compiler):
+        monkeypatch.setattr(torch.cuda, "_compile_kernel", compiler)
+        return device
+
     monkeypatch.setattr(torch.cuda, "device", torch.device)
-    nf4._kernels.cache_clear()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (9, 0))
+    for found in (nf4._kernels, nf4._rows_kernel):
+        found.cache_clear()
+    yield with_compiler
+    for found in (nf4._kernels, nf4._rows_kernel):
+        found.cache_clear()
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def test_where_they_do_not_compile_it_is_said_and_bitsandbytes_multiplies(gpu, caplog):
     with caplog.at_level(logging.WARNING):
-        assert nf4._kernels(torch.device("cuda", 7)) is None
-    nf4._kernels.cache_clear()
-    assert "multiplied by bitsandbytes, and slower: CUDA_HOME" in caplog.text
+        assert nf4._kernels(gpu(raising(RuntimeError("Kernel compilation failed:\nand its whole log")))) is None
+    (record,) = caplog.records
+    assert record.message == "4 bit is multiplied by bitsandbytes, and slower: Kernel compilation failed:"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "cause"),
+    [
+        ("torch.cuda.get_device_capability", lambda _: (7, 5), "cuda:7 has compute capability 7.5, and our kernels ne"),
+        ("torch.__version__", TorchVersion("2.5.0a0+872d972e41.nv24.8"), "torch 2.5.0a0+872d972e41.nv24.8 does not co"),
+        ("torch.__version__", TorchVersion("2.9.1"), "torch 2.9.1 does not compile kernels as 2.10 does."),
+    ],
+)
+def test_where_they_cannot_compile_the_cause_is_a_sentence(gpu, monkeypatch, caplog, name, value, cause):
+    monkeypatch.setattr(name, value)
+    device = gpu(raising(AssertionError("was compiled")))
+    with caplog.at_level(logging.WARNING):
+        assert nf4._kernels(device) is None
+    assert f"multiplied by bitsandbytes, and slower: {cause}" in caplog.text
+
+
+@pytest.mark.parametrize("found", [nf4._kernels, nf4._rows_kernel], ids=["all", "rows"])
+def test_where_only_memory_was_short_they_are_compiled_again(gpu, monkeypatch, found):
+    device = gpu(raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB")))
+    with pytest.raises(torch.OutOfMemoryError):
+        found(device)
+    for check in ("_check", "_check_rows"):
+        monkeypatch.setattr(nf4, check, lambda *_: None)
+    gpu(lambda *_: SimpleNamespace(set_shared_memory_config=lambda _: None))
+    assert found(device) is not None
+
+
+@pytest.mark.parametrize("home", [None, "/usr/local/cuda"])
+@pytest.mark.parametrize("error", [None, RuntimeError("Kernel compilation failed:")], ids=["compiles", "fails"])
+def test_they_compile_without_a_toolkit(gpu, monkeypatch, home, error):
+    """Torch looks for its headers, of which they include none, and raises an error where it finds no folder of them."""
+    monkeypatch.setattr(cpp_extension, "CUDA_HOME", home)
+    headers = []
+
+    def compiler(source, name):
+        assert "#include" not in source
+        headers.extend(cpp_extension.include_paths("cuda"))
+        if error:
+            raise error
+        return SimpleNamespace(set_shared_memory_config=lambda _: None)
+
+    gpu(compiler)
+    with pytest.raises(RuntimeError) if error else nullcontext():
+        nf4._compiled("nf4_row")
+    assert headers
+    assert ("/usr/local/cuda/include" in headers) == (home is not None)
+    assert home == cpp_extension.CUDA_HOME
 
 
 def test_where_that_of_a_few_rows_is_wrong_it_is_said_and_they_are_written_out(monkeypatch, caplog):
@@ -214,16 +286,10 @@ def test_where_that_of_a_few_rows_is_wrong_it_is_said_and_they_are_written_out(m
     assert "multiplied by weights that are written out: on this GPU its kernel is off by" in caplog.text
 
 
-def test_where_that_of_a_few_rows_does_not_compile_it_is_said(monkeypatch, caplog):
-    def fail(*_):
-        raise RuntimeError("ptxas: too many resources requested for launch")
-
-    monkeypatch.setattr(torch.cuda, "_compile_kernel", fail)
-    monkeypatch.setattr(torch.cuda, "device", torch.device)
-    nf4._rows_kernel.cache_clear()
+def test_where_that_of_a_few_rows_does_not_compile_it_is_said(gpu, caplog):
+    device = gpu(raising(RuntimeError("ptxas: too many resources requested for launch")))
     with caplog.at_level(logging.WARNING):
-        assert nf4._rows_kernel(torch.device("cuda", 7)) is None
-    nf4._rows_kernel.cache_clear()
+        assert nf4._rows_kernel(device) is None
     assert "A few rows are multiplied by weights that are written out: ptxas" in caplog.text
 
 
