@@ -6,7 +6,7 @@ case is asked again right after, without caches and under the same load.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -130,8 +130,14 @@ class Measurement:
         yield [self._new_frame("mask_only", Asked(question(0), mask_only=True))]
 
     def _warm_up(self) -> Frame:
-        """Asks once, to pay the one-time costs: choosing kernels, allocating caches. Returns the frame."""
+        """Asks once, to pay the one-time costs: choosing kernels, allocating caches. Returns the frame.
+
+        On a GPU a conversation comes first, for which the cache grows, and then what records all graphs for that cache.
+        """
         frame = self.subject.engine.encode(self.rgb)
+        if self.subject.device.type == "cuda":
+            replace(self, runs=1, on_progress=lambda _: None)._conversation(frame)
+            self.subject.engine.warm_up()
         self.subject.engine.ask(frame, question(-1), max_new_tokens=SHORT)
         self.on_progress("warm-up")
         return frame

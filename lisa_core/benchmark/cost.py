@@ -1,7 +1,6 @@
 """Operations and bytes that an answer costs, from the model's sizes, and the least time that a GPU needs for them."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,24 +35,23 @@ class Gpu:
         return max(work.flops / self.flops, work.bytes / self.bandwidth)
 
 
-_GPUS: Mapping[str, Gpu] = {  # part of the name in torch -> peaks; the first match counts
-    "H200": Gpu(989e12, 4.8e12),
-    "H100 PCIe": Gpu(756e12, 2.0e12),
-    "H100 NVL": Gpu(835e12, 3.9e12),
-    "H100": Gpu(989e12, 3.35e12),
-    "A100-PCIE-40GB": Gpu(312e12, 1.555e12),
-    "A100-SXM4-40GB": Gpu(312e12, 1.555e12),
-    "A100": Gpu(312e12, 2.039e12),
-    "RTX 4090": Gpu(165e12, 1.008e12),
-    "Orin": Gpu(42.5e12, 0.2048e12),  # AGX Orin of 64 GB at its highest clocks
+_GPUS: Mapping[tuple[str, int], Gpu] = {  # name in torch, multiprocessors -> peaks
+    ("NVIDIA H200", 132): Gpu(989e12, 4.8e12),
+    ("NVIDIA H100 PCIe", 114): Gpu(756e12, 2.0e12),
+    ("NVIDIA H100 NVL", 132): Gpu(835e12, 3.9e12),
+    ("NVIDIA H100 80GB HBM3", 132): Gpu(989e12, 3.35e12),
+    ("NVIDIA A100-PCIE-40GB", 108): Gpu(312e12, 1.555e12),
+    ("NVIDIA A100-SXM4-40GB", 108): Gpu(312e12, 1.555e12),
+    ("NVIDIA A100 80GB PCIe", 108): Gpu(312e12, 1.935e12),
+    ("NVIDIA A100-SXM4-80GB", 108): Gpu(312e12, 2.039e12),
+    ("NVIDIA GeForce RTX 4090", 128): Gpu(165e12, 1.008e12),
+    ("Orin", 16): Gpu(42.5e12, 0.2048e12),  # AGX Orin of 64 GB at its highest clocks; smaller ones have the same name
 }
 
 
-def known_gpu(name: str | None) -> Gpu | None:
-    """The peaks of a GPU by its name; None if unknown, such as a GH200 or a laptop's RTX 4090."""
-    if name is None or "Laptop" in name:
-        return None
-    return next((gpu for part, gpu in _GPUS.items() if re.search(rf"\b{part}\b", name)), None)
+def known_gpu(name: str | None, multiprocessors: int | None) -> Gpu | None:
+    """The peaks of a GPU; None if unknown, such as a GH200, a part of an H100 (MIG), or none at all."""
+    return None if name is None or multiprocessors is None else _GPUS.get((name, multiprocessors))
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,13 @@ _STATUS = Path("/proc/self/status")
 
 def facts(device: torch.device) -> dict[str, Any]:
     """What results depend on besides the model, as JSON."""
+    gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "gpu": gpu and gpu.name,
+        "gpu_multiprocessors": gpu and gpu.multi_processor_count,
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "python": platform.python_version(),

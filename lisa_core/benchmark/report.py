@@ -37,7 +37,7 @@ def summary(
     at the GPU's stated peaks, if they are known.
     """
     facts = machine.facts(subject.device)
-    gpu = known_gpu(facts["gpu"]) if subject.precision != "fp32" else None
+    gpu = known_gpu(facts["gpu"], facts["gpu_multiprocessors"]) if subject.precision != "fp32" else None
     costs = costs_of(subject)
     measured = [_case(case, _least(case, costs, gpu)) for case in cases]
     return {

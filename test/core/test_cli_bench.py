@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ import torch
 from cli import run
 from PIL import Image
 
-from lisa_core import loading, template
-from lisa_core.benchmark import baseline, cost, shapes, stages
+from lisa_core import cuda_graphs, loading, template
+from lisa_core.benchmark import baseline, cases, cost, machine, shapes, stages
+from lisa_core.benchmark.cases import Measurement
 from lisa_core.benchmark.machine import PeakMemory
-from lisa_core.benchmark.random_model import ANSWER
+from lisa_core.benchmark.random_model import ANSWER, RandomCheckpoint
+from lisa_core.benchmark.subject import Subject
 from lisa_core.benchmark.words import WordTokenizer
 from lisa_core.model.language import Language
 
@@ -224,14 +227,39 @@ def test_the_limit_of_a_token_is_the_weights_over_the_bandwidth():
     shape = shapes.BY_NAME["7b"]
     sizes = {"clip": 600 << 20, "mm_projector": 2 << 20, "language": 4 * 10**9, "sam": 1300 << 20}
     costs = cost.Costs(shape, sizes, element=2)
-    gpu = cost.known_gpu("NVIDIA H200")
+    gpu = cost.known_gpu("NVIDIA H200", 132)
     assert gpu.seconds(costs.read(1, 320)) == pytest.approx(0.8e-3, rel=0.1)
     assert gpu.seconds(costs.read(320, 0)) == pytest.approx(2 * 6.6e9 * 320 / 989e12, rel=0.1)
     assert gpu.seconds(costs.sam()) > gpu.seconds(costs.clip())
-    for other in (None, "some other", "NVIDIA GH200 480GB", "NVIDIA GeForce RTX 4090 Laptop GPU"):
-        assert cost.known_gpu(other) is None
-    for name in ("NVIDIA H100 80GB HBM3", "NVIDIA A100-SXM4-80GB", "NVIDIA GeForce RTX 4090", "Orin"):
-        assert cost.known_gpu(name) is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "multiprocessors"),
+    [
+        (None, None),
+        ("some other", 132),
+        ("NVIDIA GH200 480GB", 132),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", 76),
+        ("NVIDIA GeForce RTX 4090 D", 114),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", 16),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 42),
+        ("Orin", 14),  # AGX Orin of 32 GB
+        ("Orin", 8),  # Orin NX and Nano
+    ],
+)
+def test_a_gpu_whose_peaks_are_not_known_has_no_limit(name, multiprocessors):
+    assert cost.known_gpu(name, multiprocessors) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "multiprocessors"),
+    [("NVIDIA H100 80GB HBM3", 132), ("NVIDIA A100-SXM4-80GB", 108), ("NVIDIA GeForce RTX 4090", 128), ("Orin", 16)],
+)
+def test_a_gpu_whose_peaks_are_known(monkeypatch, name, multiprocessors):
+    about = SimpleNamespace(name=name, multi_processor_count=multiprocessors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: about)
+    facts = machine.facts(torch.device("cuda"))
+    assert cost.known_gpu(facts["gpu"], facts["gpu_multiprocessors"]) is not None
 
 
 def test_the_cost_of_sam_is_what_torch_counts():
@@ -246,6 +274,29 @@ def test_the_cost_of_sam_is_what_torch_counts():
         sam.encode(pixels)
     expected = cost.Costs(shape, {"sam": 0}, element=4).sam().flops
     assert expected == pytest.approx(counted.get_total_flops(), rel=0.05)
+
+
+@pytest.mark.parametrize("growth", [256, 200])  # a conversation fits, or makes the cache grow
+def test_nothing_is_recorded_any_more_while_a_gpu_is_measured(monkeypatch, growth):
+    recorded, done = [], []
+
+    def capture(work):
+        work()
+        recorded.append((list(done), [tuple(tensor.shape) for tensor in work.__self__._given]))
+        return work
+
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: capture)
+    monkeypatch.setattr("lisa_core.prefix_cache._GROWTH", growth)
+    monkeypatch.setattr(Subject, "synchronise", lambda _: None)
+    monkeypatch.setattr(cases, "PeakMemory", lambda _: SimpleNamespace(restart=lambda: None, read=dict))
+    cpu = torch.device("cpu")
+    subject = Subject.load("random tiny", RandomCheckpoint.of("tiny", "fp32", cpu), "fp32", cpu)
+    on_gpu = replace(subject, device=torch.device("cuda"))
+    picture = np.random.default_rng(0).integers(0, 255, (48, 64, 3), np.uint8)
+    measured = [case.name for case in Measurement(on_gpu, picture, 2, False, done.append).cases()]
+    assert measured == CASES
+    assert len(recorded) >= 5
+    assert [during for during, _ in recorded if during] == []
 
 
 def test_a_gpu_is_made_ready_before_its_peak_is_forgotten(monkeypatch):
