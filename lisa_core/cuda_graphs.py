@@ -104,12 +104,13 @@ class Replayed:
 
     Args:
         work: the function.
-        capture: what records it; None: its kernels are launched one by one each time.
+        new_capture: returns what records it, or None where its kernels are launched one by one each time.
     """
 
-    def __init__(self, work: Callable[..., tuple[Tensor, ...]], capture: Capture | None) -> None:
+    def __init__(self, work: Callable[..., tuple[Tensor, ...]], new_capture: Callable[[], Capture | None]) -> None:
         self._work = work
-        self._capture = capture
+        self._new_capture = new_capture
+        self._capture = new_capture()
         self._recorded: dict[tuple[torch.Size, ...], Recorded] = {}
 
     def __call__(self, *given: Tensor) -> tuple[Tensor, ...]:
@@ -126,6 +127,12 @@ class Replayed:
                 self._recorded.clear()  # graphs of one capture have to be dropped together
                 warn(error)
         return made
+
+    def forget(self) -> None:
+        """Drops what is recorded, and its memory; it is recorded again when it is called again."""
+        self._recorded.clear()
+        if self._capture is not None:
+            self._capture = self._new_capture()
 
 
 def warn(error: RuntimeError) -> None:

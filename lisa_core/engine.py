@@ -97,7 +97,7 @@ class LisaEngine:
         self._memory = FrameMemory(room)
         self._prefixes = PrefixCache(model.shape.language, self._dtype, device, self._memory)
         self._generator = Generator(model.language, end, self._prefixes, capture_for)
-        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for())
+        self._look = Replayed(lambda seen: (model.mm_projector(model.clip(seen)[0]),), capture_for)
         self._masker = Masker(model, self._memory, self._dtype, device, precision, beside_on(device))
 
     @classmethod
@@ -419,7 +419,7 @@ class LisaEngine:
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Without gradients; when memory runs out, the KV cache is dropped so that the next question finds room."""
+        """Without gradients; when memory runs out, what was read and recorded gives way to the next question."""
         try:
             with torch.inference_mode(), loading.current(self._torch_device):
                 yield
@@ -433,6 +433,8 @@ class LisaEngine:
         else:
             return
         self._prefixes.forget()
+        for recorded in (self._generator, self._look, self._masker):
+            recorded.forget()
         self._release()
         raise OutOfMemoryError(f"{message} Ask about a smaller image, or use a smaller precision or checkpoint.")
 

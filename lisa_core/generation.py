@@ -49,6 +49,10 @@ class Generator:
         """Whether decoding one text replays recorded steps; decoding several at once never does."""
         return self._stepper.records
 
+    def forget(self) -> None:
+        """Drops what is recorded, and its memory; it is recorded again when it is needed."""
+        self._stepper.forget()
+
     def check_length(self, ids: Sequence[int]) -> None:
         """Raises PromptError for a prompt that is longer than the context."""
         if len(ids) >= self.context:

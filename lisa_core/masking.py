@@ -41,8 +41,8 @@ class Masker:
         self._dtype = dtype
         self._device = device
         capture_for = partial(cuda_graphs.capture_for, device, precision)
-        self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), capture_for(urgent=False))
-        self._decoder = Replayed(lambda seen, prompts: (*model.sam.decode(seen, prompts),), capture_for())
+        self._encoder = Replayed(lambda seen: (model.sam.encode(seen)[0],), partial(capture_for, urgent=False))
+        self._decoder = Replayed(lambda seen, prompts: (*model.sam.decode(seen, prompts),), capture_for)
 
     def begin(self, frame: Encoded, watch: Stopwatch) -> None:
         """Starts to encode a frame beside the decoding of its answer, where the device can do both."""
@@ -74,6 +74,11 @@ class Masker:
             )
         watch.lap("masks")
         return tuple(segments)
+
+    def forget(self) -> None:
+        """Drops what is recorded, and its memory; it is recorded again when it is needed."""
+        self._encoder.forget()
+        self._decoder.forget()
 
     def _encoded(self, frame: Encoded, watch: Stopwatch) -> SamEncoding:
         encoded = self._start(frame)

@@ -60,8 +60,9 @@ class Stepper:
     def read(self, embeddings: Tensor, cache: KVCache, start: int) -> Step:
         """Reads T tokens, (T, width) embeddings, into the cache, after the `start` tokens that it holds."""
         count = len(embeddings)
-        if self._capture is not None and self._cache is not cache:  # drops all that was recorded for the last cache
-            self._cache, self._recorded, self._too_long, self._capture = cache, {}, set(), self._new_capture()
+        if self._capture is not None and self._cache is not cache:
+            self.forget()
+            self._cache = cache
         if self._capture is None or not can_record() or self.end(start, count) > cache.capacity:
             return Step(self._language(embeddings, cache, start)[-1:], None)
         recorded = self._recorded.get(_length(count))
@@ -71,6 +72,12 @@ class Stepper:
                 self._record(self._capture, embeddings, cache, start, hidden)
             return Step(hidden, None)
         return Step(*recorded(embeddings, _place(start, count)))
+
+    def forget(self) -> None:
+        """Drops what is recorded, and its memory; it is recorded again when it is needed."""
+        self._cache, self._recorded, self._too_long = None, {}, set()
+        if self._capture is not None:
+            self._capture = self._new_capture()
 
     def _record(self, capture: Capture, embeddings: Tensor, cache: KVCache, start: int, hidden: Tensor) -> None:
         """Records the step that was just done without a graph.

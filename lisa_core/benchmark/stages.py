@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -59,14 +60,14 @@ class _Stages:
         self._embeddings = model.language.embed_tokens(ids.clamp(min=0))
         visual = model.mm_projector(model.clip(self._for_clip)[0])
         self._embeddings[ids == IMAGE_ID] = visual.to(self._embeddings.dtype)
-        capture = cuda_graphs.capture_for(subject.device, subject.precision)
-        self._stepper = Stepper(model.language, lambda: capture)
+        capture_for = partial(cuda_graphs.capture_for, subject.device, subject.precision)
+        self._stepper = Stepper(model.language, capture_for)
         end = self._stepper.end(0, len(self._prompt))
         self._cache = KVCache(subject.checkpoint.shape.language, end, subject.dtype, subject.device)
         self._state, _ = self._stepper.read(self._embeddings, self._cache, 0)
-        self._clip = Replayed(lambda pixels: (model.mm_projector(model.clip(pixels)),), capture)
-        self._sam = Replayed(lambda pixels: (model.sam.encode(pixels),), capture)
-        self._decode = Replayed(lambda *given: model.sam.decode(given[0], model.text_hidden_fcs(given[1])), capture)
+        self._clip = Replayed(lambda pixels: (model.mm_projector(model.clip(pixels)),), capture_for)
+        self._sam = Replayed(lambda pixels: (model.sam.encode(pixels),), capture_for)
+        self._decode = Replayed(lambda *given: model.sam.decode(given[0], model.text_hidden_fcs(given[1])), capture_for)
         self._embedding = self._sam(self._for_sam)[0][0]
         self._logits, _ = self._decode(self._embedding, self._state)
 

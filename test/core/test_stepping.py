@@ -1,14 +1,15 @@
 """Decoding by replayed steps: with a double for the CUDA graph, which does on the CPU what a replay does on a GPU."""
 
+import gc
 import logging
 import weakref
 
 import numpy as np
 import pytest
 import torch
-from goldens import CASES, TOWER, V1, case
+from goldens import CASES, TOWER, V1, case, same_answer
 
-from lisa_core import LisaEngine, cuda_graphs
+from lisa_core import LisaEngine, OutOfMemoryError, cuda_graphs, preprocess
 from lisa_core.generation import Generator
 from lisa_core.prefix_cache import PrefixCache
 from lisa_core.stepping import Stepper
@@ -210,7 +211,7 @@ def test_what_a_wrong_replay_has_written_to_the_cache_does_not_stay(small, with_
 
 def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
     captures = Captures()
-    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), captures)
+    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), lambda: captures)
     for _ in range(2):
         for size in range(1, 8):
             (found,) = doubled(torch.full((size,), float(size)))
@@ -227,7 +228,7 @@ def test_where_one_size_cannot_be_captured_none_is_replayed_any_more(caplog):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return captures(work)
 
-    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), capture)
+    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), lambda: capture)
     one, two = torch.ones(1), torch.ones(2)
     for given in (one, one, two):
         doubled(given)
@@ -247,6 +248,44 @@ def test_a_step_that_cannot_be_captured_lets_go_of_the_others_and_of_the_cache(s
     assert ask(engine, LONG).token_ids == ask(small, LONG).token_ids
     engine._prefixes.reserve(engine._prefixes.cache.capacity + 1)
     assert cache() is None
+
+
+def test_what_is_recorded_is_dropped_when_memory_runs_out_and_recorded_again(small_checkpoint, small, monkeypatch):
+    recorded, there = [], []
+
+    class Graph(Captures):
+        """One for all that share memory, as `capture_for` makes them."""
+
+        def __call__(self, work):
+            recorded.append((weakref.ref(self), weakref.ref(work.__self__)))
+            return super().__call__(work)
+
+    def release():
+        gc.collect()
+        there.extend(found() for pair in recorded for found in pair)
+
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: Graph())
+    engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+    wanted = ask(small, LONG)
+    for _ in range(2):
+        assert same_answer(ask(engine, LONG), wanted)
+    before = len(recorded)
+    monkeypatch.setattr(engine, "_release", release)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess, "for_sam", raising(torch.OutOfMemoryError("CUDA out of memory.")))
+        with pytest.raises(OutOfMemoryError):
+            ask(engine, LONG)
+    assert there == [None] * 2 * before
+    for _ in range(2):
+        assert same_answer(ask(engine, LONG), wanted)
+    assert len(recorded) == 2 * before
+
+
+def raising(error):
+    def fail(*_):
+        raise error
+
+    return fail
 
 
 def test_nothing_is_captured_under_autocast(with_capture, monkeypatch):
