@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lisa_core import files, overlay
 from lisa_core.answer import Answer
 from lisa_core.errors import ImageError
+from lisa_core.json_lines import decoded
 
 
 @dataclass(frozen=True)
@@ -90,14 +91,14 @@ def replace(names: Names, contents: Mapping[Path, bytes]) -> None:
 def _masks_before(names: Names) -> set[Path]:
     """The masks that the JSON of an earlier answer names; what else lies there is somebody's."""
     try:
-        answer = json.loads(names.json.read_bytes())
+        answer = decoded(names.json.read_bytes())
         _, _, segments = (answer[key] for key in ("question", "text", "segments"))
         return {
             names.mask(index) for index, segment in enumerate(segments) if segment["mask"] == names.mask(index).name
         }
     except FileNotFoundError:
         return set()
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ImageError(f"{names.json} is there and is no answer of an earlier run; choose another --out.") from error
 
 

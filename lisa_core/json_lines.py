@@ -12,6 +12,14 @@ def encoded(content: Mapping[str, Any]) -> bytes:
     return json.dumps(content, ensure_ascii=False).encode(errors="backslashreplace")
 
 
+def decoded(content: str | bytes) -> Any:
+    """The content of JSON; raises ValueError if it is none, or nested more deeply than Python reads."""
+    try:
+        return json.loads(content)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def whole_lines(path: Path) -> list[bytes]:
     """The lines of a file, none if there is no file.
 

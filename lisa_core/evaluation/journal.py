@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from lisa_core.json_lines import JsonLines, whole_lines
+from lisa_core.json_lines import JsonLines, decoded, whole_lines
 
 R = TypeVar("R")
 
@@ -93,7 +93,7 @@ def _results_of(lines: Iterable[bytes], unpack: Callable[[Mapping[str, Any]], R]
     results = {}
     for line in lines:
         try:
-            fields = json.loads(line)
+            fields = decoded(line)
             results[str(fields["key"])] = unpack(fields)
         except (ValueError, LookupError, TypeError):
             continue  # the disk was full, or it is another file; the entry is evaluated again

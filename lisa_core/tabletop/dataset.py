@@ -17,6 +17,7 @@ from PIL import Image
 
 from lisa_core.errors import DatasetError, brief
 from lisa_core.files import png, write_whole
+from lisa_core.json_lines import decoded
 from lisa_core.tabletop.kinds import Kind
 from lisa_core.tabletop.render import Renderer
 from lisa_core.tabletop.sampling import sample_scene
@@ -39,7 +40,7 @@ def load_view(folder: Path, index: int) -> View:
     """
     stem = folder / f"{index:06d}"
     try:
-        record = json.loads(stem.with_suffix(".json").read_text())
+        record = decoded(stem.with_suffix(".json").read_text())
         picture = np.array(Image.open(stem.with_suffix(".jpg")).convert("RGB"))
         labels = np.array(Image.open(stem.with_suffix(".png")).convert("RGB"))
         depth = np.zeros(picture.shape[:2], np.float32)
@@ -61,7 +62,7 @@ def load_scene(folder: Path, index: int) -> Scene:
     """
     path = folder / f"{index:06d}.json"
     try:
-        return scene_from(json.loads(path.read_text())["scene"])
+        return scene_from(decoded(path.read_text())["scene"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DatasetError(f"{path} is no rendered scene, or damaged ({brief(error)}); take another folder.") from error
 

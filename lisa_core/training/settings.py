@@ -7,6 +7,7 @@ from typing import Any
 
 from lisa_core import files
 from lisa_core.errors import CheckpointError
+from lisa_core.json_lines import decoded
 
 _NAME = "settings.json"
 
@@ -35,7 +36,7 @@ def keep(folder: Path, settings: Mapping[str, Any]) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file of a training, empty if there is no file; raises CheckpointError if it is damaged."""
     try:
-        content = json.loads(path.read_bytes())
+        content = decoded(path.read_bytes())
     except FileNotFoundError:
         return {}
     except ValueError:

@@ -255,7 +255,10 @@ def test_masks_of_an_earlier_answer_go(segment, out):
     ]
 
 
-@pytest.mark.parametrize("content", ["{}", "[]", "5", "a diary", '{"segments": [{}]}', '{"segments": 1}'])
+@pytest.mark.parametrize(
+    "content",
+    ["{}", "[]", "5", "a diary", '{"segments": [{}]}', '{"segments": 1}', pytest.param("[" * 100_000, id="deep")],
+)
 def test_what_is_no_earlier_answer_is_never_replaced(tmp_path, content):
     there = answer_files.Names(tmp_path, "cup")
     there.json.write_text(content)

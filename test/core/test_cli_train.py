@@ -285,9 +285,10 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
 
 def test_settings_that_are_damaged_are_told(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "lisa.run").mkdir()
-    (tmp_path / "lisa.run" / "settings.json").write_text("{")
-    said = cli.run("train", scenes, "--out", tmp_path / "lisa", *FEW)
-    assert (said.code, "settings.json is damaged; delete" in said.errors) == (1, True)
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "lisa.run" / "settings.json").write_text(content)
+        said = cli.run("train", scenes, "--out", tmp_path / "lisa", *FEW)
+        assert (said.code, "settings.json is damaged; delete" in said.errors) == (1, True)
 
 
 def test_a_training_on_what_has_changed_since_is_not_gone_on_with(
@@ -362,7 +363,10 @@ def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ['{"shapes": []}', '{"scene": "kitchen"}', '{"scene": []}', "[]", "{"])
+@pytest.mark.parametrize(
+    "content",
+    ['{"shapes": []}', '{"scene": "kitchen"}', '{"scene": []}', "[]", "{", pytest.param("[" * 100_000, id="deep")],
+)
 def test_what_is_no_scene_is_told(tmp_path: Path, content: str) -> None:
     (tmp_path / "000000.json").write_text(content)
     (tmp_path / "000000_1.json").write_text("{}")  # as a labelled set has them

@@ -367,7 +367,7 @@ def test_lines_of_a_journal_that_are_no_results_do_no_harm(split, tmp_path):
     path = tmp_path / "out.journal"
     with Journal(path, {}, Result.packed, unpacked) as journal:
         journal.add(entry, result)
-    path.write_bytes(b'5\n[1]\n"words"\n{}\n{"key": "a"}\nwords\n' + path.read_bytes())
+    path.write_bytes(b'5\n[1]\n"words"\n{}\n{"key": "a"}\nwords\n' + b"[" * 100_000 + b"\n" + path.read_bytes())
     with Journal(path, {}, Result.packed, unpacked) as journal:
         assert journal.find(entry) == result
 

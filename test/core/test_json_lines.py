@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisa_core.json_lines import JsonLines, encoded, whole_lines
+from lisa_core.json_lines import JsonLines, decoded, encoded, whole_lines
 
 LINES = [{"name": "où? 🤖"}, {"name": "b\udcffd \\udcff \r\n\x85\u2028", "iou": 1 / 3}, {}]
 
@@ -48,6 +49,12 @@ def test_a_file_is_empty_until_something_is_added(tmp_path):
     again = JsonLines(tmp_path / "lines")
     assert not again.empty
     again.close()
+
+
+def test_what_is_nested_too_deeply_is_no_json():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        decoded("[" * 100_000)
+    assert decoded(b'{"a": [1]}') == {"a": [1]}
 
 
 @given(st.text(st.characters(exclude_categories=())))

@@ -101,6 +101,7 @@ def test_stored_masks_are_where_the_poses_say(index):
 
 
 def test_a_damaged_scene_is_named(tmp_path):
-    (tmp_path / "000000.json").write_text("{")
-    with pytest.raises(DatasetError, match=r"000000 cannot be read .* render it again"):
-        load_view(tmp_path, 0)
+    for content in ("{", "[" * 100_000):
+        (tmp_path / "000000.json").write_text(content)
+        with pytest.raises(DatasetError, match=r"000000 cannot be read .* render it again"):
+            load_view(tmp_path, 0)
