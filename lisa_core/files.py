@@ -1,12 +1,14 @@
 """Files that people give and get: pictures read upright, results written whole or not at all."""
 
 import errno
+import glob
 import io
 import os
 import secrets
 import shutil
 import tempfile
 import threading
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +80,7 @@ def write_whole(contents: Mapping[Path, bytes]) -> None:
             if path.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
             target = path.resolve()
-            temporary = target.with_name(f".{secrets.token_hex(8)}.part")
+            temporary = target.with_name(f"{_temporary(target)}{secrets.token_hex(8)}.part")
             staged[temporary] = target
             with temporary.open("wb") as file:
                 file.write(content)
@@ -103,6 +105,18 @@ def prepare(path: Path) -> None:
             pass
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def discard_unfinished(path: Path) -> None:
+    """Removes what killed processes left of `write_whole` of that file; none may be running on it."""
+    target = path.resolve()
+    for leftover in target.parent.glob(f"{glob.escape(_temporary(target))}{'?' * 16}.part"):
+        leftover.unlink(missing_ok=True)
+
+
+def _temporary(target: Path) -> str:
+    """How the names of a file begin while it is written: like its own, and no longer than a name may be."""
+    return f".{target.name[:40]}.{zlib.crc32(os.fsencode(target.name)):08x}."
 
 
 def check_free(out: Path) -> None:

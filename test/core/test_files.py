@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from goldens import GOLDENS
 from PIL import Image, ImageOps
 
 from lisa_core import ImageError, LisaError
-from lisa_core.files import png, read_rgb, whole_folder, write_whole
+from lisa_core.files import discard_unfinished, png, read_rgb, whole_folder, write_whole
 
 GRADIENT = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
 COLOURS = np.dstack([GRADIENT, GRADIENT[::-1], GRADIENT[:, ::-1]])
@@ -246,6 +247,26 @@ def test_a_link_that_leads_nowhere_is_no_place_for_a_folder(tmp_path):
     with pytest.raises(LisaError, match="is there already; name a folder that is not"), whole_folder(out):
         pytest.fail("it was noticed too late")
     assert list(tmp_path.iterdir()) == [out]
+
+
+def killed_while_it_writes(path):
+    """A process that writes that file is killed before it is whole."""
+    pid = os.fork()
+    if not pid:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write_whole({path: b"new"})
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+
+
+def test_what_a_kill_left_of_a_file_is_named_like_it_and_can_be_discarded(tmp_path):
+    paths = [tmp_path / name for name in ("a", "a.json", "a[1].json", "ä" * 127, "ä" * 126 + "b")]
+    for path in paths:
+        killed_while_it_writes(path)
+    assert len(list(tmp_path.glob(".a*.part"))) == 3
+    for number, path in enumerate(paths):
+        assert len(list(tmp_path.iterdir())) == len(paths) - number
+        discard_unfinished(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("pixels", [GRADIENT, COLOURS], ids=["grey", "colours"])
