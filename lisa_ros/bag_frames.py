@@ -1,7 +1,8 @@
 """The frames of a recorded camera, with the depth and the intrinsics that belong to each."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -21,15 +22,11 @@ IMAGE, COMPRESSED, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedIm
 
 
 class _Recorded(NamedTuple):
-    """Stamp of a message with a header, ns, and its place in the recording, as in `Message`."""
+    """Stamp of a message with a header, ns, and where it is in the recording, as `BagReader.at` takes it."""
 
     stamp: int
     time: int
     place: int
-
-    @classmethod
-    def of(cls, message: Message) -> "_Recorded":
-        return cls(message.stamp, message.time, message.place)
 
 
 @dataclass(frozen=True)
@@ -73,7 +70,7 @@ class Frames:
         )
         self.depth = bag.require(depth, IMAGE).name if depth else ""
         self.camera_info = bag.require(camera_info, INFO).name if camera_info else ""
-        self._chosen = list(_spaced(bag.messages([self.camera]), every))
+        self._chosen = list(_spaced(_recorded(bag.messages([self.camera])), every))
         if not self._chosen:
             raise BagError(f"{bag.path} has no frame on {self.camera}. {bag.listing()}")
         self._depths = self._all_of(self.depth)
@@ -81,7 +78,7 @@ class Frames:
 
     def _all_of(self, topic: str) -> list[_Recorded]:
         """All messages of a topic, sorted by stamp; none if no topic is named."""
-        return sorted(map(_Recorded.of, self._bag.messages([topic]))) if topic else []
+        return sorted(_recorded(self._bag.messages([topic]))) if topic else []
 
     def __iter__(self) -> Iterator[FrameOfBag]:
         return iter(self._chosen)
@@ -91,13 +88,13 @@ class Frames:
 
     def rgb(self, frame: FrameOfBag) -> NDArray[np.uint8]:
         """(H, W, 3) RGB; raises ImageError or BagError if the encoding is unknown or the image damaged."""
-        return self._to_rgb(self._read(self.camera, frame.image))
+        return self.image(frame)[0]
 
-    def header(self, frame: FrameOfBag) -> Header:
-        """The header of the image."""
-        recorded = self._read(self.camera, frame.image).header
-        time = Time(sec=int(recorded.stamp.sec), nanosec=int(recorded.stamp.nanosec))
-        return Header(stamp=time, frame_id=recorded.frame_id)
+    def image(self, frame: FrameOfBag) -> tuple[NDArray[np.uint8], Header]:
+        """(H, W, 3) RGB as of `rgb`, and the header of the image."""
+        image = self._read(self.camera, frame.image)
+        stamp = Time(sec=int(image.header.stamp.sec), nanosec=int(image.header.stamp.nanosec))
+        return self._to_rgb(image), Header(stamp=stamp, frame_id=image.header.frame_id)
 
     def placements(self, frame: FrameOfBag, answer: Answer) -> list[Placement | None]:
         """Where each segment is, None if unknown; raises ImageError or BagError if the depth cannot be used.
@@ -160,13 +157,25 @@ def _info_lacks(info: Any, size: tuple[int, int]) -> str:
     return f"is of {info.width}x{info.height} px, or uncalibrated, and images are of {size[1]}x{size[0]} px"
 
 
-def _spaced(messages: Iterator[Message], every: float) -> Iterator[FrameOfBag]:
-    """The first message, and each one recorded at least `every` seconds after the previous one yielded."""
-    due = 0
-    for number, message in enumerate(messages):
-        if message.time >= due:
-            yield FrameOfBag(number, _Recorded.of(message))
-            due = message.time + round(every * 1e9)
+def _recorded(messages: Iterable[Message]) -> Iterator[_Recorded]:
+    """The messages of one topic; several may have one time, for a clock may tick slowly, and files may overlap."""
+    places = Counter[int]()
+    for message in messages:
+        yield _Recorded(message.stamp, message.time, places[message.time])
+        places[message.time] += 1
+
+
+def _spaced(images: Iterable[_Recorded], every: float) -> Iterator[FrameOfBag]:
+    """The first image, and each one recorded at least `every` seconds after the previous one yielded.
+
+    The recorder's clock may step back between two files of a recording: there it begins anew.
+    """
+    due = before = 0
+    for number, image in enumerate(images):
+        if image.time >= due or image.time < before:
+            yield FrameOfBag(number, image)
+            due = image.time + round(every * 1e9)
+        before = image.time
 
 
 def _nearest(recorded: Sequence[_Recorded], frame: FrameOfBag) -> _Recorded:

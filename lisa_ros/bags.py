@@ -1,5 +1,6 @@
 """Reads bags (MCAP, sqlite3) and writes them (MCAP) with `rosbags`, without ROS; knows this package's messages."""
 
+import errno
 import glob
 import itertools
 import re
@@ -12,15 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Qos
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lisa_core.errors import LisaError
 from lisa_ros.pairing import stamp_of
-
 
 class BagError(LisaError):
     """A bag cannot be read or written; the sentence names the file, the cause and the remedy."""
@@ -51,13 +50,11 @@ class Message(NamedTuple):
     Attributes:
         time: when it was recorded, ns since 1970.
         data: CDR, as sent over the wire.
-        place: how many messages of its topic were recorded at the same time before it; a clock may tick slowly.
     """
 
     topic: str
     time: int
     data: bytes
-    place: int = 0
 
     @property
     def stamp(self) -> int:
@@ -109,19 +106,14 @@ class BagReader:
         self.topics: dict[str, Topic] = {}
 
     def __enter__(self) -> "BagReader":
-        if not self.path.exists():
-            raise BagError(f"There is no bag at {self.path}.")
-        if self.path.is_dir() and not (self.path / "metadata.yaml").is_file():
-            raise BagError(
-                f"{self.path} has no metadata.yaml: no bag, or a recording that was never closed; "
-                "for the latter, `ros2 bag reindex` writes one."
-            )
-        _check_openable(self.path)
-        with self._damage_named():
-            self._reader = AnyReader([self.path], default_typestore=typestore())
-            if not self._reader.is2:
-                raise BagError(f"{self.path} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it.")
+        with self._trouble_named():
+            _check_readable(self.path)
+            self._reader = Reader(self.path)
             self._reader.open()
+        self._store = typestore()
+        # Those of the files, for rosbags finds no messages of a topic whose QoS was edited in metadata.yaml.
+        storages = getattr(self._reader.storage, "storages", [self._reader.storage])
+        self._connections = [connection for storage in storages for connection in storage.connections]
         for connection in self._reader.connections:
             earlier = self.topics.get(connection.topic, Topic(connection.topic, connection.msgtype, 0, ()))
             self.topics[connection.topic] = Topic(
@@ -146,7 +138,7 @@ class BagReader:
 
     def require(self, name: str, *types: str) -> Topic:
         """The topic with that name (the first slash is optional); raises TopicError if missing or of another type."""
-        topic = self.topics.get("/" + name.lstrip("/"))
+        topic = self.topics.get(name) or self.topics.get("/" + name.lstrip("/"))
         if topic is None:
             raise TopicError(f"{self.path} has no topic {name}. {self.listing()}")
         if types and topic.type not in types:
@@ -162,62 +154,88 @@ class BagReader:
 
     def messages(self, topics: Collection[str], start: int | None = None, stop: int | None = None) -> Iterator[Message]:
         """The messages of these topics in the order of their recording, from `start` (ns) to before `stop`."""
-        with self._damage_named():
-            connections = [connection for connection in self._reader.connections if connection.topic in topics]
+        with self._trouble_named():
+            connections = [connection for connection in self._connections if connection.topic in topics]
             if not connections:  # rosbags takes none for all
                 return
-            newest: dict[str, Message] = {}
             for connection, time, data in self._reader.messages(connections, start, stop):
-                before = newest.get(connection.topic)
-                place = before.place + 1 if before and before.time == time else 0
-                newest[connection.topic] = message = Message(connection.topic, time, bytes(data), place)
-                yield message
+                yield Message(connection.topic, time, bytes(data))
 
     def at(self, topic: str, time: int, place: int) -> Message:
-        """The message with that topic, time and place, which `messages` has yielded before."""
+        """Of that topic's messages of that time the one at that place, from 0, in the order of `messages`."""
         return next(itertools.islice(self.messages([topic], time, time + 1), place, None))
 
     def decode(self, message: Message) -> Any:
-        """The decoded message, with ROS's field names and numpy arrays; raises BagError if its bytes are damaged."""
-        with self._damage_named():
-            return self._reader.deserialize(message.data, self.topics[message.topic].type)
+        """The decoded message, with ROS's field names and numpy arrays; raises BagError if its bytes are damaged.
+
+        Only for types of `typestore`, by its definitions; those in the bag are not looked at.
+        """
+        with self._trouble_named():
+            return self._store.deserialize_cdr(message.data, self.topics[message.topic].type)
 
     @contextmanager
-    def _damage_named(self) -> Iterator[None]:
+    def _trouble_named(self) -> Iterator[None]:
         # On damaged files rosbags raises whatever the bytes lead to, even a TypeError of ord().
         try:
             yield
         except BagError:
             raise
         except Exception as error:
-            if why := _beyond_rosbags(self.path, error):
-                raise BagError(
-                    f"{self.path} cannot be read by rosbags ({why}): `ros2 bag convert` makes a bag in MCAP from it."
-                ) from error
+            raise BagError(_trouble(self.path, error)) from error
+
+
+def _check_readable(bag: Path) -> None:
+    """Raises BagError for what is no bag, and OSError or BagError for one that rosbags could not open."""
+    if not bag.exists():
+        raise BagError(f"There is no bag at {bag}.")
+    if bag.is_dir():
+        if not (bag / "metadata.yaml").is_file():
             raise BagError(
-                f"{self.path} is cut off or damaged ({error}). If its recording was interrupted, "
-                "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there."
-            ) from error
+                f"{bag} has no metadata.yaml: no bag, or a recording that was never closed; "
+                "for the latter, `ros2 bag reindex` writes one."
+            )
+    elif bag.suffix == ".bag":
+        raise BagError(f"{bag} is a bag of ROS 1: `rosbags-convert` makes one of ROS 2 from it.")
+    elif bag.suffix not in (".mcap", ".db3"):
+        raise BagError(f"{bag} is no bag: give a folder with a metadata.yaml, or one .mcap or .db3 file.")
+    for file in bag.glob("*.db3") if bag.is_dir() else [bag] if bag.suffix == ".db3" else []:
+        file.open("rb").close()  # sqlite3 would not say why it cannot
+        if found := re.search(r"[#?]|%[0-9A-Fa-f]{2}", str(bag)):  # rosbags puts it into a URI unquoted
+            raise BagError(
+                f"{bag} cannot be read by rosbags, for there is a {found[0]} in its path: rename the file or folder."
+            )
 
 
-def _is_sqlite3(bag: Path) -> bool:
-    return bag.suffix == ".db3" or any(bag.glob("*.db3"))
+def _trouble(bag: Path, error: Exception) -> str:
+    """What was wrong when rosbags raised that error; says that the bag is damaged only if it is nothing else."""
+    if beyond := _beyond_rosbags(error):
+        return f"{bag} cannot be read by rosbags ({beyond[0]}): {beyond[1]}."
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if isinstance(cause, PermissionError):
+        return f"{cause.filename or bag} may not be read ({cause.strerror}): ask its owner for the permission."
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.EINVAL):  # EINVAL: damage led before the start
+        if cause.filename is None and any(bag.glob("*.zstd")):
+            return (
+                f"{bag} is compressed and cannot be unpacked in {tempfile.tempdir or 'a temporary folder'} "
+                f"({cause.strerror}): make room there, or name another folder in TMPDIR."
+            )
+        return f"{cause.filename or bag} cannot be read ({cause.strerror}): see to its disk, or copy it to another."
+    return (
+        f"{bag} is cut off or damaged ({error}). If its recording was interrupted, "
+        "`ros2 bag reindex` (sqlite3) or `mcap recover` saves what is there."
+    )
 
 
-def _check_openable(bag: Path) -> None:
-    """Raises BagError for an sqlite3 bag whose path rosbags would misread, for it puts the path into a URI unquoted."""
-    found = re.search(r"[#?]|%[0-9A-Fa-f]{2}", str(bag))
-    if found and _is_sqlite3(bag):
-        raise BagError(
-            f"{bag} cannot be read by rosbags, for there is a {found[0]} in its path: rename the file or folder."
-        )
-
-
-def _beyond_rosbags(bag: Path, error: Exception) -> str:
-    """What rosbags cannot read in an undamaged bag; empty if the bag is damaged."""
-    if isinstance(error, KeyError) and error.args in (("",), ("unknown",)) and _is_sqlite3(bag):
-        return "one of its topics has no message definition"  # rosbags looks up the encoding of the definition
-    return str(error) if "not supported" in str(error) else ""
+def _beyond_rosbags(error: Exception) -> tuple[str, str] | None:
+    """What rosbags cannot read in an undamaged bag, and the remedy; None if that is not the trouble."""
+    if isinstance(error, KeyError) and error.args in (("",), ("unknown",)):  # it looks up the definition's encoding
+        remedy = "`ros2 bag convert` with a list of `topics:` that leaves it out makes a bag that can be"
+        return "one of its topics has no message definition", remedy
+    if "not in timestamp order" in str(error):
+        return "its messages are in no order and have no index", "`mcap recover` makes a file with an index from it"
+    if "not supported" in str(error) or "Profile is not ros2" in str(error):
+        return str(error).rstrip("."), "`ros2 bag convert` makes a bag in MCAP from it"
+    return None
 
 
 class BagWriter:
@@ -243,7 +261,7 @@ class BagWriter:
 def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
     """Writes an MCAP bag, compressed with zstd, which appears at `path` only when it is complete.
 
-    It replaces whatever was there. `store` has to know the types of all topics.
+    It replaces the bag that was there. `store` has to know the types of all topics.
     """
     path = path.resolve()  # so that a link stays a link
     # rosbags names the file in a bag after the bag's folder, so the folder has its final name from the start.
@@ -255,7 +273,7 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
         with writer:
             yield BagWriter(writer, store)
         if path.exists():
-            shutil.rmtree(path)
+            path.rename(workshop / f"{path.name}.old")  # so that a kill never leaves a part of it at `path`
         (workshop / path.name).rename(path)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

@@ -329,7 +329,7 @@ def _write_bag(out: Path, frames: Frames, records: Sequence[Record]) -> None:
         for frame in frames:
             if frame.number not in by_frame:
                 continue
-            rgb, header = frames.rgb(frame), frames.header(frame)
+            rgb, header = frames.image(frame)
             for record in by_frame[frame.number]:
                 for name, message in _messages(record, rgb, header).items():
                     # ROS pads fields with whatever was in memory, rosbags with zeros: equal answers give equal files.

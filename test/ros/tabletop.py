@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
 
 from lisa_core import Answer, PromptError, Segment
 from lisa_core.answer import tight_box
@@ -54,6 +55,18 @@ def save(path: Path, contents: Iterable[Message], **other_types: str) -> Path:
         for message in contents:
             writer.write(message.topic, message.time, message.data)
     return path
+
+
+def qos(
+    reliability: QosReliability,
+    durability: QosDurability,
+    depth: int,
+    history: QosHistory = QosHistory.KEEP_LAST,
+) -> Qos:
+    """What a publisher offers that promises nothing about time."""
+    forever = QosTime(2147483647, 4294967295)
+    automatic = QosLiveliness.AUTOMATIC
+    return Qos(history, depth, reliability, durability, forever, forever, automatic, forever, False)
 
 
 def changed(message: Message, **fields: Any) -> Message:

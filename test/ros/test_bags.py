@@ -1,22 +1,30 @@
 """Bags are read as they were recorded, in both formats; a written bag is complete or does not exist."""
 
+import errno
 import json
+import os
 import re
+import resource
 import shutil
 import sqlite3
 import struct
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from lisa_ros.msg import Answer, Segment
 from rclpy.serialization import serialize_message
-from rosbags.rosbag2 import StoragePlugin, Writer
-from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, save, truth
+from rosbags.interfaces import QosDurability, QosReliability
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, qos, save, truth
 
 from lisa_core.geometry import locate
 from lisa_ros import conversions
+from lisa_ros.bag_frames import Frames
 from lisa_ros.bags import BagError, BagReader, Message, TopicError, discard_unfinished, typestore, write_bag
 from lisa_ros.pairing import stamp_of
 
@@ -29,6 +37,46 @@ def as_sqlite3(path: Path, source: Path = BAG) -> Path:
         }
         for message in bag.messages(bag.topics):
             writer.write(connections[message.topic], message.time, message.data)
+    return path
+
+
+def split(path: Path, *parts: Sequence[Message]) -> Path:
+    """A bag of several files, one for each part of the messages."""
+    save(path, parts[0])
+    more = ""
+    for number, part in enumerate(parts[1:]):
+        other = save(path.with_name(f"{path.name}_{number}"), part)
+        (other / f"{other.name}.mcap").rename(path / f"{other.name}.mcap")
+        shutil.rmtree(other)
+        more += f"\n  - {other.name}.mcap"
+    metadata = path / "metadata.yaml"
+    first = f"  relative_file_paths:\n  - {path.name}.mcap"
+    assert metadata.read_text().count(first) == 1
+    metadata.write_text(metadata.read_text().replace(first, first + more))
+    return path
+
+
+def unindexed(path: Path, images: Sequence[Message]) -> Path:
+    """An MCAP file without chunks, as a recorder in haste writes it, with images in that order."""
+
+    def record(kind: int, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return bytes([kind]) + struct.pack("<Q", len(content)) + content
+
+    def text(content: str) -> bytes:
+        return struct.pack("<I", len(content)) + content.encode()
+
+    definition, _ = typestore().generate_msgdef("sensor_msgs/msg/Image", ros_version=2)
+    path.write_bytes(
+        b"\x89MCAP0\r\n"
+        + record(1, text("ros2"), text("test"))
+        + record(3, struct.pack("<H", 1), text("sensor_msgs/msg/Image"), text("ros2msg"), text(definition))
+        + record(4, struct.pack("<HH", 1, 1), text(IMAGE), text("cdr"), text(""))
+        + b"".join(record(5, struct.pack("<HIQQ", 1, 0, image.time, image.time), image.data) for image in images)
+        + record(15, bytes(4))
+        + record(2, bytes(20))
+        + b"\x89MCAP0\r\n"
+    )
     return path
 
 
@@ -69,15 +117,44 @@ def test_a_single_file_is_a_bag_too() -> None:
     assert messages(BAG / "tabletop_bag.mcap") == messages()
 
 
+def places_of(found: Sequence[Message]) -> list[int]:
+    """How many messages of its topic and time there are before each."""
+    seen: Counter[tuple[str, int]] = Counter()
+    places = []
+    for message in found:
+        places.append(seen[message.topic, message.time])
+        seen[message.topic, message.time] += 1
+    return places
+
+
 @pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
 def test_messages_are_found_again_though_some_have_the_same_time(tmp_path: Path, storage: str) -> None:
     path = save(tmp_path / "bag", [m._replace(time=1 + index // 9) for index, m in enumerate(messages())])
     with BagReader(path if storage == "mcap" else as_sqlite3(tmp_path / "other", path)) as bag:
         found = list(bag.messages(bag.topics))
-        assert sum(m.place > 0 for m in found) > len(found) / 3
-        assert [bag.at(m.topic, m.time, m.place) for m in found] == found
+        places = places_of(found)
+        assert sum(place > 0 for place in places) > len(found) / 3
+        assert [bag.at(m.topic, m.time, place) for m, place in zip(found, places, strict=True)] == found
         for topic in bag.topics:
             assert [m.stamp for m in found if m.topic == topic] == [m.stamp for m in messages() if m.topic == topic]
+
+
+def test_frames_are_told_apart_though_files_overlap_and_some_have_the_same_time(tmp_path: Path) -> None:
+    slow = [m._replace(time=1 + index // 9) for index, m in enumerate(messages())]
+    with BagReader(split(tmp_path / "bag", slow[::2], slow[1::2])) as bag:
+        recorded = [bag.decode(message).data.tobytes() for message in bag.messages([IMAGE])]
+        frames = Frames(bag, IMAGE, DEPTH, INFO, 0)
+        assert [frame.number for frame in frames] == list(range(14))
+        assert [frames.rgb(frame).tobytes() for frame in frames] == recorded
+        assert len(set(recorded)) == 14
+
+
+def test_no_frame_is_left_out_where_the_recorders_clock_stepped_back(tmp_path: Path) -> None:
+    half = len(messages()) // 2
+    back = [m._replace(time=m.time - 10**10) for m in messages()[half:]]
+    with BagReader(split(tmp_path / "bag", messages()[:half], back)) as bag:
+        assert len(Frames(bag, IMAGE, "", "", 0)) == 14
+        assert [frame.number for frame in Frames(bag, IMAGE, "", "", 1.0)] == [0, 4, 7, 11]
 
 
 def test_no_topics_are_no_messages() -> None:
@@ -130,6 +207,103 @@ def test_no_bag(tmp_path: Path) -> None:
         pass
 
 
+OTHER_DEFINITIONS = {
+    "a service's": ("std_srvs/srv/SetBool", "=" * 80 + "\nSRV: std_srvs/srv/SetBool\nbool data\n---\nbool success\n"),
+    "with what rosbags does not know": ("foo_msgs/msg/Bar", "wstring a\n"),
+    "with a part that was not recorded": ("foo_msgs/msg/Bar", "other_msgs/Thing a"),
+    "of another hash": ("foo_msgs/msg/Bar", "int32 a"),
+    "that is none": ("foo_msgs/msg/Bar", "int32 a @ $$"),
+}
+
+
+@pytest.mark.parametrize("storage", StoragePlugin)
+@pytest.mark.parametrize(("kind", "definition"), OTHER_DEFINITIONS.values(), ids=OTHER_DEFINITIONS)
+def test_other_topics_do_not_matter(tmp_path: Path, storage: StoragePlugin, kind: str, definition: str) -> None:
+    with Writer(tmp_path / "bag", version=8, storage_plugin=storage) as writer:
+        other = writer.add_connection("/other", kind, msgdef=definition, rihs01="RIHS01_" + "0" * 64)
+        connection = writer.add_connection(INFO, "sensor_msgs/msg/CameraInfo", typestore=typestore())
+        for message in messages():
+            if message.topic == INFO:
+                writer.write(connection, message.time, message.data)
+        writer.write(other, 5, b"anything")
+    with BagReader(tmp_path / "bag") as bag:
+        assert [bag.decode(message).width for message in bag.messages([INFO])] == [320] * 14
+        assert next((m.topic, m.data) for m in bag.messages(bag.topics)) == ("/other", b"anything")
+
+
+@pytest.mark.parametrize("storage", StoragePlugin)
+def test_qos_that_was_edited_in_the_metadata_is_what_the_topic_offers(tmp_path: Path, storage: StoragePlugin) -> None:
+    recorded = qos(QosReliability.BEST_EFFORT, QosDurability.VOLATILE, 5)
+    with BagReader(BAG) as bag, Writer(tmp_path / "bag", version=8, storage_plugin=storage) as writer:
+        for topic in bag.topics.values():
+            connection = writer.add_connection(
+                topic.name, topic.type, typestore=typestore(), offered_qos_profiles=[recorded]
+            )
+            for message in bag.messages([topic.name]):
+                writer.write(connection, message.time, message.data)
+    metadata = tmp_path / "bag" / "metadata.yaml"
+    metadata.write_text(metadata.read_text().replace("reliability: 2", "reliability: 1"))
+    assert messages(tmp_path / "bag") == messages()
+    with BagReader(tmp_path / "bag") as bag:
+        offers = [offer.reliability for topic in bag.topics.values() for offer in topic.qos]
+    assert offers == [QosReliability.RELIABLE] * 3
+
+
+@pytest.mark.parametrize("file", ["metadata.yaml", "bag.mcap", "bag.db3"])
+def test_a_file_that_may_not_be_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
+    path = as_sqlite3(tmp_path / "bag") if file.endswith(".db3") else save(tmp_path / "bag", messages())
+    as_it_is = Path.open
+
+    def forbidden(self: Path, *arguments: Any, **options: Any) -> Any:
+        if self == path / file:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return as_it_is(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(BagError, match=re.escape(f"bag/{file} may not be read (Permission denied): ask")):
+        messages(path)
+
+
+def test_a_full_disk_where_a_bag_is_unpacked_is_no_damage(tmp_path: Path) -> None:
+    """A limit on file sizes simulates the full disk."""
+    writer = Writer(tmp_path / "bag", version=8, storage_plugin=StoragePlugin.MCAP)
+    writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
+    with writer:
+        connection = writer.add_connection(IMAGE, "sensor_msgs/msg/Image", typestore=typestore())
+        for message in messages():
+            if message.topic == IMAGE:
+                writer.write(connection, message.time, message.data)
+    assert len(messages(tmp_path / "bag")) == 14
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(BagError, match=r"bag is compressed and .* \(File too large\): make room .* TMPDIR"):
+            messages(tmp_path / "bag")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "notes", "bag.mcap.zstd"])
+def test_a_file_that_is_no_bag_is_no_damage(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("words")
+    with pytest.raises(BagError, match=re.escape(f"{name} is no bag: give a folder with a metadata.yaml, or one")):
+        messages(tmp_path / name)
+
+
+def test_a_file_without_an_index(tmp_path: Path) -> None:
+    images = [message for message in messages() if message.topic == IMAGE]
+    assert messages(unindexed(tmp_path / "quick.mcap", images)) == images
+    with pytest.raises(BagError, match=r"in no order and have no index\): `mcap recover`"):
+        messages(unindexed(tmp_path / "mixed.mcap", images[::-1]))
+
+
+def test_a_file_that_calls_itself_none_of_ros_2_is_no_damage(tmp_path: Path) -> None:
+    path = unindexed(tmp_path / "quick.mcap", [])
+    path.write_bytes(path.read_bytes().replace(b"ros2", b"none", 1))
+    with pytest.raises(BagError, match=r"by rosbags \(Profile is not ros2\): `ros2 bag convert`"):
+        messages(path)
+
+
 @pytest.mark.parametrize("encoding", ["", "unknown"])
 def test_a_topic_whose_definition_was_not_recorded_is_no_damage(tmp_path: Path, encoding: str) -> None:
     path = as_sqlite3(tmp_path / "bag")
@@ -138,9 +312,18 @@ def test_a_topic_whose_definition_was_not_recorded_is_no_damage(tmp_path: Path, 
             "UPDATE message_definitions SET encoding = ?, encoded_message_definition = '' WHERE topic_type LIKE ?",
             (encoding, "%Info"),
         )
-    with pytest.raises(BagError, match=r"by rosbags .*has no message definition.*: `ros2 bag convert`") as error:
+    with pytest.raises(
+        BagError, match=r"by rosbags .*has no message definition.*: `ros2 bag convert` .*`topics:`"
+    ) as error:
         messages(path)
     assert "damaged" not in str(error.value)
+
+
+def test_nor_is_it_one_in_mcap(tmp_path: Path) -> None:
+    path = unindexed(tmp_path / "bag.mcap", [])
+    path.write_bytes(path.read_bytes().replace(b"ros2msg", b"unknown"))
+    with pytest.raises(BagError, match=r"by rosbags .*has no message definition.*: `ros2 bag convert` .*`topics:`"):
+        messages(path)
 
 
 def test_a_bag_of_a_later_version_is_no_damage(tmp_path: Path) -> None:
@@ -228,6 +411,7 @@ def test_a_bag_of_ros_1(tmp_path: Path) -> None:
     (tmp_path / "old.bag").write_bytes(b"#ROSBAG V2.0\n")
     with pytest.raises(BagError, match="rosbags-convert"), BagReader(tmp_path / "old.bag"):
         pass
+    assert messages(save(tmp_path / "new.bag", messages())) == messages()  # a folder, whatever its name
 
 
 def test_a_topic_that_is_not_there_is_answered_with_those_that_are() -> None:
@@ -237,6 +421,12 @@ def test_a_topic_that_is_not_there_is_answered_with_those_that_are() -> None:
         with pytest.raises(TopicError, match="/camera/camera_info is of type sensor_msgs/msg/CameraInfo, not"):
             bag.require(INFO, "sensor_msgs/msg/Image")
         assert bag.require("camera/image").name == IMAGE
+
+
+def test_a_topic_that_was_recorded_without_a_slash_can_be_named(tmp_path: Path) -> None:
+    images = [m._replace(topic="image") for m in messages() if m.topic == IMAGE]
+    with BagReader(save(tmp_path / "bag", images, image="sensor_msgs/msg/Image")) as bag:
+        assert bag.require("image", "sensor_msgs/msg/Image").messages == 14
 
 
 def test_the_bag_shows_known_geometry() -> None:

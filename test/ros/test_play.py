@@ -18,12 +18,12 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.serialization import deserialize_message
-from rosbags.interfaces import Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.interfaces import QosDurability, QosHistory, QosReliability
 from rosbags.typesys import get_types_from_msg
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
-from tabletop import BAG, DEPTH, IMAGE, INFO, messages, save
+from tabletop import BAG, DEPTH, IMAGE, INFO, messages, qos, save
 from test_bags import as_sqlite3
 
 from lisa_ros.bag_qos import offered
@@ -193,17 +193,6 @@ def test_a_loop_over_one_message_does_not_spin(listener: Listener, tmp_path: Pat
     process.send_signal(signal.SIGINT)
     finish(process)
     assert len(listener.heard[INFO]) <= 1 + 40 * (time.monotonic() - began)
-
-
-def qos(
-    reliability: QosReliability,
-    durability: QosDurability,
-    depth: int,
-    history: QosHistory = QosHistory.KEEP_LAST,
-) -> Qos:
-    forever = QosTime(2147483647, 4294967295)
-    automatic = QosLiveliness.AUTOMATIC
-    return Qos(history, depth, reliability, durability, forever, forever, automatic, forever, False)
 
 
 def test_the_quality_of_service_is_that_of_the_recording(tmp_path: Path) -> None:
