@@ -21,6 +21,10 @@ from rosbags.typesys.store import Typestore
 from lisa_core.errors import LisaError
 from lisa_ros.pairing import stamp_of
 
+LONGEST = 1e9
+"""Seconds that are more than any recording lasts, and few enough to be counted in ns."""
+
+
 class BagError(LisaError):
     """A bag cannot be read or written; the sentence names the file, the cause and the remedy."""
 

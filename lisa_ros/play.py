@@ -26,11 +26,13 @@ from lisa_core.cli import terminal
 from lisa_core.cli.terminal import plain
 from lisa_ros.arguments import refuse
 from lisa_ros.bag_qos import offered
-from lisa_ros.bags import BagError, BagReader, Message, Topic, TopicError
+from lisa_ros.bags import LONGEST, BagError, BagReader, Message, Topic, TopicError
 
 CLOCK = "/clock"
 FAREWELL = 2.0
 """Seconds to wait at the end until reliable subscribers have the last messages."""
+SLOWEST_CLOCK = 0.001
+"""Hz; what runs on a clock that ticks more slowly stands still."""
 SHORTEST_ROUND = 1 / 40
 """Least seconds between two starts of a loop: a bag with one message takes no time."""
 WAIT_INTERVAL = 0.05
@@ -63,14 +65,14 @@ def play(
         typer.Option(metavar="TOPIC", help="A topic to publish; may be given several times; default: all."),
     ] = None,
     rate: Annotated[
-        float, typer.Option(metavar="X", min=0.001, help="How many times faster than it was recorded.")
+        float, typer.Option(metavar="X", min=0.001, max=1000, help="How many times faster than it was recorded.")
     ] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="From the start again and again; the clock jumps back.")] = False,
     clock: Annotated[
-        float, typer.Option(metavar="HZ", min=0, help="Hz of /clock, the time of the recording; 0: none.")
+        float, typer.Option(metavar="HZ", min=0, max=1000, help="Hz of /clock, the time of the recording; 0: none.")
     ] = 40.0,
     start_offset: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Seconds of the recording to leave out.")
+        float, typer.Option(metavar="SECONDS", min=0, max=LONGEST, help="Seconds of the recording to leave out.")
     ] = 0.0,
     wait: Annotated[bool, typer.Option("--wait", help="Begin when each topic, /clock too, has a subscriber.")] = False,
 ) -> None:
@@ -96,6 +98,8 @@ def play(
     for name, number in (("--rate", rate), ("--clock", clock), ("--start-offset", start_offset)):
         if not math.isfinite(number):
             raise typer.BadParameter(f"{name} is no finite number")
+    if 0 < clock < SLOWEST_CLOCK:
+        raise typer.BadParameter(f"--clock is slower than {SLOWEST_CLOCK:g} Hz; 0 is none at all")
     try:
         with BagReader(bag) as reader:
             wanted = [reader.require(name) for name in topics] if topics else list(reader.topics.values())

@@ -25,7 +25,7 @@ from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
-from lisa_ros.bags import BagReader, TopicError, discard_unfinished, typestore, write_bag
+from lisa_ros.bags import LONGEST, BagReader, TopicError, discard_unfinished, typestore, write_bag
 from lisa_ros.model import Load, load_engine
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import (
@@ -87,7 +87,10 @@ def replay(
         ),
     ] = CameraParameters.depth_max_dt,
     every: Annotated[
-        float, typer.Option(metavar="SECONDS", min=0, help="Seconds of the recording between frames; 0: every frame.")
+        float,
+        typer.Option(
+            metavar="SECONDS", min=0, max=LONGEST, help="Seconds of the recording between frames; 0: every frame."
+        ),
     ] = 1.0,
     expect: Annotated[
         Path | None,
