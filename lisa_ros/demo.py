@@ -179,9 +179,9 @@ class Graph:
 @contextmanager
 def own_graph() -> Iterator[Graph]:
     """Sets up a graph on this machine only, for this process and its children, and initialises ROS in it."""
-    taken = int(os.environ.get("ROS_DOMAIN_ID") or 0)
+    taken = os.environ.get("ROS_DOMAIN_ID", "").strip().lstrip("0")  # whatever it is
     graph = Graph(
-        domain=random.choice([number for number in range(1, 102) if number != taken]),
+        domain=random.choice([number for number in range(1, 102) if str(number) != taken]),
         namespace=f"/demo_{os.getpid()}",  # in case somebody else uses that domain, too
     )
     os.environ["ROS_DOMAIN_ID"] = str(graph.domain)

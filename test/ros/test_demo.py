@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import psutil
@@ -26,7 +27,7 @@ from lisa_ros.bags import BagReader, TopicError
 from lisa_ros.client import Reply
 from lisa_ros.contact_sheet import Shown, contact_sheet
 from lisa_ros.conversions import answer_message, intrinsics, to_depth, to_rgb_compressed
-from lisa_ros.demo import QUESTIONS
+from lisa_ros.demo import QUESTIONS, own_graph
 from lisa_ros.recording import CAMERA_INFO, COMPRESSED, DEPTH, Recording
 
 DEMO = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "demo")
@@ -241,6 +242,17 @@ def test_its_graph_is_its_own(start: Any) -> None:
     assert environment["ROS_DOMAIN_ID"] != os.environ["ROS_DOMAIN_ID"]
     assert environment["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
     assert any(argument.startswith("__ns:=/demo_") for argument in node.cmdline())
+
+
+@pytest.mark.parametrize("number", ["", "7", "007", "abc", "-3"])
+def test_its_graph_is_its_own_whatever_others_are_called(monkeypatch: pytest.MonkeyPatch, number: str) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", number)
+    for name in ("ROS_AUTOMATIC_DISCOVERY_RANGE", "ROS_LOG_DIR"):  # which it sets, too
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr("lisa_ros.demo.rclpy", Mock())
+    with own_graph() as graph:
+        assert graph.domain in range(1, 102)
+        assert graph.domain != 7 or "7" not in number
 
 
 @contextmanager
