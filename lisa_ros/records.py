@@ -1,6 +1,5 @@
 """Answers in files: JSON with masks as COCO RLE, a journal that survives a kill, and the comparison of two runs."""
 
-import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +14,7 @@ from lisa_core.answer import Answer, Box, Segment
 from lisa_core.errors import LisaError, brief
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
-from lisa_core.json_lines import JsonLines, encoded, whole_lines
+from lisa_core.json_lines import JsonLines, decoded, encoded, whole_lines
 from lisa_ros.pairing import nanoseconds
 
 SHIFT, RELATIVE_SHIFT = 0.005, 0.02
@@ -167,9 +166,14 @@ def write_records(path: Path, run: Mapping[str, Any], records: Iterable[Record])
 def read_records(path: Path) -> list[Record]:
     """The records in a file of `write_records`; raises RecordError if it is no such file."""
     try:
-        return [Record.from_json(entry) for entry in json.loads(path.read_text(encoding="utf-8"))["answers"]]
+        return [Record.from_json(entry) for entry in decoded(path.read_text(encoding="utf-8"))["answers"]]
     except (OSError, LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise RecordError(f"{path} is no file of answers that replay wrote: {brief(error)}.") from error
+
+
+def has_answers(journal: Path) -> bool:
+    """Whether there is a journal at that path with more than its first line."""
+    return journal.exists() and journal.read_bytes().count(b"\n") > 1
 
 
 class Journal:
@@ -180,12 +184,14 @@ class Journal:
     """
 
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        """Opens the journal, or starts one; raises RecordError if it is damaged or of another run."""
+        """Opens the journal, or starts one; raises RecordError if it is damaged, or has answers of another run."""
         self.path = path
         self.records: dict[tuple[int, str], Record] = {}
         self.resumed = path.exists()
         if self.resumed:
             self._take_over(run)
+        if self.resumed and not self.records:
+            path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(path)
         if self._lines.empty:
@@ -194,12 +200,12 @@ class Journal:
     def _take_over(self, run: Mapping[str, Any]) -> None:
         whole = whole_lines(self.path)
         try:
-            lines = [json.loads(line) for line in whole]
+            lines = [decoded(line) for line in whole]
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
             records = [Record.from_json(line) for line in lines[1:]]
         except (LookupError, TypeError, ValueError, OverflowError, AttributeError) as error:
             raise RecordError(f"{self.path} is damaged ({brief(error)}): delete it to start again.") from error
-        if changed:
+        if changed and records:
             raise RecordError(
                 f"{self.path} has the answers of a run that was not finished, and of which this one differs in "
                 f"{', '.join(changed)}: give the same arguments, files and device to finish that one, or delete the "
@@ -213,13 +219,15 @@ class Journal:
         self.records[record.key] = record
 
     def close(self) -> None:
-        """Closes the file, and leaves it for the next run to continue."""
+        """Closes the file, and leaves it for the next run to continue, unless there is no answer in it."""
         self._lines.close()
+        if not self.records:
+            self.path.unlink(missing_ok=True)
 
     def delete(self) -> None:
         """Closes and removes the file, when the run is finished."""
-        self.close()
-        self.path.unlink()
+        self._lines.close()
+        self.path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)

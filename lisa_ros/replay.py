@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 from std_msgs.msg import Header
 
+from lisa_core import files
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import plain, readable
@@ -36,6 +37,7 @@ from lisa_ros.records import (
     Record,
     RecordError,
     compare,
+    has_answers,
     read_records,
     write_records,
 )
@@ -169,8 +171,9 @@ def replay(
                 ]
                 if journal.resumed:
                     discard_unfinished(out)
+                    files.discard_unfinished(_json(out))
                 _write_bag(out, frames, records)
-                write_records(out.with_name(out.name + ".json"), run, records)
+                write_records(_json(out), run, records)
                 journal.delete()
     except (TopicError, RecordError) as error:
         terminal.fail(str(error), 2)
@@ -233,18 +236,22 @@ def _journal(out: Path) -> Path:
     return out.with_name(out.name + ".journal")
 
 
+def _json(out: Path) -> Path:
+    return out.with_name(out.name + ".json")
+
+
 def _check_free(out: Path, overwrite: bool, bag: BagReader) -> None:
     """Raises RecordError if OUT or OUT.json exists, unless this command may replace it."""
     if bag.path.resolve().is_relative_to(out.resolve()):
         raise RecordError(f"{out} is the recording: choose another --out for its answers.")
-    json_file = out.with_name(out.name + ".json")
+    json_file = _json(out)
     if out.exists() and not (out / "metadata.yaml").is_file():
         raise RecordError(f"{out} exists and is no bag: choose another --out.")
     if out.exists() and not ((json_file.exists() or _journal(out).exists()) and _are_answers(out)):
         raise RecordError(f"{out} exists and is no bag of answers, but a recording: choose another --out.")
     if json_file.exists():
         read_records(json_file)
-    if _journal(out).exists():  # they are of a run that was killed while it wrote them
+    if has_answers(_journal(out)):  # they are of a run that was killed while it wrote them
         return
     for path in (out, json_file):
         if path.exists() and not overwrite:
@@ -261,7 +268,7 @@ def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) ->
     """Adds all missing answers to the journal; returns the records of the questions that failed."""
     failed: dict[tuple[int, str], Record] = {}
     total = len(frames) * len(asking.questions)
-    if journal.resumed:
+    if journal.records:
         _say(f"going on after {len(journal.records)} of {total} answers of an earlier run")
     if len(journal.records) == total:
         return failed

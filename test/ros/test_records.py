@@ -11,7 +11,7 @@ import pytest
 from lisa_core import Answer, Segment
 from lisa_core.answer import tight_box
 from lisa_core.geometry import Placement, Vector
-from lisa_ros.records import Difference, Journal, Record, RecordError, compare, read_records, write_records
+from lisa_ros.records import Difference, Journal, Record, RecordError, compare, has_answers, read_records, write_records
 
 RUN: Mapping[str, Any] = {"bag": "drive", "every": 1.0}
 
@@ -61,7 +61,13 @@ def test_a_file_comes_back(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
 
 
-@pytest.mark.parametrize("content", ["", "{}", "[1]", '{"answers": [{"frame": 1}]}', '{"answers": 5}', "\x00\xff"])
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "{}", "[1]", '{"answers": [{"frame": 1}]}', '{"answers": 5}', "\x00\xff", pytest.param(DEEP, id="deep")],
+)
 def test_a_file_that_is_none_of_answers(tmp_path: Path, content: str) -> None:
     (tmp_path / "old.json").write_text(content)
     with pytest.raises(RecordError, match=r"old\.json is no file of answers"):
@@ -140,12 +146,34 @@ def test_a_journal_is_good_wherever_the_kill_cut_it_off(tmp_path: Path) -> None:
 
 def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "out.journal"
-    Journal(path, RUN).close()
+    journal = Journal(path, RUN)
+    journal.add(record((1, 1, 4, 4)))
+    journal.close()
     with pytest.raises(RecordError, match="differs in every: give the same arguments"):
         Journal(path, {**RUN, "every": 2.0})
 
 
-@pytest.mark.parametrize("content", ["a diary\n", "[1]\n", "{}\n[1]\n", "{}\n{}\n", "5\n"])
+def test_a_journal_without_answers_gives_way_to_another_run(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal"
+    Journal(path, RUN)  # and a kill
+    assert (path.exists(), has_answers(path)) == (True, False)
+    other = {**RUN, "every": 2.0}
+    journal = Journal(path, other)
+    journal.add(record((1, 1, 4, 4)))
+    journal.close()
+    assert has_answers(path)
+    assert len(Journal(path, other).records) == 1
+
+
+def test_of_a_journal_without_answers_nothing_is_left(tmp_path: Path) -> None:
+    Journal(tmp_path / "out.journal", RUN).close()
+    assert list(tmp_path.iterdir()) == []
+    assert not has_answers(tmp_path / "out.journal")
+
+
+@pytest.mark.parametrize(
+    "content", ["a diary\n", "[1]\n", "{}\n[1]\n", "{}\n{}\n", "5\n", pytest.param(f"{{}}\n{DEEP}\n", id="deep")]
+)
 def test_a_journal_that_something_else_wrote_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "out.journal"
     path.write_text(content)

@@ -156,6 +156,19 @@ def test_compressed_images(replay: Replay) -> None:
     assert replay.answers("raw") == replay.answers("png")
 
 
+def test_an_image_is_read_once_to_ask_and_once_to_write(replay: Replay, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[int] = []
+    as_it_is = BagReader.at
+
+    def at(self: BagReader, topic: str, time: int, place: int) -> Message:
+        read.append(time)
+        return as_it_is(self, topic, time, place)
+
+    monkeypatch.setattr(BagReader, "at", at)
+    replay.ask("out", "--camera", IMAGE)
+    assert read == [message.time for message in frames_of()] * 2
+
+
 def test_options_reach_the_engine(replay: Replay) -> None:
     made: list[TabletopEngine] = []
 
@@ -188,7 +201,8 @@ def test_two_runs_give_the_same_files(replay: Replay) -> None:
 
 
 KILLED = """
-import os, signal, sys
+import os, shutil, signal, sys
+from pathlib import Path
 from tabletop import TabletopEngine
 from lisa_ros import replay
 
@@ -202,13 +216,21 @@ class Killed(TabletopEngine):
 
 moment, _, number = sys.argv[1].partition(" ")
 
-def kill(*_):
+def kill(*_, **__):
     os.kill(os.getpid(), int(number or signal.SIGKILL))
 
+load, rename, replace = TabletopEngine, Path.rename, Path.replace
 if moment == "asking":
     load = Killed
+elif moment == "loading":
+    load = kill
+elif moment == "moving":
+    Path.rename = lambda path, to: kill() if to.name == "out" else rename(path, to)
+elif moment == "removing":
+    shutil.rmtree = lambda path, **_: kill(next(path.rglob("metadata.yaml")).unlink())
+elif moment == "replacing":
+    Path.replace = lambda path, to: kill() if to.name == "out.json" else replace(path, to)
 else:
-    load = TabletopEngine
     setattr(replay, moment, kill)
 replay.main(sys.argv[2:], load=load)
 """
@@ -244,6 +266,40 @@ def test_a_run_that_was_killed_ends_like_one_that_was_not(replay: Replay, moment
     assert sorted(path.name for path in replay.folder.iterdir()) == ["killed", "killed.json", "whole", "whole.json"]
 
 
+@pytest.mark.parametrize("moment", ["moving", "removing", "replacing"])
+def test_a_run_that_was_killed_while_it_replaced_an_earlier_one_goes_on(replay: Replay, moment: str) -> None:
+    replay.ask("out", "--every", 1)
+    arguments = ("--ask", BALL, "--every", 0, "--out", replay.folder / "out", "--overwrite")
+    ended = in_a_process(moment, *arguments)
+    assert ended.returncode == -signal.SIGKILL, ended.stderr
+    assert "going on after 14 of 14 answers" in replay(*arguments)
+    assert len(replay.answers("out")) == 14
+    assert len(messages(replay.folder / "out")) == 3 * 14
+    assert sorted(path.name for path in replay.folder.iterdir()) == ["out", "out.json"]
+
+
+@pytest.mark.parametrize("loaded", ["is stopped", "is wrong", "is killed"])
+def test_a_run_without_an_answer_does_not_stand_in_the_way_of_another(replay: Replay, loaded: str) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt if loaded == "is stopped" else CheckpointError("it is none: name another")
+
+    if loaded == "is killed":
+        in_a_process("loading", "--ask", "where is the gren ball", "--out", replay.folder / "out")
+    else:
+        replay.ask("out", "--checkpoint", "tabletoop", load=load, code=130 if loaded == "is stopped" else 1)
+        assert list(replay.folder.iterdir()) == []
+    assert "going on" not in replay.ask("out")
+    assert sorted(path.name for path in replay.folder.iterdir()) == ["out", "out.json"]
+
+
+def test_a_run_without_an_answer_is_no_leave_to_replace_an_earlier_one(replay: Replay) -> None:
+    replay.ask("out")
+    in_a_process("loading", "--ask", BOTH, "--out", replay.folder / "out", "--overwrite")
+    assert (replay.folder / "out.journal").exists()
+    assert "out exists: choose another --out" in replay.ask("out", "--every", 1, code=2)
+    assert len(replay.answers("out")) == 14
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_nothing_is_left_of_a_bag_that_was_not_finished(replay: Replay, number: signal.Signals) -> None:
     ended = in_a_process(f"_messages {number:d}", "--ask", BALL, "--every", 0, "--out", replay.folder / "out")
@@ -272,12 +328,9 @@ def test_a_killed_run_goes_on_only_with_the_weights_that_it_began_with(replay: R
     weights.mkdir()
     (weights / "weights.bin").write_bytes(b"before")
 
-    def stop(**options: Any) -> Any:
-        raise KeyboardInterrupt
-
-    replay.ask("out", "--checkpoint", weights, load=stop, code=130)
+    replay.ask("out", "--checkpoint", weights, load=Impatient, code=130)
     (weights / "weights.bin").write_bytes(b"after it")
-    assert "differs in weights" in replay.ask("out", "--checkpoint", weights, load=stop, code=2)
+    assert "differs in weights" in replay.ask("out", "--checkpoint", weights, load=Impatient, code=2)
 
 
 def test_a_question_of_no_unicode_is_asked_and_kept(replay: Replay) -> None:
@@ -299,16 +352,19 @@ def test_a_full_disk_costs_no_answer(replay: Replay) -> None:
     assert replay.answers("early") == replay.answers("late") == replay.answers("whole")
 
 
+class Impatient(TabletopEngine):
+    """It is stopped by Ctrl-C at the third question."""
+
+    questions = 0
+
+    def ask(self, *arguments: Any, **options: Any) -> Any:
+        self.questions += 1
+        if self.questions == 3:
+            raise KeyboardInterrupt
+        return super().ask(*arguments, **options)
+
+
 def test_ctrl_c_costs_no_answer(replay: Replay) -> None:
-    class Impatient(TabletopEngine):
-        questions = 0
-
-        def ask(self, *arguments: Any, **options: Any) -> Any:
-            self.questions += 1
-            if self.questions == 3:
-                raise KeyboardInterrupt
-            return super().ask(*arguments, **options)
-
     assert "the same command goes on from here" in replay.ask("out", load=Impatient, code=130)
     assert "going on after 2 of 14 answers" in replay.ask("out")
 
@@ -555,6 +611,7 @@ def test_a_bag_that_is_cut_off(replay: Replay) -> None:
         ["--camera-info", INFO],
         ["--every", "-1"],
         ["--every", "inf"],
+        ["--every", "1e300"],
         ["--depth-max-dt", "nan"],
         ["--depth-max-dt", "11"],
         ["--out", "."],
