@@ -5,6 +5,7 @@ is joined to the one around it by a line there and back, which encloses nothing.
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -17,9 +18,6 @@ Polygon = list[list[int]]
 LONGEST_OUTLINE = 2_000_000
 """px; drawing a longer one takes seconds, and no real picture needs it."""
 
-_PAIRS = 1 << 20
-"""Distances that are computed at once."""
-
 
 def outline_of(points: NDArray[np.float64]) -> float:
     """Length in px of the closed outline of (n, 2) points; nan if a point is not finite."""
@@ -28,72 +26,78 @@ def outline_of(points: NDArray[np.float64]) -> float:
 
 
 def polygons_of(mask: NDArray[np.bool_]) -> list[Polygon]:
-    """One polygon for each connected part of an (H, W) mask."""
-    contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    """One polygon for each connected part of an (H, W) mask; drawn together, they are the mask to the pixel."""
+    contours, hierarchy = cv2.findContours(mask.astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
     if not contours:
         return []
     rings = [contour[:, 0].astype(np.int32) for contour in contours]
-    parents = hierarchy[0, :, 3]
     polygons = []
-    for index, ring in enumerate(rings):
-        if parents[index] < 0:
-            holes = [rings[hole] for hole in np.flatnonzero(parents == index)]
-            points = _joined(ring, holes).tolist()
-            polygons.append(points * 3 if len(points) == 1 else [*points, points[0]] if len(points) == 2 else points)
+    for line in _joined(rings, _joints(mask, rings, hierarchy[0, :, 3].tolist())):
+        points = _corners(line).tolist()
+        polygons.append(points * 3 if len(points) == 1 else [*points, points[0]] if len(points) == 2 else points)
     return polygons
 
 
 @dataclass(frozen=True)
 class _Joint:
-    """A line from a corner of one ring to a corner of a hole; rings and corners by index."""
+    """A vertical line from the top of a hole, a point by its index, to `end`, (x, y), on a ring above it."""
 
-    ring: int
-    here: int
     hole: int
-    there: int
+    top: int
+    ring: int
+    end: tuple[int, int]
 
 
-def _joined(ring: NDArray[np.int32], holes: list[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """The ring and its holes as one line, joined where they are nearest, so that no joint leaves the mask."""
-    rings = [ring, *holes]
-    joints = _nearest_first(rings)
-    at: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-    for joint in joints:
-        at[joint.ring, joint.here].append(joint.hole)
-    lines: dict[int, list[NDArray[np.int32]]] = {}
-    starts = [(joint.hole, joint.there) for joint in joints]
-    for number, start in ((0, 0), *starts)[::-1]:  # a ring joined to a hole comes after it in `joints`
-        line = lines[number] = []
-        for corner in (*range(start, len(rings[number])), *range(start)):
-            point = rings[number][corner : corner + 1]
-            line.append(point)
-            for hole in at[number, corner]:
-                inner = lines.pop(hole)
-                line += [*inner, inner[0], point]
-    return np.concatenate(lines[0])
+def _joints(mask: NDArray[np.bool_], rings: Sequence[NDArray[np.int32]], parents: Sequence[int]) -> list[_Joint]:
+    """The joints of all holes, from the highest hole to the lowest; `parents` has -1 for an outline.
 
-
-def _nearest_first(rings: list[NDArray[np.int32]]) -> list[_Joint]:
-    """Joints that connect all rings to the first, by Prim's algorithm for a minimum spanning tree.
-
-    Each unjoined corner remembers its nearest joined one, so it is compared only with those that were joined last.
+    From the top of a hole the line goes up as long as it is on the mask. There it meets the outline, or a hole whose
+    top is higher: so no joint leaves the mask, and those of a part make a tree.
     """
-    corners = np.concatenate(rings).astype(np.int64)
-    owner = np.repeat(np.arange(len(rings)), [len(ring) for ring in rings])
-    place = np.concatenate([np.arange(len(ring)) for ring in rings])
-    nearest, distance = np.zeros(len(corners), int), np.full(len(corners), np.inf)
-    joints: list[_Joint] = []
-    waiting = np.flatnonzero(owner > 0)
-    joined = np.flatnonzero(owner == 0)
-    while len(waiting):
-        for some in np.array_split(waiting, 1 + len(waiting) * len(joined) // _PAIRS):
-            squares = ((corners[some, None] - corners[joined]) ** 2).sum(-1)
-            best = squares.argmin(axis=1)
-            squares = squares[np.arange(len(some)), best]
-            nearer = squares < distance[some]
-            distance[some[nearer]], nearest[some[nearer]] = squares[nearer], joined[best[nearer]]
-        there = waiting[distance[waiting].argmin()]
-        here, hole = nearest[there], owner[there]
-        joints.append(_Joint(int(owner[here]), int(place[here]), int(hole), int(place[there])))
-        joined, waiting = waiting[owner[waiting] == hole], waiting[owner[waiting] != hole]
+    grounds = cv2.connectedComponents((~mask).astype(np.uint8), connectivity=4)[1]
+    first = np.maximum.accumulate(np.where(mask, 0, np.arange(1, len(mask) + 1)[:, None]), axis=0)  # row of each run
+    tops = {hole: int(rings[hole][:, 1].argmin()) for hole, parent in enumerate(parents) if parent >= 0}
+    places = {hole: rings[hole][top].tolist() for hole, top in tops.items()}
+    hole_of = {int(grounds[y + 1, x]): hole for hole, (x, y) in places.items()}
+    joints = []
+    for hole, (x, y) in sorted(places.items(), key=lambda item: item[1][1]):
+        row = int(first[y, x])
+        ring = hole_of.get(int(grounds[row - 1, x]), -1) if row else -1
+        if ring < 0 or parents[ring] != parents[hole]:
+            ring = parents[hole]
+        joints.append(_Joint(hole, tops[hole], ring, (x, row)))
     return joints
+
+
+def _joined(rings: Sequence[NDArray[np.int32]], joints: Sequence[_Joint]) -> list[NDArray[np.int32]]:
+    """Each outline and the holes in it as one line."""
+    at: defaultdict[int, list[_Joint]] = defaultdict(list)
+    for joint in joints:
+        at[joint.ring].append(joint)
+    starts = {joint.hole: joint.top for joint in reversed(joints)}
+    lines: dict[int, NDArray[np.int32]] = {}
+    for number in (*starts, *(number for number in range(len(rings)) if number not in starts)):
+        ring = np.roll(rings[number], -starts.get(number, 0), axis=0)
+        pieces, done = [], 0
+        for here, joint in sorted(zip(_places(ring, at[number]), at[number], strict=True), key=lambda pair: pair[0]):
+            pieces += [ring[done : here + 1], lines.pop(joint.hole), ring[here : here + 1]]
+            done = here + 1
+        pieces += [ring[done:], ring[:1]] if number in starts else [ring[done:]]
+        lines[number] = np.concatenate(pieces)
+    return list(lines.values())
+
+
+def _places(ring: NDArray[np.int32], joints: Sequence[_Joint]) -> list[int]:
+    """The indices in a ring of the ends of joints that lead to it."""
+    wide = int(ring[:, 0].max()) + 1
+    points = ring[:, 1].astype(np.int64) * wide + ring[:, 0]
+    order = points.argsort()
+    ends = [joint.end[1] * wide + joint.end[0] for joint in joints]
+    indices: list[int] = order[points.searchsorted(ends, sorter=order)].tolist()
+    return indices
+
+
+def _corners(line: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The points of a closed line between which it is straight."""
+    moves = np.roll(line, -1, axis=0) - line
+    return line[(moves != np.roll(moves, 1, axis=0)).any(axis=1)] if moves.any() else line[:1]

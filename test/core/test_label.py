@@ -33,14 +33,24 @@ def drawn(mask):
 @settings(deadline=None, max_examples=200)
 @given(arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
 def test_polygons_give_every_mask_back(mask):
-    back = drawn(mask)
     assert all(len(polygon) >= 3 for polygon in polygons_of(mask))
-    assert np.array_equal(back & mask, mask)
-    assert _iou(back, mask) > 0.8 or not mask.any()  # for noise; shapes are reproduced exactly, see below
+    assert np.array_equal(drawn(mask), mask)
 
 
-def _iou(left, right):
-    return (left & right).sum() / max(1, (left | right).sum())
+BARS = st.lists(
+    st.tuples(st.integers(0, 158), st.integers(0, 118), st.integers(1, 60), st.integers(1, 3), st.booleans())
+)
+
+
+@settings(deadline=None)
+@given(BARS)
+def test_polygons_give_long_slits_back(bars):
+    """Corners of an outline may be far apart, with a hole between them."""
+    mask = np.ones((120, 160), bool)
+    for x, y, length, width, upright in bars:
+        rows, columns = (length, width) if upright else (width, length)
+        mask[y : y + rows, x : x + columns] = False
+    assert np.array_equal(drawn(mask), mask)
 
 
 def test_shapes_come_back_to_the_pixel():
@@ -48,10 +58,15 @@ def test_shapes_come_back_to_the_pixel():
     disc = (rows - 60) ** 2 + (columns - 80) ** 2 < 50**2
     holes = ((rows - 50) ** 2 + (columns - 60) ** 2 < 12**2) | ((rows - 80) ** 2 + (columns - 100) ** 2 < 9**2)
     island = (rows - 50) ** 2 + (columns - 60) ** 2 < 5**2
-    for mask in (disc, disc & ~holes, (disc & ~holes) | island, np.ones((5, 7), bool), np.eye(9, dtype=bool)):
-        assert np.array_equal(drawn(mask), mask)
     ring = (disc & ~((rows - 60) ** 2 + (columns - 80) ** 2 < 20**2)) & ~((columns > 78) & (rows < 30))
-    assert _iou(drawn(ring), ring) > 0.99
+    for mask in (disc, disc & ~holes, (disc & ~holes) | island, ring, np.ones((5, 7), bool), np.eye(9, dtype=bool)):
+        assert np.array_equal(drawn(mask), mask)
+
+
+def test_two_holes_beside_a_slit_come_back_to_the_pixel():
+    mask = np.ones((260, 60), bool)
+    mask[20:240, 30] = mask[128:131, 25:28] = mask[128:131, 33:36] = False
+    assert np.array_equal(drawn(mask), mask)
 
 
 def test_an_outline_is_as_long_as_it_is_drawn_wherever_it_lies():
@@ -60,7 +75,7 @@ def test_an_outline_is_as_long_as_it_is_drawn_wherever_it_lies():
     assert np.isnan(outline_of(corners * np.nan))
 
 
-def test_hundreds_of_holes_are_joined_where_they_are_nearest():
+def test_hundreds_of_holes_are_joined():
     mask = np.zeros((480, 640), bool)
     mask[20:460, 20:620] = True
     random = np.random.default_rng(0)
