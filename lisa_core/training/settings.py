@@ -9,28 +9,43 @@ from lisa_core import files
 from lisa_core.errors import CheckpointError
 from lisa_core.json_lines import decoded
 
-_NAME = "settings.json"
+NAME = "settings.json"
 
 
-def keep(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Writes the settings of a new training; compares them with those of one that was stopped.
-
-    A setting that the stopped one did not write, as it was of an earlier version, is taken for the same.
+def check(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses a folder that is no training's, or that of a training with other settings.
 
     Raises:
-        CheckpointError: they differ, or the file is damaged.
+        CheckpointError: it has other files; the settings differ, or only one of both has them; the file is damaged.
     """
-    path = folder / _NAME
+    path = folder / NAME
     if not path.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_whole({path: json.dumps(settings, indent=1).encode()})
+        # a kill while the settings are written leaves a hidden file
+        if folder.is_dir() and any(not other.name.startswith(".") for other in folder.iterdir()):
+            raise CheckpointError(
+                f"{folder} has files, but no {NAME}, so it is no training's: name another --out, or move it away."
+            )
         return
     before, now = read_json(path), json.loads(json.dumps(settings))
-    if changed := [name for name, value in now.items() if before.get(name, value) != value]:
+    absent = object()  # of another version's training
+    if changed := [name for name in now | before if now.get(name, absent) != before.get(name, absent)]:
         raise CheckpointError(
             f"{folder} holds a training that differs in {', '.join(changed)};"
             " give the same options, data and weights to finish it, or delete that folder."
         )
+
+
+def keep(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Writes the settings of a new training; for one that was stopped, does `check`.
+
+    Raises:
+        CheckpointError: as `check` does.
+    """
+    check(folder, settings)
+    path = folder / NAME
+    if not path.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_whole({path: json.dumps(settings, indent=1).encode()})
 
 
 def read_json(path: Path) -> dict[str, Any]:
