@@ -207,9 +207,11 @@ def question(query: str, is_sentence: bool) -> str:
 
 
 def digest_of(paths: Iterable[Path]) -> str:
-    """A digest of the contents of these files, in order; raises DatasetError if one cannot be read."""
+    """A digest of the contents of these files, in order; raises DatasetError if one cannot be read, or is a pipe."""
     digest = hashlib.sha256()
     for path in paths:
+        if why := files.not_a_file(path):
+            raise DatasetError(f"{why}; give a file.")
         digest.update(hashlib.sha256(_bytes_of(path)).digest())
     return digest.hexdigest()
 
@@ -285,7 +287,10 @@ def _folder_of(root: Path, split: str) -> Path:
     if not split:
         return root
     there = sorted(path.name for path in root.iterdir() if path.is_dir())
-    raise DatasetError(f"{root} has no split {split}; it has {', '.join(there) or 'no folders'}.")
+    raise DatasetError(
+        f"{root} has no split {split}; it has {', '.join(there) or 'no folders'}: name one of those, or make"
+        f" {root / split}, of pictures with their JSON files."
+    )
 
 
 def _pair(paths: Sequence[Path]) -> tuple[list[Entry], list[str]]:

@@ -53,6 +53,9 @@ def finetune(
     every command and the node take as --checkpoint. In nf4 it learns, and is
     validated, in 4 bit; OUT has the whole weights with what was learnt.
 
+    A picture that cannot be used is told and left out, as one with nothing to
+    find and no answers that say so.
+
     More than one DIR: each is drawn from as often. Old pictures beside the new
     ones keep the model from forgetting what it knew.
 
@@ -66,9 +69,12 @@ def finetune(
     """
     try:
         from lisa_core.checkpoint import Checkpoint
-        from lisa_core.training.finetune import Finetuning, Recipe
+        from lisa_core.training.finetune import Finetuning, Recipe, tidied
         from lisa_core.training.trainer import Plan
 
+        if tidied(out):
+            terminal.stdout().print(plain(f"{out}: whole already, by a training that was stopped at its very end."))
+            return
         plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
@@ -147,7 +153,7 @@ def import_lora(
 def _stopped(out: Path) -> str:
     work = out.with_name(f"{out.name}.training")
     if out.exists():
-        return f"stopped, when {out} was whole; {work} is of no more use."
+        return f"stopped, when {out} was whole; the same command deletes {work}, which is of no more use."
     if not work.exists():
         return "stopped before anything was learnt."
     return f"stopped; the same command goes on from here, by {work}."

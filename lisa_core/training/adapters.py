@@ -5,7 +5,7 @@ Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from
 
 import contextlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,8 @@ def load_learner(
 
     Raises:
         CheckpointError: it is stored in 4 bit, or the precision cannot be trained in.
+        OutOfMemoryError: the device, or the host's memory for a CPU, is too small.
+        DeviceError: the GPU does not work.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -70,19 +72,21 @@ def load_learner(
     resolved = loading.resolve_precision(precision, device)
     if resolved not in ("nf4", "bf16", "fp32"):
         raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")
+    loading.check_host(checkpoint, resolved, device)
     model = loading.load(checkpoint, resolved, device, progress, to_learn=True)
     if resolved == "nf4":
         quantization.widen(model)
-    if resolved != "fp32":
-        _make_whole(model, checkpoint, device)
-    config = LoraConfig(
-        r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
-    )
-    inject_adapter_in_model(config, model.language)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name.startswith(WHOLE) or name.endswith((_DOWN, _UP)))
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(device, torch.float32)
+    with loading.fitting(resolved, device):
+        if resolved != "fp32":
+            _make_whole(model, checkpoint, device)
+        config = LoraConfig(
+            r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=list(lora.targets)
+        )
+        inject_adapter_in_model(config, model.language)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith(WHOLE) or name.endswith((_DOWN, _UP)))
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(device, torch.float32)
     return model
 
 
@@ -97,6 +101,7 @@ def write_merged(
     scale: float,
     out: Path,
     progress: loading.Progress | None = None,
+    beside: Sequence[Path] = (),
 ) -> None:
     """Writes the checkpoint with what was learnt, in the official v1 layout.
 
@@ -106,6 +111,7 @@ def write_merged(
         scale: alpha over rank.
         out: folder to make; must not exist.
         progress: called with (share done, parameter).
+        beside: files to copy into it, too.
 
     Raises:
         LisaError: a tensor does not belong to this checkpoint, or `out` exists.
@@ -116,8 +122,8 @@ def write_merged(
     tower = json.loads((checkpoint.vision_tower / "config.json").read_text(encoding="utf-8"))
     config |= {LAYOUT_KEY: checkpoint.layout, TEMPLATE_KEY: checkpoint.template}
     weights = _merged(checkpoint, taught, scale)
-    with trouble.translated(out.parent):
-        export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress)
+    with trouble.translated(out.parent, torch.device("cpu")):
+        export(weights, config, tower, checkpoint.folder, out, len(checkpoint.stored), progress, beside)
 
 
 def _merged(checkpoint: Checkpoint, taught: Mapping[str, Tensor], scale: float) -> Iterator[tuple[str, Tensor]]:

@@ -1,7 +1,8 @@
 """Writes a trained model as a checkpoint: official v1 layout, safetensors, with the vision tower inside."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ def export(
     out: Path,
     count: int,
     on_progress: Callable[[float, str], None] | None = None,
+    beside: Sequence[Path] = (),
 ) -> None:
     """Writes a model in fp16; the folder appears under its name once it is complete.
 
@@ -34,6 +36,7 @@ def export(
         out: folder to make; must not exist.
         count: number of parameters, for the progress.
         on_progress: called with (share done, parameter).
+        beside: files to copy into the folder, too.
 
     Raises:
         LisaError: `out` exists, or is a name with a meaning of its own (`bundled`).
@@ -45,6 +48,8 @@ def export(
         (partial / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
         (partial / OWN_TOWER / "config.json").write_text(json.dumps(tower_config, indent=2), encoding="utf-8")
         copy_tokenizer(tokenizer, partial)
+        for file in beside:
+            shutil.copyfile(file, partial / file.name)
 
 
 def _halves(weights: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, dict[str, Tensor]]]:

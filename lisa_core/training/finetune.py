@@ -1,8 +1,8 @@
 """Fine-tunes a checkpoint on labelled pictures, validates it at intervals, and keeps the best state."""
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
 from lisa_core.training import adapters, curves, forward, losses, settings, trouble
 from lisa_core.training.annotated import Annotated, Batch, check_length
-from lisa_core.training.trainer import LOG, Plan, Trainer
+from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
 
 _BEST, _SCORES = "best.pt", "validation.json"
 
@@ -77,16 +77,18 @@ class Finetuning:
         adapters.check_available()
         curves.check_available()
         check_new(out)
-        self.work = out.with_name(f"{out.name}.training")
+        self.work = work_of(out)
         self._checkpoint, self._out, self._recipe = checkpoint, out, recipe
         self._train, self._val = _splits(folders, checkpoint)
         self._device = resolve_device(device)
+        self._precision = resolve_precision(precision, self._device)
+        settings.check(self.work, self._settings())
         torch.manual_seed(recipe.plan.seed)  # adapters start random
         self._model = adapters.load_learner(checkpoint, precision, self._device, recipe.lora, progress)
-        self._precision = resolve_precision(precision, self._device)
         settings.keep(self.work, self._settings())
         self._engine = self._validation_engine()
-        self._trainer = self._new_trainer()
+        with trouble.translated(self.work, self._device):
+            self._trainer = self._new_trainer()
         scores = settings.read_json(self.work / _SCORES)
         self.scores: dict[int, float] = {int(step): giou for step, giou in scores.items() if int(step) <= self.step}
         self._best = self._read_best()["giou"] if self.scores else -1.0
@@ -142,7 +144,7 @@ class Finetuning:
             LisaError: the pictures have changed, or memory ran out.
             OSError: the state could not be written.
         """
-        with trouble.translated(self.work):
+        with trouble.translated(self.work, self._device):
             if not self.scores:
                 on_step(0, {}, self._validate())
             for values in self._trainer.run():
@@ -150,7 +152,7 @@ class Finetuning:
                 on_step(self.step, values, self._validate() if due else None)
 
     def finish(self, progress: Progress | None = None) -> tuple[int, float]:
-        """Writes the best state as a checkpoint, with the plot of the losses, and deletes the training's folder.
+        """Writes the best state as a checkpoint, with the plot of the losses, and deletes the training.
 
         Returns:
             The step of that state, and its gIoU.
@@ -160,9 +162,9 @@ class Finetuning:
             OSError: it could not be written.
         """
         best, lora = self._read_best(), self._recipe.lora
-        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress)
-        (self.work / curves.NAME).rename(self._out / curves.NAME)
-        shutil.rmtree(self.work)
+        beside = [self.work / curves.NAME]
+        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress, beside)
+        _delete(self.work)
         return best["step"], best["giou"]
 
     def _read_best(self) -> dict[str, Any]:
@@ -198,6 +200,32 @@ class Finetuning:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=_is_mixed(self._precision, self._device))
 
 
+def work_of(out: Path) -> Path:
+    """Folder of the unfinished training that is to make `out`."""
+    return out.with_name(f"{out.name}.training")
+
+
+def tidied(out: Path) -> bool:
+    """Deletes the training that made `out`, if it was stopped before it could; returns whether it was.
+
+    Raises:
+        OSError: its files could not be deleted.
+    """
+    plots = [folder / curves.NAME for folder in (out, work_of(out))]
+    if not all(plot.is_file() for plot in plots) or plots[0].read_bytes() != plots[1].read_bytes():
+        return False
+    _delete(work_of(out))
+    return True
+
+
+def _delete(work: Path) -> None:
+    """Deletes the files of a training, the plot last, and its folder unless it has others or is a link."""
+    for name in (STATE, LOG, _BEST, _SCORES, settings.NAME, curves.NAME):
+        (work / name).unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        work.rmdir()
+
+
 def _is_mixed(precision: str, device: torch.device) -> bool:
     """Whether autocast multiplies the fp32 weights in bf16: with frozen weights in bf16, or in nf4 on a GPU."""
     return precision == "bf16" or (precision == "nf4" and device.type == "cuda")
@@ -217,6 +245,7 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
     for entry in split.entries:
         try:
             _check_targets(entry, entry.read().truth.shape)
+            _check_explanations(split, entry)
             check_length(split, entry, checkpoint)
             entries.append(entry)
         except PromptError as error:
@@ -229,15 +258,32 @@ def _usable(split: reasonseg.Split, checkpoint: Checkpoint) -> reasonseg.Split:
 
 
 def _check_targets(entry: reasonseg.Entry, size: tuple[int, ...]) -> None:
-    """Raises DatasetError if a mask of an answer lies outside the picture: the annotation belongs to another one."""
+    """Raises DatasetError if a mask of an answer is empty: nothing is marked, or what is lies outside the picture."""
     annotation = reasonseg.read_annotation(entry.annotation)
     try:
         for answer in annotation.answers or (SEG,):
             for polygons in annotation.targets_of(answer):
-                targets = [polygon for polygon in polygons if polygon.value == reasonseg.TARGET]
-                reasonseg.check_inside(targets, size, "target")
+                _check_marked(polygons, size)
     except DatasetError as error:
         raise DatasetError(f"{entry.annotation}: {error}") from error
+
+
+def _check_marked(polygons: Sequence[reasonseg.Polygon], size: tuple[int, ...]) -> None:
+    targets = [polygon for polygon in polygons if polygon.value == reasonseg.TARGET]
+    reasonseg.check_inside(targets, size, "target")
+    if not (reasonseg.rasterize(polygons, size) == reasonseg.TARGET).any():
+        raise DatasetError("nothing is marked as the target that is not ignored; mark it, or give `answers` in words.")
+
+
+def _check_explanations(split: reasonseg.Split, entry: reasonseg.Entry) -> None:
+    """Raises DatasetError if an explanation that would be learnt asks for a mask: it comes after one, or alone."""
+    annotation = reasonseg.read_annotation(entry.annotation)
+    for text in () if annotation.answers else annotation.texts:
+        if SEG in split.explanation(entry.name, text):
+            raise DatasetError(
+                f"{entry.annotation}: the explanation of {text!r} has {SEG}, but explanations are words alone;"
+                " take it out there, or give `answers`."
+            )
 
 
 def _without(validated: Set[str], split: reasonseg.Split) -> reasonseg.Split:
@@ -260,4 +306,4 @@ def _picture(entry: reasonseg.Entry) -> str:
 def _state(split: reasonseg.Split) -> list[str]:
     digests = [entry.digest() for entry in split.entries]
     explanations = sorted([*key, words] for key, words in split.explanations.items())
-    return [str(split.folder), hashlib.sha256(json.dumps([digests, explanations]).encode()).hexdigest()]
+    return [str(split.folder.resolve()), hashlib.sha256(json.dumps([digests, explanations]).encode()).hexdigest()]

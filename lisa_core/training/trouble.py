@@ -1,4 +1,4 @@
-"""Torch's errors about a full disk or too little memory, translated into OSError and OutOfMemoryError."""
+"""Torch's errors about a full disk, too little memory or a GPU that failed, translated into errors that say so."""
 
 import errno
 import os
@@ -8,17 +8,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lisa_core.errors import OutOfMemoryError, is_out_of_memory
+import torch
+
+from lisa_core import loading
+from lisa_core.errors import DeviceError, OutOfMemoryError, first_line, is_out_of_memory
 
 _WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream")
 """Found in the messages of torch's writer when a file cannot be written, whatever the cause."""
 
 
 @contextmanager
-def translated(folder: Path) -> Iterator[None]:
-    """Wraps training that writes into a folder.
+def translated(folder: Path, device: torch.device) -> Iterator[None]:
+    """Wraps training on a device that writes into a folder.
 
     Raises:
+        DeviceError: the GPU failed.
         OSError: a file could not be written: the disk is full or broken.
         OutOfMemoryError: a step needs more memory than there is.
     """
@@ -31,6 +35,10 @@ def translated(folder: Path) -> Iterator[None]:
         if "DataLoader worker (pid" in str(error):
             raise OutOfMemoryError(
                 "A process that makes batches was killed, most likely for want of memory; take fewer pictures a step."
+            ) from error
+        if loading.is_lost(device):
+            raise DeviceError(
+                f"{device} failed ({first_line(error)}); run the same command again, and it goes on from what was kept."
             ) from error
         if not is_out_of_memory(error):
             raise

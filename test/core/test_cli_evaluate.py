@@ -252,6 +252,14 @@ def test_files_that_cannot_even_be_opened_are_named_and_the_rest_goes_on(evaluat
     assert [failure["image"] for failure in read(tmp_path / "out.json")["failed"]] == ["0.jpg"]
 
 
+def test_a_pipe_is_no_picture(evaluate, data, tmp_path):
+    (data / "val" / "0.jpg").unlink()
+    os.mkfifo(data / "val" / "0.jpg")
+    assert evaluate(FakeEngine()).code == 1
+    (failed,) = read(tmp_path / "out.json")["failed"]
+    assert "0.jpg is no file" in failed["reason"]
+
+
 def test_a_full_disk_in_the_middle_keeps_what_is_finished(evaluate, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (900, limits[1]))  # a line of the journal takes 400 bytes

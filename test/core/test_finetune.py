@@ -16,7 +16,7 @@ from PIL import Image
 
 from lisa_core import LisaEngine, reasonseg
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.errors import CheckpointError, DatasetError
+from lisa_core.errors import CheckpointError, DatasetError, OutOfMemoryError
 from lisa_core.evaluation import runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
@@ -439,6 +439,7 @@ def test_bad_data_are_told_and_the_rest_is_learnt(data, small_checkpoint, tmp_pa
     shutil.rmtree(broken / "val")
     result = cli.run(*words(broken, small_checkpoint, tmp_path / "other", steps=1))
     assert (result.code, "has no split val" in result.errors) == (1, True)
+    assert f"or make {broken / 'val'}, of pictures" in " ".join(result.errors.split())
     assert not (tmp_path / "other").exists()
 
 
@@ -454,3 +455,69 @@ def test_what_cannot_learn_is_told(data, small_checkpoint, tmp_path):
     (tmp_path / "there").mkdir()
     assert "is there already" in cli.run(*words(data, small_checkpoint, tmp_path / "there")).errors
     assert cli.run("finetune", data).code == 2
+
+
+EMPTY = {
+    "nothing": {"shapes": []},
+    "nothing but an answer": {"shapes": [], "text": ["where?"], "answers": ["It is [SEG]."]},
+    "ignored only": {"shapes": [{"label": "ignore", "points": [[1, 1], [9, 9], [9, 1]]}]},
+    "covered by what is ignored": {
+        "shapes": [
+            {"label": "ignore", "points": [[1, 1], [29, 1], [29, 29], [1, 29]]},
+            {"label": "target", "points": [[1, 1], [29, 1], [29, 29], [1, 29]]},
+        ]
+    },
+}
+
+
+@pytest.mark.parametrize("changes", EMPTY.values(), ids=EMPTY)
+def test_a_mask_of_nothing_is_told_and_not_learnt(small_checkpoint, data, tmp_path, changes):
+    folder = shutil.copytree(data, tmp_path / "data")
+    path = folder / "train" / "0.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    opened = Checkpoint.open(small_checkpoint, TOWER)
+    usable = finetune._usable(reasonseg.open_split(folder, "train"), opened)
+    assert [entry.name for entry in usable.entries] == [f"{number}.png" for number in range(1, 6)]
+    (fault,) = usable.faults
+    assert fault.startswith(f"{path}: nothing is marked as the target")
+    words_alone = {"shapes": [], "text": ["where?"], "answers": ["It is not there."]}
+    path.write_text(json.dumps(json.loads(path.read_text()) | words_alone))
+    assert finetune._usable(reasonseg.open_split(folder, "train"), opened).faults == ()
+
+
+def test_an_explanation_with_a_mask_is_told_and_not_learnt(small_checkpoint, data, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "data")
+    said = [
+        {"image": f"{number}.png", "query": "lamp", "outputs": f"It {shines}."}
+        for number, shines in enumerate(("is [SEG], which shines", "shines"))
+    ]
+    (folder / "explanatory").mkdir()
+    (folder / "explanatory" / "train.json").write_text(json.dumps(said))
+    opened = Checkpoint.open(small_checkpoint, TOWER)
+    usable = finetune._usable(reasonseg.open_split(folder, "train"), opened)
+    assert [entry.name for entry in usable.entries] == [f"{number}.png" for number in range(1, 6)]
+    (fault,) = usable.faults
+    assert fault.startswith(f"{folder / 'train' / '0.json'}: the explanation of 'bright square' has [SEG]")
+
+
+def test_a_folder_that_is_no_trainings_is_left_alone(data, small_checkpoint, tmp_path):
+    folder = shutil.copytree(data, tmp_path / "cups.training")
+    before = sorted(folder.rglob("*"))
+    told = cli.run(*words(folder, small_checkpoint, tmp_path / "cups", steps=1))
+    assert told.code == 1
+    assert f"{folder} has files, but no settings.json" in " ".join(told.errors.split())
+    assert "loading" not in told.errors
+    assert sorted(folder.rglob("*")) == before
+    (tmp_path / "lisa.training").mkdir()  # an empty one will do, and one of a kill while its settings were written
+    (tmp_path / "lisa.training" / ".0123456789abcdef.part").touch()
+    assert cli.run(*words(data, small_checkpoint, tmp_path / "lisa", steps=1)).code == 0
+
+
+def test_a_checkpoint_that_the_free_memory_does_not_hold_is_not_loaded_to_learn(
+    small_checkpoint, tmp_path, monkeypatch
+):
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemAvailable: 100 kB\nSwapFree: 0 kB\n")
+    monkeypatch.setattr(adapters.loading, "_MEMINFO", meminfo)
+    with pytest.raises(OutOfMemoryError, match="of memory are free here"):
+        adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "fp32", CPU, adapters.Lora())

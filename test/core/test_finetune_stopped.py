@@ -16,6 +16,7 @@ from lisa_core import LisaEngine, OutOfMemoryError, files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.training import adapters, export, finetune, trainer, trouble
 
+CPU = torch.device("cpu")
 STEPS = 4
 MB = 1 << 20
 
@@ -84,11 +85,53 @@ def test_ctrl_c_and_on(learn, out, monkeypatch, moment):
 @pytest.mark.slow
 def test_ctrl_c_when_all_is_written(learn, out, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(finetune.shutil, "rmtree", raising(KeyboardInterrupt(), 1)(shutil.rmtree))
+        patched.setattr(finetune, "_delete", raising(KeyboardInterrupt())(finetune._delete))
         stopped = learn()
     assert stopped.code == 130
     assert f"{out} was whole" in stopped.errors
     assert Checkpoint.open(out).layout == "v1"
+    assert (out / "losses.png").read_bytes() == (out.with_name("lisa.training") / "losses.png").read_bytes()
+    again = learn()
+    assert (again.code, "whole already" in again.out) == (0, True)
+    assert [path.name for path in out.parent.iterdir()] == ["lisa"]
+    assert "is there already" in learn().errors
+
+
+@pytest.mark.slow
+def test_a_training_elsewhere_behind_a_link_with_files_of_others_ends_well(learn, out):
+    elsewhere = out.with_name("elsewhere")
+    elsewhere.mkdir()
+    (work := out.with_name("lisa.training")).symlink_to(elsewhere)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(adapters, "write_merged", raising(KeyboardInterrupt())(adapters.write_merged))
+        assert learn().code == 130
+    (elsewhere / "notes.txt").write_text("mine")
+    assert learn().code == 0
+    assert [path.name for path in work.iterdir()] == ["notes.txt"]
+    assert (out / "losses.png").is_file()
+    assert Checkpoint.open(out).layout == "v1"
+
+
+@pytest.mark.slow
+def test_the_same_data_by_another_path_go_on(learn, data, out, monkeypatch):  # noqa: F811
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(trainer.Trainer, "run", raising(KeyboardInterrupt())(None))
+        assert learn().code == 130
+    monkeypatch.chdir(data.parent)
+    result = learn(data.name)
+    assert result.code == 0, result.errors
+
+
+def test_a_gpu_that_fails_in_a_step_is_told(learn, out, monkeypatch):
+    monkeypatch.setattr(trouble.loading, "is_lost", lambda _: True)
+    lost = RuntimeError("CUDA error: unspecified launch failure")
+    monkeypatch.setattr(finetune.forward, "of_batch", raising(lost)(finetune.forward.of_batch))
+    told = learn()
+    assert told.code == 1
+    assert "cpu failed (CUDA error: unspecified launch failure); run the same command again" in " ".join(
+        told.errors.split()
+    )
+    assert not out.exists()
 
 
 @pytest.mark.slow
@@ -165,12 +208,12 @@ def test_an_import_that_is_stopped_leaves_nothing(out, monkeypatch, full, code):
 
 
 def test_what_torch_hides_is_told(tmp_path, monkeypatch):
-    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.translated(tmp_path):
+    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.translated(tmp_path, CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    with pytest.raises(RuntimeError, match="shapes"), trouble.translated(tmp_path):
+    with pytest.raises(RuntimeError, match="shapes"), trouble.translated(tmp_path, CPU):
         raise RuntimeError("shapes cannot be multiplied")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 9, 0))
-    with pytest.raises(OSError, match="No space left") as told, trouble.translated(tmp_path):
+    with pytest.raises(OSError, match="No space left") as told, trouble.translated(tmp_path, CPU):
         raise RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534")
     assert told.value.filename == str(tmp_path)
 
