@@ -12,6 +12,7 @@ from lisa_core.evaluation.tabletop import evaluate, open_scenes
 from lisa_core.model.lisa import Lisa
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.fresh import TEMPLATE
+from lisa_core.training.log import lines_up_to
 from lisa_core.training.scratch import Machine
 
 _QUESTIONS = 6
@@ -26,10 +27,15 @@ class Exam:
         scenes: folder of rendered scenes.
         folder: for `exams.jsonl`, and a picture of the worst answers of each measurement.
         every: steps between two measurements.
+
+    Raises:
+        DatasetError: there are no scenes, or one is damaged: better told now than after a thousand steps.
     """
 
     def __init__(self, scenes: Path, folder: Path, every: int) -> None:
         self._scenes = open_scenes(scenes)
+        for scene in self._scenes:
+            scene.read()
         self._folder, self._every = folder, every
 
     def is_due(self, step: int, last: int) -> bool:
@@ -44,7 +50,7 @@ class Exam:
         overall = tabletop_report.scores(results)["all"]
         figures = {name: value for name, value in vars(overall).items() if value is not None}
         log, picture = self._folder / "exams.jsonl", self._folder / f"worst_{step:06d}.png"
-        lines = [*_before(log, step), json.dumps({"step": step, **figures})]
+        lines = [*lines_up_to(log, step - 1), json.dumps({"step": step, **figures})]
         files.write_whole(
             {
                 picture: tabletop_report.sheet(self._scenes, results, _QUESTIONS),
@@ -52,9 +58,3 @@ class Exam:
             }
         )
         return [f"{name} {value:.3g}" for name, value in figures.items()]
-
-
-def _before(log: Path, step: int) -> list[str]:
-    """The log's lines of earlier steps; later ones were written before a kill, and their steps are repeated."""
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    return [line for line in lines if json.loads(line)["step"] < step]

@@ -13,10 +13,11 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lisa_core import tensor_files
+from lisa_core import files, tensor_files
 from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.options import LEARNING_RATE
 from lisa_core.training.ahead import ahead
+from lisa_core.training.log import lines_up_to
 from lisa_core.training.muon import Muon
 
 Batch = TypeVar("Batch")
@@ -167,7 +168,8 @@ class Trainer(Generic[Batch]):
         for optimiser, saved in zip(self._optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step = state["step"]
-        _cut(self._folder / LOG, self.step)
+        log = self._folder / LOG
+        files.write_whole({log: "".join(f"{line}\n" for line in lines_up_to(log, self.step)).encode()})
 
 
 _NOT_INSIDE = ("embed", "lm_head", "rel_pos", "iou_token", "mask_tokens", "heads.", "positional")
@@ -190,9 +192,3 @@ def _optimisers(learnt: Mapping[str, nn.Parameter], plan: Plan) -> list[torch.op
 def _fixed(plan: Plan) -> dict[str, Any]:
     """The settings that must be the same when a training is resumed."""
     return {name: value for name, value in asdict(plan).items() if name != "save_every"}
-
-
-def _cut(log: Path, step: int) -> None:
-    """Drops the log's lines after the saved state: their steps are repeated."""
-    lines = log.read_text(encoding="utf-8").splitlines()[:step] if log.exists() else []
-    log.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from disk import no_file_larger
 from goldens import GOLDENS, V1, picture
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from lisa_core.training.conversation import lesson
 from lisa_core.training.export import export
 from lisa_core.training.forward import Pictures, of_batch
 from lisa_core.training.in_4_bit import in_4_bit
+from lisa_core.training.log import lines_up_to
 from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
 
 PLAN = Plan(steps=12, learning_rate=0.05, warmup=3, save_every=0.0)
@@ -274,3 +276,27 @@ def test_a_model_from_scratch_learns_words_and_masks(scratch: Path, tmp_path: Pa
     told = list(trainer.run())
     assert told[-1]["ce"] < 0.1 * told[0]["ce"]
     assert told[-1]["bce"] < 0.5 * told[0]["bce"]
+
+
+def test_a_full_disk_while_it_is_taken_up_again_leaves_it_whole(tmp_path: Path) -> None:
+    whole = list(Line(tmp_path / "whole").trainer.run())
+    steps = Line(tmp_path / "line").trainer.run()
+    for _ in range(8):
+        next(steps)
+    steps.close()
+    before = (tmp_path / "line" / LOG).read_text()
+    with no_file_larger(100), pytest.raises(OSError, match=LOG):
+        Line(tmp_path / "line")
+    assert (tmp_path / "line" / LOG).read_text() == before
+    again = Line(tmp_path / "line")
+    rest = list(again.trainer.run())
+    assert rest == whole[-len(rest) :]
+    logs = [(tmp_path / name / LOG).read_text() for name in ("whole", "line")]
+    assert logs[0] == logs[1]
+
+
+def test_a_line_of_the_log_that_was_cut_off_is_dropped(tmp_path: Path) -> None:
+    log = tmp_path / LOG
+    log.write_text('{"step": 1, "loss": 1}\n{"step": 2, "lo\n{"step": 3, "loss": 1}\n{"step": 9, "loss": 1}\n{"st')
+    assert lines_up_to(log, 3) == ['{"step": 1, "loss": 1}', '{"step": 3, "loss": 1}']
+    assert lines_up_to(tmp_path / "none", 3) == []
