@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lisa_core.checkpoint_files import OWN_TOWER, is_whole
-from lisa_core.errors import CheckpointError
+from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES, V0_PARTS, is_whole, weight_files
+from lisa_core.errors import CheckpointError, brief
 from lisa_core.options import CHECKPOINT
 
 _BUNDLED = Path(__file__).with_name("bundled")
@@ -60,7 +60,7 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
         pass
     except HFValidationError as error:
         raise CheckpointError(
-            f"There is no folder {name}, and it is no hub id either: {_first_line(error)}."
+            f"There is no folder {name}, and it is no hub id either: {brief(error)}."
         ) from error
     on_download(name)
     try:
@@ -70,7 +70,7 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
     except Exception as error:  # the hub's client lets through whatever the network below it raises
         raise CheckpointError(
             f"{name} is not in the hub cache ({constants.HF_HUB_CACHE}), is no folder here, and could not be downloaded"
-            f" ({_first_line(error)}). Connect to the network once, or copy the folder here and give its path."
+            f" ({brief(error)}). Connect to the network once, or copy the folder here and give its path."
         ) from error
     if not is_whole(folder):  # offline the client takes what it has for all there is
         raise CheckpointError(
@@ -83,17 +83,25 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
 def state_of(model: str) -> list[Any]:
     """What tells a checkpoint from another that stands in its place later: names, sizes and times of its files.
 
-    Those of the vision tower that it brings along count, too. Empty for no name.
+    Those of a vision tower in it count, too, but nothing else that lies in the folder. Empty for no name.
     """
     if not model:
         return []
     folder = folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
     if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
         return [model]
-    files = (path for path in sorted([*folder.glob("*"), *(folder / OWN_TOWER).glob("*")]) if path.is_file())
-    states = ((str(path.relative_to(folder)), path.stat()) for path in files)
+    parts = [*_parts_of(folder), *_parts_of(folder / OWN_TOWER)]
+    states = ((str(path.relative_to(folder)), path.stat()) for path in parts if os.path.isfile(path))  # noqa: PTH113
     return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
 
 
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}".rstrip(": ")
+def _parts_of(folder: Path) -> list[Path]:
+    """The files that a checkpoint or a vision tower is read from; not all may be there."""
+    try:
+        weights = weight_files(folder)
+    except (CheckpointError, OSError):
+        weights = []
+    return [
+        *weights,
+        *(folder / name for name in (*V0_PARTS, "config.json", *TOKENIZER_FILES, "tokenizer_config.json")),
+    ]

@@ -12,7 +12,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import LocalEntryNotFoundError
 
 from lisa_core import CheckpointError
-from lisa_core.checkpoint_files import is_whole
+from lisa_core.checkpoint_files import V0_PARTS, is_whole, weight_files
 from lisa_core.hub import folder_of, state_of
 
 NAME = "someone/LISA-tiny"
@@ -170,3 +170,36 @@ def test_an_index_that_is_none(tmp_path, index):
 def test_empty(tmp_path):
     shutil.copyfile(V1 / "config.json", tmp_path / "config.json")
     assert not is_whole(tmp_path)
+
+
+def test_only_what_a_checkpoint_is_read_from_tells_it_from_another(tmp_path):
+    for number, golden in enumerate((V0, V1)):
+        folder = copy_of(golden, tmp_path / str(number))
+        shutil.copytree(TOWER, folder / "vision_tower")
+        before = state_of(str(folder))
+        for other in ("val.json", "val.json.journal", "README.md", "vision_tower/notes.txt", "runs/1/state.pt"):
+            (folder / other).parent.mkdir(parents=True, exist_ok=True)
+            (folder / other).write_text("{}")
+        assert state_of(str(folder)) == before
+        needed = ["config.json", "tokenizer.model", "added_tokens.json", "tokenizer_config.json"]
+        needed += [file.name for file in weight_files(folder)] + list(V0_PARTS) * (golden is V0)
+        needed += [f"vision_tower/{name}" for name in ("config.json", weight_files(TOWER)[0].name)]
+        for name in needed:
+            (folder / name).touch()
+            assert state_of(str(folder)) != before, name
+            before = state_of(str(folder))
+
+
+def test_a_vision_tower_behind_a_link_counts(tmp_path):
+    folder = copy_of(V1, tmp_path / "lisa")
+    tower = shutil.copytree(TOWER, tmp_path / "tower")
+    (folder / "vision_tower").symlink_to(tower)
+    before = state_of(str(folder))
+    weight_files(tower)[0].touch()
+    assert state_of(str(folder)) != before
+
+
+def test_a_damaged_checkpoint_has_a_state(tmp_path):
+    folder = copy_of(V1, tmp_path / "lisa")
+    next(folder.glob("*.index.json")).write_text("{")
+    assert state_of(str(folder))[0] == str(folder)
