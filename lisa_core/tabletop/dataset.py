@@ -5,7 +5,7 @@ In the labels, red is the owner of a pixel and green its part; blue is unused. D
 
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from PIL import Image
 from lisa_core.errors import DatasetError, brief
 from lisa_core.files import png, write_whole
 from lisa_core.json_lines import decoded
-from lisa_core.tabletop.kinds import Kind
+from lisa_core.tabletop.kinds import KIND_BY_NAME, Kind
 from lisa_core.tabletop.render import Renderer
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Light, Scene, Surroundings, Thing, View, Viewpoint
@@ -36,7 +36,7 @@ def load_view(folder: Path, index: int) -> View:
     """Scene number `index` of a folder; depth is zero where none was stored.
 
     Raises:
-        DatasetError: a file is missing or damaged; the message names the scene.
+        DatasetError: a file is missing, damaged or of another scene; the message names the scene.
     """
     stem = folder / f"{index:06d}"
     try:
@@ -48,10 +48,28 @@ def load_view(folder: Path, index: int) -> View:
         if millimetres.is_file():
             depth = (np.array(Image.open(millimetres)) / 1000).astype(np.float32)
         scene = scene_from(record["scene"])
-        camera, intrinsics = np.array(record["camera"]), np.array(record["intrinsics"])
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DatasetError(f"Scene {stem} cannot be read ({error}); render it again: lisa tabletop render.") from error
+        camera = np.array(record["camera"], float).reshape(4, 4)
+        intrinsics = np.array(record["intrinsics"], float).reshape(3, 3)
+        _check_together(picture, labels, depth, scene.things)
+    except Exception as error:  # whatever a damaged file makes a decoder raise means the same
+        raise DatasetError(
+            f"Scene {stem} cannot be read ({error or type(error).__name__}); delete {stem.name}.json, and the same"
+            " `lisa tabletop render` makes the scene again."
+        ) from error
     return View(picture, depth, labels[..., 0], labels[..., 1], intrinsics, camera, scene.things)
+
+
+def _check_together(
+    picture: NDArray[np.uint8], labels: NDArray[np.uint8], depth: NDArray[np.float32], things: Sequence[Thing]
+) -> None:
+    """Raises ValueError if the files of a scene, each whole, are not of the same one, or name what no scene has."""
+    if not picture.shape[:2] == labels.shape[:2] == depth.shape or labels[..., 0].max() > len(things):
+        raise ValueError("its files are not of the same scene")
+    for thing in things:
+        if thing.kind not in KIND_BY_NAME or thing.colour not in KIND_BY_NAME[thing.kind].colours:
+            raise ValueError(f"there is no {thing.colour} {thing.kind} in any scene")
+        if np.array([*thing.position, thing.yaw, thing.scale], float).shape != (5,):
+            raise ValueError("a thing has no position")
 
 
 def load_scene(folder: Path, index: int) -> Scene:

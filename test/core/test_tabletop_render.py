@@ -87,9 +87,11 @@ def test_the_command_renders_what_is_missing_only(tmp_path):
     assert count(tmp_path) == 3
     assert 0.3 < load_view(tmp_path, 1).depth.min() < 1
     (tmp_path / "000001.json").unlink()
+    (tmp_path / "000001.png").write_bytes(b"damaged")
     kept = (tmp_path / "000002.json").stat().st_mtime_ns
     assert lisa("render", str(tmp_path), "--scenes", "4").returncode == 0
     assert count(tmp_path) == 4
+    assert load_view(tmp_path, 1).owner.any()
     assert (tmp_path / "000002.json").stat().st_mtime_ns == kept
     refused = lisa("render", str(tmp_path), "--scenes", "4", "--seed", "9")
     assert refused.returncode == 1

@@ -1,10 +1,13 @@
 """Sampled and stored scenes, without rendering."""
 
+import json
+import shutil
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lisa_core.errors import DatasetError
 from lisa_core.tabletop.dataset import count, load_scene, load_view
@@ -103,5 +106,59 @@ def test_stored_masks_are_where_the_poses_say(index):
 def test_a_damaged_scene_is_named(tmp_path):
     for content in ("{", "[" * 100_000):
         (tmp_path / "000000.json").write_text(content)
-        with pytest.raises(DatasetError, match=r"000000 cannot be read .* render it again"):
+        with pytest.raises(
+            DatasetError, match=r"000000 cannot be read .* delete 000000\.json, and the same `lisa tabletop render`"
+        ):
             load_view(tmp_path, 0)
+
+
+def broken_png(scene):
+    path = scene.with_suffix(".png")
+    content = bytearray(path.read_bytes())
+    at = content.index(b"IDAT")
+    content[at - 4 : at] = (10).to_bytes(4, "big")  # its length; Pillow calls that a SyntaxError
+    path.write_bytes(content)
+
+
+def of_another_scene(scene):
+    record = json.loads(scene.with_suffix(".json").read_text())
+    record["scene"]["things"] = record["scene"]["things"][:1]
+    scene.with_suffix(".json").write_text(json.dumps(record))
+
+
+def of_another_size(scene):
+    Image.new("RGB", (8, 8)).save(scene.with_suffix(".png"))
+
+
+def named(**names):
+    def rename(scene):
+        record = json.loads(scene.with_suffix(".json").read_text())
+        record["scene"]["things"][0] |= names
+        scene.with_suffix(".json").write_text(json.dumps(record))
+
+    return rename
+
+
+def no_camera(scene):
+    record = json.loads(scene.with_suffix(".json").read_text())
+    scene.with_suffix(".json").write_text(json.dumps(record | {"camera": [1, 2]}))
+
+
+DAMAGES = {
+    "png": broken_png,
+    "other": of_another_scene,
+    "size": of_another_size,
+    "kind": named(kind="spaceship"),
+    "colour": named(colour="invisible"),
+    "place": named(position=[]),
+    "camera": no_camera,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_whatever_is_wrong_with_a_scene_is_told_with_what_helps(tmp_path, damage):
+    for file in STORED.glob("000000.*"):
+        shutil.copy(file, tmp_path)
+    DAMAGES[damage](tmp_path / "000000")
+    with pytest.raises(DatasetError, match=r"000000 cannot be read .* delete 000000\.json, and the same"):
+        load_view(tmp_path, 0)
