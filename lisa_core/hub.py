@@ -59,9 +59,7 @@ def _from_hub(name: str, on_download: Callable[[str], None]) -> Path:
     except LocalEntryNotFoundError:
         pass
     except HFValidationError as error:
-        raise CheckpointError(
-            f"There is no folder {name}, and it is no hub id either: {brief(error)}."
-        ) from error
+        raise CheckpointError(f"There is no folder {name}, and it is no hub id either: {brief(error)}.") from error
     on_download(name)
     try:
         folder = Path(snapshot_download(name, allow_patterns=_FILES))

@@ -1,7 +1,5 @@
 """A whole training on rendered scenes, as `lisa train` runs it: settings, tokenizer, both stages, the checkpoint."""
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lisa_core import loading
+from lisa_core import files, loading
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DatasetError
 from lisa_core.hub import state_of
@@ -102,7 +100,7 @@ class School:
             OutOfMemoryError: a step needs more memory than there is.
             OSError: a file could not be written.
         """
-        with trouble.translated(self._run):
+        with trouble.translated(self._run, self._machine.device):
             if not self._before:
                 self._see()
             self._speak(exam, on_exam)
@@ -153,11 +151,13 @@ class School:
         self._model.eval()
         course, plan, folder = self._course, self._course.speak, self._run / "speak"
         number = min(self._count, course.speak_scenes or self._count)
+        encoder = scratch.encoder_of(self._model)
+        settings.keep(folder, {"encoder": encoder})
         speaking = scratch.Speaking(
             self._model,
             self._tokenizer,
             Scenes(self._read, number, self._seed),
-            None if course.whole else self._look(number),
+            None if course.whole else self._look(number, encoder),
             course.portion,
             self._machine,
             course.lora,
@@ -171,9 +171,9 @@ class School:
                     figures = exam.take(trainer.step, self._model, self._tokenizer, self._machine)
                     on_exam(f"step {trainer.step}: " + ", ".join(figures))
 
-    def _look(self, number: int) -> Looked:
+    def _look(self, number: int, encoder: str) -> Looked:
         """The embeddings of the first scenes by SAM's encoder, which is frozen."""
-        looked = Looked.open(self._run, number, self._model.shape)
+        looked = Looked.open(self._run, number, self._model.shape, encoder)
         with self._bar("looking at the scenes", number, 0) as show:
             for done in scratch.look(self._model, self._read, looked, self._machine):
                 show(done, "looking at the scenes")
@@ -215,15 +215,10 @@ def _opened(checkpoint: str, lora: bool) -> Checkpoint:
 def _tokenizer(scenes: Scenes, folder: Path) -> Tokenizer:
     """The tokenizer in the folder; where there is none yet, it is trained on the dialogues of the first scenes."""
     if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with files.whole_folder(folder) as partial:
             template = BY_NAME[fresh.TEMPLATE]
             fixed = [template.opening, template.before_question, template.after_question] * _READ_FOR_WORDS
             fresh.write_tokenizer([*fixed, *scenes.sentences(_READ_FOR_WORDS)], _PIECES, partial)
-            partial.rename(folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
     return Tokenizer.from_folder(folder)
 
 

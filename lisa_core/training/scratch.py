@@ -7,6 +7,7 @@ well. Every other step uses weights rounded to 4 bit. Alternatively SAM's encode
 scenes at every step, which takes a GPU.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lisa_core import preprocess
+from lisa_core.errors import CheckpointError
 from lisa_core.files import write_whole
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
@@ -30,6 +32,7 @@ from lisa_core.training.forward import Pictures
 from lisa_core.training.hints import Hints
 from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
+from lisa_core.training.settings import read_json
 from lisa_core.training.trainer import Plan, Trainer
 
 _SPEAKING = (
@@ -106,14 +109,16 @@ class Looked:
     Attributes:
         folder: of the file.
         embedding: (scenes, C, grid, grid) float16, memory-mapped.
+        encoder: digest of the weights that made them; what others made is not `done`.
     """
 
     folder: Path
     embedding: "np.memmap[Any, np.dtype[np.float16]]"
+    encoder: str
 
     @classmethod
-    def open(cls, folder: Path, count: int, shape: LisaShape) -> "Looked":
-        """Opens the file, or makes one for that many scenes if there is none, or only a part of it.
+    def open(cls, folder: Path, count: int, shape: LisaShape, encoder: str) -> "Looked":
+        """Opens the file, or makes one for that many scenes if there is none, or only a part; see `encoder_of`.
 
         Raises:
             OSError: the disk has no room for it.
@@ -131,20 +136,34 @@ class Looked:
             if new:
                 path.unlink(missing_ok=True)
             raise OSError(error.errno, error.strerror, str(path)) from error
-        return cls(folder, embedding)
+        return cls(folder, embedding, encoder)
 
     @property
     def done(self) -> int:
-        """Number of scenes that are encoded."""
-        progress = self.folder / _PROGRESS
-        return int(json.loads(progress.read_text())["done"]) if progress.is_file() else 0
+        """Number of scenes that this encoder has encoded."""
+        try:
+            progress = read_json(self.folder / _PROGRESS)
+        except CheckpointError:  # damaged
+            return 0
+        done = progress.get("done")
+        return done if isinstance(done, int) and progress.get("encoder") == self.encoder else 0
 
     def keep(self, first: int, embedding: Tensor) -> None:
         """Stores the embeddings of the scenes from `first` on."""
         stop = first + len(embedding)
         self.embedding[first:stop] = embedding.half().cpu().numpy()
         self.embedding.flush()
-        write_whole({self.folder / _PROGRESS: json.dumps({"done": stop}).encode()})
+        write_whole({self.folder / _PROGRESS: json.dumps({"done": stop, "encoder": self.encoder}).encode()})
+
+
+def encoder_of(model: Lisa) -> str:
+    """A digest of the weights of SAM's encoder, and of their names."""
+    digest = hashlib.sha256()
+    for name, weight in model.named_parameters():
+        if name.startswith(_SAM_ENCODER):
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _is_whole(path: Path, size: tuple[int, ...]) -> bool:

@@ -19,9 +19,9 @@ from lisa_core.checkpoint import TEMPLATE_KEY, Checkpoint
 from lisa_core.model.lisa import Lisa
 from lisa_core.saving import save_quantised
 from lisa_core.tabletop import dataset
-from lisa_core.training import school, scratch
+from lisa_core.training import fresh, school, scratch
 from lisa_core.training.in_4_bit import in_4_bit
-from lisa_core.training.scratch import Looked
+from lisa_core.training.scratch import Looked, Machine
 from lisa_core.training.trainer import Trainer
 
 STORED = Path(__file__).parents[1] / "data" / "tabletop_scenes"
@@ -279,7 +279,8 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
     (tmp_path / "lisa.run" / "settings.json").write_text(json.dumps(before | {"dialogues": 3}))
     said = cli.run("train", scenes, "--out", out, *FEW, "--see-pictures", 4, "--seed", 1)
     assert said.code == 1
-    assert "differs in number_of_scenes, seed, see_pictures;" in said.errors
+    changed = "number_of_scenes, content_of_scenes, seed, weights, see_pictures"  # and what is not in the file
+    assert f"differs in {changed};" in said.errors
     assert not out.exists()
 
 
@@ -334,9 +335,9 @@ def test_a_name_that_cannot_be_a_checkpoints(
 def test_a_disk_without_room_for_what_is_seen_is_told_before_anything_is_written(tmp_path: Path) -> None:
     shape = Checkpoint.open("bundled").shape
     with no_file_larger(1 << 20), pytest.raises(OSError, match=r"embedding\.npy"):
-        Looked.open(tmp_path, 50, shape)
+        Looked.open(tmp_path, 50, shape, "")
     assert list(tmp_path.iterdir()) == []
-    assert Looked.open(tmp_path, 50, shape).embedding.shape == (50, 128, 24, 24)
+    assert Looked.open(tmp_path, 50, shape, "").embedding.shape == (50, 128, 24, 24)
     file = (tmp_path / "embedding.npy").stat()
     assert file.st_blocks * 512 >= file.st_size > 50 * 128 * 24 * 24 * 2
 
@@ -344,16 +345,33 @@ def test_a_disk_without_room_for_what_is_seen_is_told_before_anything_is_written
 @pytest.mark.parametrize("left", [None, 0, 5, 100, -1])
 def test_what_was_seen_is_seen_again_if_its_file_was_deleted_or_cut_off(tmp_path: Path, left: int | None) -> None:
     shape = Checkpoint.open("bundled").shape
-    looked = Looked.open(tmp_path, 2, shape)
+    looked = Looked.open(tmp_path, 2, shape, "one")
     looked.keep(0, torch.ones(looked.embedding.shape))
-    assert Looked.open(tmp_path, 2, shape).done == 2
+    assert Looked.open(tmp_path, 2, shape, "one").done == 2
     whole = (tmp_path / "embedding.npy").read_bytes()
     (tmp_path / "embedding.npy").unlink()
     if left is not None:
         (tmp_path / "embedding.npy").write_bytes(whole[:left])
-    again = Looked.open(tmp_path, 2, shape)
+    again = Looked.open(tmp_path, 2, shape, "one")
     assert again.done == 0
     assert again.embedding.shape == looked.embedding.shape
+
+
+def test_what_another_encoder_saw_is_seen_again(tmp_path: Path) -> None:
+    models = [fresh.new_model(fresh.small_shape(1100), seed).eval() for seed in (0, 1)]
+    digests = [scratch.encoder_of(model) for model in models]
+    assert digests[0] == scratch.encoder_of(fresh.new_model(models[0].shape, 0)) != digests[1]
+    machine = Machine(torch.device("cpu"), mixed=False)
+    seen = []
+    for model, digest in zip(models, digests, strict=True):
+        looked = Looked.open(tmp_path, 2, model.shape, digest)
+        assert looked.done == 0
+        assert list(scratch.look(model, lambda index: dataset.load_view(STORED, index), looked, machine)) == [2]
+        assert Looked.open(tmp_path, 2, model.shape, digest).done == 2
+        seen.append(np.array(looked.embedding))
+    assert not np.allclose(*seen)
+    (tmp_path / "looked.json").write_text("{")
+    assert Looked.open(tmp_path, 2, models[1].shape, digests[1]).done == 0
 
 
 def test_scenes_to_measure_with_are_not_learnt_from(tmp_path: Path) -> None:
@@ -390,3 +408,32 @@ def test_a_folder_that_was_not_rendered_to_its_end_is_told(tmp_path: Path) -> No
     assert result.code == 1
     assert "lacks scene 000001, and 1 come after it" in result.errors
     assert not list(tmp_path.glob("out*"))
+
+
+@pytest.mark.slow
+def test_words_are_not_learnt_on_with_another_encoder_than_they_began_with(
+    scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("train", scenes, "--out", tmp_path / "lisa", *FEW)
+    _stopped((*words, "--see-steps", 2), monkeypatch)
+    run = tmp_path / "lisa.run"
+    (run / "see" / "state.pt").unlink()
+    other = cli.run(*words, "--see-steps", 1)
+    assert other.code == 1
+    assert f"{run / 'speak'} holds a training that differs in encoder;" in other.errors
+    shutil.rmtree(run / "speak")
+    assert cli.run(*words, "--see-steps", 1).code == 0
+    looked = json.loads((run / "looked.json").read_text())
+    assert looked == {"done": 2, "encoder": json.loads((run / "speak" / "settings.json").read_text())["encoder"]}
+
+
+def test_a_damaged_scene_of_validation_is_told_before_anything_is_learnt(scenes: Path, tmp_path: Path) -> None:
+    held_out = tmp_path / "held_out"
+    held_out.mkdir()
+    for file in STORED.glob("00000[23].*"):
+        shutil.copy(file, held_out)
+    (held_out / "000003.png").write_bytes(b"")
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", *FEW, "--validation", held_out)
+    assert said.code == 1
+    assert "000003 cannot be read" in said.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["held_out"]
