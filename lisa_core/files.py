@@ -1,6 +1,7 @@
 """Files that people give and get: pictures read upright, results written whole or not at all."""
 
 import errno
+import fcntl
 import glob
 import io
 import os
@@ -21,6 +22,7 @@ from lisa_core.errors import ImageError, LisaError
 
 MAX_PIXELS = 128 * 1024 * 1024
 """Larger images are refused: their masks alone would fill a robot's memory."""
+_PARTIAL = ".partial"
 _OPENING = threading.Lock()
 """Held while Pillow's limit, which holds for the whole process, is away: only for as long as a header is read."""
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -32,7 +34,7 @@ def not_a_file(path: Path) -> str:
     try:
         if path.is_file():
             return ""
-        return f"{path} is {'a folder' if path.is_dir() else 'not there'}"
+        return f"{path} is {'a folder' if path.is_dir() else 'no file' if path.exists() else 'not there'}"
     except OSError as error:
         return f"{path} cannot be looked at ({error.strerror})"
 
@@ -129,20 +131,55 @@ def check_free(out: Path) -> None:
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
 
+    What killed processes have left of the same folder is deleted.
+
     Raises:
         LisaError: there is something at `out`.
         OSError: the disk is full or broken.
     """
     check_free(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".partial", dir=out.parent))
+    _discard_abandoned(out)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_PARTIAL, dir=out.parent))
+    with _locked(partial):
+        try:
+            yield partial
+            for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
+                path.chmod(0o755 if path.is_dir() else 0o644)
+            partial.rename(out)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def _discard_abandoned(out: Path) -> None:
+    """Deletes the unfinished folders that no process fills any more.
+
+    A process holds the lock on its folder before there is anything in it, and the system lets go of it when the process
+    ends, however it ends: so what is locked or empty stays.
+    """
+    for partial in out.parent.glob(f".{glob.escape(out.name)}.{'?' * 8}{_PARTIAL}"):  # mkdtemp adds so many characters
+        with _locked(partial, wait=False) as alone:
+            if alone and any(partial.iterdir()):
+                shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
+    """Holds the lock on a folder; yields whether it does: others may have it, or the file system has no locks."""
     try:
-        yield partial
-        for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
-            path.chmod(0o755 if path.is_dir() else 0o644)
-        partial.rename(out)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            held = True
+        except OSError:
+            held = False
+        yield held
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(descriptor)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -4,6 +4,8 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pytest
 from goldens import GOLDENS
 from PIL import Image, ImageOps
 
-from lisa_core import ImageError, LisaError
+from lisa_core import ImageError, LisaError, files
 from lisa_core.files import discard_unfinished, png, read_rgb, whole_folder, write_whole
 
 GRADIENT = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) * 5
@@ -273,3 +275,44 @@ def test_what_a_kill_left_of_a_file_is_named_like_it_and_can_be_discarded(tmp_pa
 def test_a_png_has_the_pixels(tmp_path, pixels):
     (tmp_path / "picture.png").write_bytes(png(pixels))
     assert np.array_equal(np.asarray(Image.open(tmp_path / "picture.png")), pixels)
+
+
+def stale(folder, name="out"):
+    """What a process that was killed leaves of a folder."""
+    program = f"""
+import os, signal
+from pathlib import Path
+from lisa_core.files import whole_folder
+with whole_folder(Path({str(folder / name)!r})) as partial:
+    (partial / "weights").write_bytes(b"0" * 100)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", program]).returncode == -9
+
+
+def test_what_a_killed_process_left_of_a_folder_is_deleted_and_nothing_else(tmp_path):
+    stale(tmp_path)
+    stale(tmp_path, "other")
+    (left,) = tmp_path.glob(".out.*.partial")
+    (others,) = tmp_path.glob(".other.*.partial")
+    (tmp_path / ".out.notes.partial").mkdir()
+    with files.whole_folder(tmp_path / "out") as mine:
+        (mine / "weights").write_bytes(b"1")
+        assert (left.exists(), others.exists()) == (False, True)
+        with contextlib.suppress(KeyboardInterrupt), files.whole_folder(tmp_path / "out"):  # as another process would
+            raise KeyboardInterrupt
+        assert (mine / "weights").read_bytes() == b"1"
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.notes.partial", others.name}
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    stale(tmp_path)
+
+    def none(*_):
+        raise OSError(errno.ENOTSUP, "Operation not supported")
+
+    monkeypatch.setattr(files.fcntl, "flock", none)
+    with files.whole_folder(tmp_path / "out") as partial:
+        (partial / "weights").write_bytes(b"1")
+    assert (tmp_path / "out" / "weights").read_bytes() == b"1"
+    assert len(list(tmp_path.glob(".out.*.partial"))) == 1
