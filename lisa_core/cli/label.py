@@ -190,7 +190,12 @@ def _write(
         terminal.fail(str(error))
     except OSError as error:
         terminal.fail(f"{terminal.cause(error, out)}; nothing was written.")
-    terminal.stdout().print(plain(f"{out}: {counts['train']} labels to learn, {counts['val']} to validate"))
+    learnt = f"{counts['train']} label{'s' if counts['train'] != 1 else ''} to learn"
+    terminal.stdout().print(plain(f"{out}: {learnt}, {counts['val']} to validate"))
+    if val and not counts["val"]:
+        terminal.stderr().print(
+            "one picture cannot be divided: label another, for `lisa finetune` needs some to validate with"
+        )
     raise typer.Exit(1 if faults else 0)
 
 

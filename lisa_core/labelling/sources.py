@@ -155,16 +155,20 @@ def from_answers(
 
 def numbered(folder: Path) -> Callable[[int], Path]:
     """Looks up the pictures of a folder by the number at the end of their names; raises DatasetError."""
-    by_number: dict[int, Path] = {}
+    by_number: defaultdict[int, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         digits = path.stem[len(path.stem.rstrip("0123456789")) :]
         if digits and path.suffix.lower() in _PICTURES:
-            by_number.setdefault(int(digits), path)
+            by_number[int(digits)].append(path)
 
     def picture(number: int) -> Path:
-        if number not in by_number:
+        found = by_number.get(number, [])
+        if not found:
             raise DatasetError(f"{folder} has no picture whose name ends in {number}.")
-        return by_number[number]
+        if len(found) > 1:
+            names = f"{found[0].name} and {found[1].name}"
+            raise DatasetError(f"{names} in {folder} both end in {number}; leave only the one that was asked about.")
+        return found[0]
 
     return picture
 

@@ -517,3 +517,29 @@ def test_scenes_that_will_not_do_are_told(tmp_path):
 def test_help_teaches():
     assert "lisa finetune" in cli.run("label", "png", "--help").out
     assert cli.run("label", "--help").code == 0
+
+
+def test_two_pictures_of_one_number_are_told_apart_by_nobody(tmp_path):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for name in ("left_3.jpg", "right_3.jpg", "left_4.jpg"):
+        Image.new("RGB", (64, 48)).save(frames / name)
+    found = {"answers": [answered(number, "segment the cup", square(5)) for number in (3, 4)]}
+    (tmp_path / "cups.json").write_text(json.dumps(found))
+    words = ("label", "answers", tmp_path / "cups.json", frames, "--out", tmp_path / "out", "--val", 0)
+    result = cli.run(*words)
+    assert result.code == 1
+    assert f"left_3.jpg and right_3.jpg in {frames} both end in 3" in " ".join(result.errors.split())
+    assert [path.stem for path in (tmp_path / "out" / "train").glob("*.json")] == ["frame_000004"]
+
+
+def test_a_single_picture_is_told_to_be_too_few(pictures, tmp_path):
+    masks = tmp_path / "masks" / "cup"
+    masks.mkdir(parents=True)
+    Image.fromarray(square(5).astype(np.uint8) * 255).save(masks / "0.png")
+    words = ("label", "png", pictures, tmp_path / "masks", "--out")
+    result = cli.run(*words, tmp_path / "out")
+    assert result.code == 0
+    assert "1 label to learn, 0 to validate" in result.out
+    assert "label another" in result.errors
+    assert "label another" not in cli.run(*words, tmp_path / "reminders", "--val", 0).errors
