@@ -53,7 +53,7 @@ def load_view(folder: Path, index: int) -> View:
         _check_together(picture, labels, depth, scene.things)
     except Exception as error:  # whatever a damaged file makes a decoder raise means the same
         raise DatasetError(
-            f"Scene {stem} cannot be read ({error or type(error).__name__}); delete {stem.name}.json, and the same"
+            f"Scene {stem} cannot be read ({brief(error)}); delete {stem.name}.json, and the same"
             " `lisa tabletop render` makes the scene again."
         ) from error
     return View(picture, depth, labels[..., 0], labels[..., 1], intrinsics, camera, scene.things)

@@ -72,7 +72,6 @@ def load_learner(
     resolved = loading.resolve_precision(precision, device)
     if resolved not in ("nf4", "bf16", "fp32"):
         raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")
-    loading.check_host(checkpoint, resolved, device)
     model = loading.load(checkpoint, resolved, device, progress, to_learn=True)
     if resolved == "nf4":
         quantization.widen(model)

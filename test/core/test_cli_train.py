@@ -284,6 +284,15 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
     assert not out.exists()
 
 
+def test_a_folder_with_other_files_is_not_trained_in(scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "lisa.run")
+    before = sorted(tmp_path.rglob("*"))
+    said = cli.run("train", tmp_path / "lisa.run", "--out", tmp_path / "lisa", *FEW)
+    assert said.code == 1
+    assert "has files, but no settings.json" in " ".join(said.errors.split())
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_settings_that_are_damaged_are_told(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "lisa.run").mkdir()
     for content in ("{", "[" * 100_000):

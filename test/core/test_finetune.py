@@ -497,7 +497,9 @@ def test_an_explanation_with_a_mask_is_told_and_not_learnt(small_checkpoint, dat
     usable = finetune._usable(reasonseg.open_split(folder, "train"), opened)
     assert [entry.name for entry in usable.entries] == [f"{number}.png" for number in range(1, 6)]
     (fault,) = usable.faults
-    assert fault.startswith(f"{folder / 'train' / '0.json'}: the explanation of 'bright square' has [SEG]")
+    assert fault.startswith(
+        f"{folder / 'train' / '0.json'}: the explanation of 'bright square' in explanatory/train.json has [SEG]"
+    )
 
 
 def test_a_folder_that_is_no_trainings_is_left_alone(data, small_checkpoint, tmp_path):
