@@ -281,8 +281,8 @@ def _check_explanations(split: reasonseg.Split, entry: reasonseg.Entry) -> None:
     for text in () if annotation.answers else annotation.texts:
         if SEG in split.explanation(entry.name, text):
             raise DatasetError(
-                f"{entry.annotation}: the explanation of {text!r} in explanatory/{split.folder.name}.json has {SEG}, but"
-                " explanations are words alone; take it out there, or give `answers`."
+                f"{entry.annotation}: the explanation of {text!r} in explanatory/{split.folder.name}.json has {SEG},"
+                " but explanations are words alone; take it out there, or give `answers`."
             )
 
 
