@@ -107,7 +107,7 @@ def write_weights(
         model.finish()
         tower.finish()
     except SafetensorError as error:  # the disk's error, in words
-        found = re.search(r"os error (\d+)", str(error))
+        found = re.search(r"(?:os error|code:) (\d+)", str(error))  # 0.4 has another wording
         number = int(found[1]) if found else errno.EIO
         raise OSError(number, os.strerror(number), str(folder.parent)) from error
 
