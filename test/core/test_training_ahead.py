@@ -139,9 +139,12 @@ def test_an_interrupt_ends_processes_that_follow_threads(tmp_path: Path) -> None
 
 
 def test_a_worker_that_was_killed_is_told_and_a_fault_in_one_is_not_hidden(tmp_path: Path) -> None:
-    with pytest.raises(OutOfMemoryError, match="fewer pictures a step"), trouble.translated(tmp_path):
+    with (
+        pytest.raises(OutOfMemoryError, match="fewer pictures a step"),
+        trouble.translated(tmp_path, torch.device("cpu")),
+    ):
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    with pytest.raises(RuntimeError, match="process 0"), trouble.translated(tmp_path):
+    with pytest.raises(RuntimeError, match="process 0"), trouble.translated(tmp_path, torch.device("cpu")):
         raise RuntimeError("Caught RuntimeError in DataLoader worker process 0.")
 
 
