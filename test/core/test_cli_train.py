@@ -287,7 +287,7 @@ def test_a_training_on_something_else_is_not_gone_on_with(scenes: Path, tmp_path
 def test_a_folder_with_other_files_is_not_trained_in(scenes: Path, tmp_path: Path) -> None:
     shutil.copytree(scenes, tmp_path / "lisa.run")
     before = sorted(tmp_path.rglob("*"))
-    said = cli.run("train", tmp_path / "lisa.run", "--out", tmp_path / "lisa", *FEW)
+    said = cli.run("train", tmp_path / "lisa.run", "--out", tmp_path / "lisa", "--see-steps", 1, *FEW)
     assert said.code == 1
     assert "has files, but no settings.json" in " ".join(said.errors.split())
     assert sorted(tmp_path.rglob("*")) == before
@@ -442,7 +442,7 @@ def test_a_damaged_scene_of_validation_is_told_before_anything_is_learnt(scenes:
     for file in STORED.glob("00000[23].*"):
         shutil.copy(file, held_out)
     (held_out / "000003.png").write_bytes(b"")
-    said = cli.run("train", scenes, "--out", tmp_path / "lisa", *FEW, "--validation", held_out)
+    said = cli.run("train", scenes, "--out", tmp_path / "lisa", "--see-steps", 1, *FEW, "--validation", held_out)
     assert said.code == 1
     assert "000003 cannot be read" in said.errors
     assert [path.name for path in tmp_path.iterdir()] == ["held_out"]
