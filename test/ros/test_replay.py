@@ -326,10 +326,10 @@ def test_a_killed_run_goes_on_only_as_it_was(replay: Replay) -> None:
 def test_a_killed_run_goes_on_only_with_the_weights_that_it_began_with(replay: Replay) -> None:
     weights = replay.folder / "model"
     weights.mkdir()
-    (weights / "weights.bin").write_bytes(b"before")
+    (weights / "pytorch_model.bin").write_bytes(b"before")
 
     replay.ask("out", "--checkpoint", weights, load=Impatient, code=130)
-    (weights / "weights.bin").write_bytes(b"after it")
+    (weights / "pytorch_model.bin").write_bytes(b"after it")
     assert "differs in weights" in replay.ask("out", "--checkpoint", weights, load=Impatient, code=2)
 
 
@@ -436,7 +436,7 @@ def test_a_damaged_mask_that_was_expected_is_told_before_anything_is_asked(repla
     old["answers"][3]["segments"][0]["mask"]["counts"] = "abc"
     (replay.folder / "old.json").write_text(json.dumps(old))
     printed = replay.ask("new", "--expect", replay.folder / "old.json", code=2)
-    assert "old.json is no file of answers that replay wrote: ValueError('its runs are cut off')" in printed
+    assert "old.json is no file of answers that replay wrote: ValueError: its runs are cut off." in printed
     assert not (replay.folder / "new").exists()
     assert not (replay.folder / "new.journal").exists()
 
