@@ -38,7 +38,8 @@ def resolve_device(device: str | None) -> torch.device:
     """The device by name; None: the GPU if there is one."""
     if device is None:
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    if device == "cpu":
+    device = str(device)  # of a torch.device it is the name
+    if device in ("cpu", "cpu:0"):
         return torch.device("cpu")
     named = re.fullmatch(r"cuda(?::([0-9]{1,9}))?", device)  # torch itself takes cuda:256 for cuda:0
     if named is None:

@@ -59,11 +59,12 @@ class PrefixCache:
         current = self._visual() if self._visual else None
         if current is visual:
             return
+        aside = self._aside.pop(visual, None)  # first, for copies give way to the one that is made now
         if current is not None:
             self._copy_aside(current)
         self._visual = weakref.ref(visual)
         self.ids = []
-        if (aside := self._aside.pop(visual, None)) is not None:
+        if aside is not None:
             self.reserve(len(aside.ids))
             self.cache.copy_from(aside.cache, len(aside.ids))
             self.ids = aside.ids
@@ -112,10 +113,13 @@ class PrefixCache:
         self.ids = []
 
     def _copy_aside(self, visual: Visual) -> None:
-        """Copies what the cache holds of a frame, if memory is free for that; else it will be read again."""
+        """Copies what the cache holds of a frame, if there is room without older copies; else it will be read again."""
         length = len(self.ids)
-        if not self._memory.fits(self._bytes(length)):
+        size, older = self._bytes(length), sum(text.cache.nbytes for text in self._aside.values())
+        if not self._memory.fits(size - older):
             return
+        while not self._memory.fits(size):
+            del self._aside[next(iter(self._aside))]
         with done_without_if_memory_runs_out():
             self._aside[visual] = Text(self._copy(self.cache, length, length), self.ids)
         while len(self._aside) > _MOST_ASIDE:

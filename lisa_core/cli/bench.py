@@ -105,10 +105,14 @@ def bench(
         with progress(MofNCompleteColumn(), TimeElapsedColumn()) as bars:
             subject, peaks = _load(shape or "small", checkpoint, precision, device, vision_tower, template, bars)
             report = _measure(subject, runs, baseline, peaks, bars)
-        written = _write(report, json_file, chart)
     except LisaError as error:
         terminal.fail(str(error))
     except OSError as error:
+        terminal.fail(terminal.cause(error, checkpoint or shape))
+    try:
+        written = _write(report, json_file, chart)
+    except OSError as error:
+        terminal.stdout().print(_tables(report))
         terminal.fail(terminal.cause(error, "the results"))
     terminal.stdout().print(_tables(report))
     for path in written:

@@ -58,10 +58,9 @@ def web(
 
         try:
             _try_address(host, port)
-        except OSError as error:
-            terminal.fail(
-                f"{host}:{port} cannot be listened on ({error.strerror or error}); choose another --host or --port."
-            )
+        except (OSError, UnicodeError) as error:  # the latter of a name that no address can have
+            why = getattr(error, "strerror", None) or error
+            terminal.fail(f"{host}:{port} cannot be listened on ({why}); choose another --host or --port.")
         engine = loaded(context.obj, model)
         inference = Inference(engine, max_new_tokens, max_segments)
         page = Page(Sessions(inference), f"{engine.checkpoint}, {engine.precision} on {engine.device}", Path(scratch))
@@ -78,7 +77,11 @@ def web(
 
 
 def _try_address(host: str, port: int) -> None:
-    """Listens there for a moment, before the model takes its time to load; raises OSError if that fails."""
+    """Takes the address for a moment, before the model takes its time to load.
+
+    Raises:
+        OSError, UnicodeError: it cannot be had, or is none.
+    """
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     with socket.socket(family, kind) as trial:
         trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

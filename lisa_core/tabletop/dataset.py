@@ -51,6 +51,8 @@ def load_view(folder: Path, index: int) -> View:
         camera = np.array(record["camera"], float).reshape(4, 4)
         intrinsics = np.array(record["intrinsics"], float).reshape(3, 3)
         _check_together(picture, labels, depth, scene.things)
+    except MemoryError:
+        raise
     except Exception as error:  # whatever a damaged file makes a decoder raise means the same
         raise DatasetError(
             f"Scene {stem} cannot be read ({brief(error)}); delete {stem.name}.json, and the same"

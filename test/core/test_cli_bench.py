@@ -1,5 +1,6 @@
 """`lisa bench` with the tiny shape: what it writes, and that its comparison notices a broken cache."""
 
+import errno
 import io
 import json
 import os
@@ -70,6 +71,17 @@ def test_the_numbers_are_written_before_they_are_printed(tmp_path):
     assert ended.returncode == 1
     assert "error: Standard output is full or closed" in ended.stderr
     assert [case["name"] for case in json.loads(numbers.read_text())["cases"]] == CASES
+
+
+def test_what_cannot_be_written_is_printed_all_the_same(tmp_path, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.json")
+
+    monkeypatch.setattr("lisa_core.files.write_whole", full)
+    result = run("bench", "--shape", "tiny", "--runs", 1, "--json", tmp_path / "x.json")
+    assert result.code == 1
+    assert "new frame, 8 tokens" in result.out
+    assert "error: No space left on device: x.json" in result.errors
 
 
 def test_two_results_in_one_file(tmp_path):

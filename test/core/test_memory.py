@@ -11,6 +11,7 @@ from lisa_core import Frame, LisaEngine, OutOfMemoryError
 from lisa_core.frame import Visual
 from lisa_core.memory import FrameMemory
 from lisa_core.model.clip import VisionTower
+from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam
 
 SHORT = case("v1-short")
@@ -102,6 +103,18 @@ def test_no_frame_is_encoded_again_for_a_copy_of_what_was_read(limited, bare, en
         engine.ask(frame, WORDS, mask_only=True)
         assert sum(engine.memory().values()) <= limit
     assert not encoded
+
+
+def test_older_copies_of_what_was_read_give_way_to_newer_ones(limited, bare, monkeypatch):
+    engine = limited(bare + 8 * ENCODED + 3.5 * 310 * TOKEN)
+    frames = [engine.encode(rgb) for rgb in pictures(8)]
+    for frame in frames:
+        engine.ask(frame, WORDS, mask_only=True)
+    read, forward = [], Language.forward
+    monkeypatch.setattr(Language, "forward", lambda self, new, *at: read.append(len(new)) or forward(self, new, *at))
+    for frame in frames[-2:] * 3:
+        engine.ask(frame, WORDS, mask_only=True)
+    assert max(read) < 15
 
 
 class TestLimit:

@@ -143,6 +143,11 @@ def test_unknown_device(device):
         LisaEngine.from_pretrained(V1, "fp32", device, TOWER)
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")])
+def test_names_of_the_cpu(device):
+    assert loading.resolve_device(device) == torch.device("cpu")
+
+
 @pytest.mark.parametrize(("device", "there"), [("cuda", 0), ("cuda:1", 1), ("cuda:256", 1), ("cuda:999", 1)])
 def test_a_gpu_that_is_not_there(monkeypatch, device, there):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: there)

@@ -440,10 +440,16 @@ def test_a_port_that_is_taken():
     assert f"127.0.0.1:{port} cannot be listened on (Address already in use)" in result.errors
 
 
-def test_an_address_that_is_none():
-    result = cli.run("web", "--checkpoint", "some", "--host", "256.1.1.1", load=None)
+@pytest.mark.parametrize(
+    ("host", "why"), [("192.0.2.1", "Cannot assign requested address"), ("a..b", "label empty or too long")]
+)
+def test_an_address_that_is_not_here(host, why):
+    """The first is one for documentation, which no machine has (RFC 5737)."""
+    result = cli.run("web", "--checkpoint", "some", "--host", host, load=None)
     assert result.code == 1
-    assert "256.1.1.1:7860 cannot be listened on (Name or service not known)" in result.errors
+    assert f"error: {host}:7860 cannot be listened on (" in result.errors
+    assert why in result.errors
+    assert "choose another --host or --port." in result.errors
 
 
 def test_without_gradio_there_is_a_sentence(monkeypatch):
