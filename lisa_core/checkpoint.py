@@ -153,7 +153,10 @@ class Checkpoint:
 
 
 def _layout(folder: Path, config: Mapping[str, Any]) -> Layout:
-    if config.get(LAYOUT_KEY) == "v0" or any((folder / part).exists() for part in V0_PARTS):
+    came_from = config.get(LAYOUT_KEY)
+    if came_from not in (None, "v0", "v1"):
+        raise CheckpointError(f"{folder / 'config.json'} names the layout {came_from!r}; it has to be v0 or v1.")
+    if came_from == "v0" or any((folder / part).exists() for part in V0_PARTS):
         return "v0"
     return "v1"
 

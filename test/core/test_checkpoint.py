@@ -395,10 +395,15 @@ class TestConfig:
         refused(v0, "has no <im_patch>")
 
     def test_null_is_as_if_it_were_not_there(self, folder):
-        change_json(folder / "config.json", quantization_config=None, lisa_template=None)
+        change_json(folder / "config.json", quantization_config=None, lisa_template=None, lisa_layout=None)
         opened = Checkpoint.open(folder, TOWER)
         assert not opened.quantised
         assert opened.template == "llava_v1"
+
+    @pytest.mark.parametrize("layout", ["v7", 0, ["v0"], ""])
+    def test_unknown_layout(self, folder, layout):
+        change_json(folder / "config.json", lisa_layout=layout)
+        refused(folder, f"config.json names the layout {layout!r}; it has to be v0 or v1.")
 
     def test_unknown_template(self, folder):
         refused(folder, "There is no template 'llava_v2'; choose one of llava_v1, vicuna_v1_1", template="llava_v2")
