@@ -131,24 +131,29 @@ def check_free(out: Path) -> None:
 def whole_folder(out: Path) -> Iterator[Path]:
     """A folder to fill, which appears as `out` once it is whole, and not at all if anything fails.
 
-    What killed processes have left of the same folder is deleted.
-
     Raises:
         LisaError: there is something at `out`.
         OSError: the disk is full or broken.
     """
     check_free(out)
+    with workshop(out) as partial:
+        yield partial
+        for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        partial.rename(out)
+
+
+@contextmanager
+def workshop(out: Path) -> Iterator[Path]:
+    """A hidden folder beside `out` to make it in; it is deleted, and what killed processes left of such for `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
     _discard_abandoned(out)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_PARTIAL, dir=out.parent))
-    with _locked(partial):
+    folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_PARTIAL, dir=out.parent))
+    with _locked(folder):
         try:
-            yield partial
-            for path in (partial, *partial.rglob("*")):  # others may read it, such as the user that a node runs as
-                path.chmod(0o755 if path.is_dir() else 0o644)
-            partial.rename(out)
+            yield folder
         finally:
-            shutil.rmtree(partial, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _discard_abandoned(out: Path) -> None:

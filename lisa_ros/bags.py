@@ -1,10 +1,8 @@
 """Reads bags (MCAP, sqlite3) and writes them (MCAP) with `rosbags`, without ROS; knows this package's messages."""
 
 import errno
-import glob
 import itertools
 import re
-import shutil
 import tempfile
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader, StorageP
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lisa_core import files
 from lisa_core.errors import LisaError
 from lisa_ros.pairing import stamp_of
 
@@ -269,9 +268,7 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
     """
     path = path.resolve()  # so that a link stays a link
     # rosbags names the file in a bag after the bag's folder, so the folder has its final name from the start.
-    path.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
-    try:
+    with files.workshop(path) as workshop:
         writer = Writer(workshop / path.name, version=8, storage_plugin=StoragePlugin.MCAP)
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         with writer:
@@ -279,12 +276,3 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
         if path.exists():
             path.rename(workshop / f"{path.name}.old")  # so that a kill never leaves a part of it at `path`
         (workshop / path.name).rename(path)
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
-
-
-def discard_unfinished(path: Path) -> None:
-    """Removes the leftovers of a killed `write_bag` of that path; none may be running on it."""
-    path = path.resolve()
-    for workshop in path.parent.glob(f".{glob.escape(path.name)}.{'?' * 8}.partial"):  # mkdtemp adds so many characters
-        shutil.rmtree(workshop, ignore_errors=True)

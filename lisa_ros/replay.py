@@ -26,7 +26,7 @@ from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
-from lisa_ros.bags import LONGEST, BagReader, TopicError, discard_unfinished, typestore, write_bag
+from lisa_ros.bags import LONGEST, BagReader, TopicError, typestore, write_bag
 from lisa_ros.model import Load, load_engine
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import (
@@ -170,7 +170,6 @@ def replay(
                     for question in asking.questions
                 ]
                 if journal.resumed:
-                    discard_unfinished(out)
                     files.discard_unfinished(_json(out))
                 _write_bag(out, frames, records)
                 write_records(_json(out), run, records)

@@ -25,7 +25,7 @@ from tabletop import BAG, DEPTH, IMAGE, INFO, changed, labels, messages, qos, sa
 from lisa_core.geometry import locate
 from lisa_ros import conversions
 from lisa_ros.bag_frames import Frames
-from lisa_ros.bags import BagError, BagReader, Message, TopicError, discard_unfinished, typestore, write_bag
+from lisa_ros.bags import BagError, BagReader, Message, TopicError, typestore, write_bag
 from lisa_ros.pairing import stamp_of
 
 
@@ -359,9 +359,10 @@ def test_a_link_to_a_bag_stays_one(tmp_path: Path) -> None:
 def test_only_what_is_left_of_the_same_bag_is_discarded(tmp_path: Path) -> None:
     for name in (".bag.12345678.partial", ".bag.2.12345678.partial", ".bag[1].12345678.partial"):
         (tmp_path / name).mkdir()
-    discard_unfinished(tmp_path / "bag")
-    discard_unfinished(tmp_path / "bag[1]")
-    assert [path.name for path in tmp_path.iterdir()] == [".bag.2.12345678.partial"]
+        (tmp_path / name / "unfinished.mcap").touch()
+    for bag in ("bag", "bag[1]"):
+        save(tmp_path / bag, messages()[:3])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".bag.2.12345678.partial", "bag", "bag[1]"]
 
 
 def test_a_recording_that_was_never_closed(tmp_path: Path) -> None:
