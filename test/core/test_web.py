@@ -210,7 +210,7 @@ class Endless:
 
     def ask(self, *_, cancel, **__):
         self.began.set()
-        cancel.wait()
+        assert cancel.wait(30), "nobody gave it up"
         raise Cancelled("The question was cancelled.")
 
 
