@@ -42,9 +42,9 @@ from lisa_ros.questions import Code
 
 CAMERAS = ("left", "right")
 CLIENTS = 16
-GROWTH = 10.0
+GROWTH = 4.0
 """MiB that the node may grow by after warm-up."""
-WARM_UP = 1500
+WARM_UP = 400
 """Least questions of the warm-up: until each client has asked in every way, and the node's memory has settled."""
 
 CYCLE = (

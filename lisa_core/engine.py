@@ -328,8 +328,8 @@ class LisaEngine:
             found: Answer | Cancelled
             try:
                 found = self._answer_one(question, limits)
-            except Cancelled as error:
-                found = error
+            except Cancelled:
+                found = cancelled()  # a new one, for the traceback of that one holds the question's tensors
             end(index, found)
 
     def _answer_together(self, questions: Sequence[Question], limits: Limits, end: "_End") -> None:

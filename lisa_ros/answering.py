@@ -137,9 +137,10 @@ class Answerer:
             one = asked[index]
             one.ended = True
             one.stages["answering"] = time.monotonic() - began
+            if isinstance(answer, Cancelled):
+                self.fail(one.ticket, answer, end)
+                return
             with self._failing_alone(one.ticket, end):
-                if isinstance(answer, Cancelled):
-                    raise answer
                 end(one.ticket, self._answered(one, answer))
 
         for ticket in tickets:

@@ -93,12 +93,13 @@ class StandingInstruction:
             mask_only=parameters.standing_mask_only,
             standing=True,
         )
-        ticket = Ticket(question, lambda outcome: self._on_done(ticket, outcome))
-        return ticket
+        return Ticket(question, self._on_done)
 
-    def _on_done(self, ticket: Ticket, outcome: Outcome) -> None:
-        question = ticket.question
+    def _on_done(self, outcome: Outcome) -> None:
         with self._lock:
+            ticket = self._ticket
+            assert ticket is not None, "one is asked at a time"
+            question = ticket.question
             self._asking = False
             if ticket.received is not None:
                 self._asked_about = ticket.received

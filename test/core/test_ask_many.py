@@ -1,6 +1,8 @@
 """Several questions at once are answered as each is alone."""
 
+import gc
 import threading
+import weakref
 
 import pytest
 from goldens import CASES, TOWER, V1, case, distance
@@ -42,6 +44,15 @@ def passes(monkeypatch):
 
     monkeypatch.setattr(Language, "read_together", counted)
     return counts
+
+
+@pytest.fixture
+def recording(small_checkpoint):
+    """It records its steps, as on a GPU."""
+    with pytest.MonkeyPatch.context() as patch:
+        captures = Captures()
+        patch.setattr(cuda_graphs, "capture_for", lambda *_, **__: captures)
+        return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
 
 @pytest.mark.parametrize("mask_only", [False, True])
@@ -278,15 +289,24 @@ class TestWhatIsKept:
         same(small.ask(frames[1], LONG.instruction), alone(small, LONG))
 
 
+@pytest.mark.parametrize("way", ["small", "recording"])
+def test_what_a_cancelled_one_held_is_gone_at_once(way, request):
+    """A GPU's memory is needed now, not when Python looks for cycles."""
+    engine = request.getfixturevalue(way)
+    frame, cancels = engine.encode(LONG.rgb), [threading.Event(), threading.Event()]
+    held = weakref.ref(frame)
+    gc.disable()
+    try:
+        ends = engine.ask_many(frame, [LONG.instruction] * 2, on_token=lambda i, _: cancels[i].set(), cancels=cancels)
+        del frame
+        assert held() is None
+    finally:
+        gc.enable()
+    assert all(isinstance(end, Cancelled) for end in ends)
+
+
 class TestInTurn:
     """Where steps are recorded, as on a GPU: the step of one question is, that of several is not."""
-
-    @pytest.fixture
-    def recording(self, small_checkpoint):
-        with pytest.MonkeyPatch.context() as patch:
-            captures = Captures()
-            patch.setattr(cuda_graphs, "capture_for", lambda *_, **__: captures)
-            return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
 
     def test_closed_on_the_first_answer_it_says_so(self, recording):
         frame, told = recording.encode(SHORT.rgb), []

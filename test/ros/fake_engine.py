@@ -159,8 +159,8 @@ class FakeEngine:
             for index, steps in list(going.items()):
                 try:
                     answer = next(steps)
-                except Cancelled as cancelled:
-                    answer = cancelled
+                except Cancelled as error:
+                    answer = Cancelled(*error.args)
                 if answer is not None:
                     del going[index]
                     ends[index] = answer

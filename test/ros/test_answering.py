@@ -1,5 +1,8 @@
 """Answering questions, without a node: what they are about, and what is logged of those that fail."""
 
+import gc
+import threading
+import weakref
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,7 +60,8 @@ def errors() -> list[str]:
 
 @pytest.fixture
 def answerer(camera: Camera, engine: FakeEngine, errors: list[str]) -> Answerer:
-    node: Any = SimpleNamespace(get_logger=lambda: SimpleNamespace(error=errors.append))
+    logger = SimpleNamespace(error=errors.append, info=lambda _: None)
+    node: Any = SimpleNamespace(get_logger=lambda: logger)
     model: Any = SimpleNamespace(engine=engine, measure=lambda: None)
     outputs: Any = SimpleNamespace(add_transform=lambda picture: None, publish=lambda *_: None)
     cameras: Any = {"camera": camera}
@@ -98,3 +102,56 @@ def test_a_standing_failure_that_comes_back_is_logged_again(answerer: Answerer, 
     assert logged == [1, 1, 1, 2]
     ask(answerer, Question("red fail=python", "camera"))
     assert len(errors) == 3, "of people's questions each failure is logged"
+
+
+@pytest.mark.parametrize(
+    ("questions", "expected"),
+    [
+        pytest.param([("red", False)], [Code.OK], id="answered"),
+        pytest.param([("red", True)], [Code.CANCELED], id="given up"),
+        pytest.param([("red fail=python", False)], [Code.INTERNAL], id="failed"),
+        pytest.param([("red", False), ("blue delay=9", True)], [Code.OK, Code.CANCELED], id="one of two given up"),
+        pytest.param([("red", False), ("blue fail=python", False)], [Code.OK, Code.INTERNAL], id="one of two failed"),
+    ],
+)
+def test_what_a_question_held_is_gone_when_it_has_ended(
+    answerer: Answerer,
+    camera: Camera,
+    monkeypatch: pytest.MonkeyPatch,
+    questions: list[tuple[str, bool]],
+    expected: list[Code],
+) -> None:
+    """Frames take a GPU's memory: it is needed now, not when Python looks for cycles."""
+    made: list[weakref.ref[Picture]] = []
+    picture = camera.picture
+
+    def noted(arrival: Any) -> Picture:
+        fresh = picture(arrival)
+        made.append(weakref.ref(fresh))
+        return fresh
+
+    monkeypatch.setattr(camera, "picture", noted)
+    gc.disable()
+    try:
+        assert ask_giving_up(answerer, questions) == expected
+        camera.show(1)  # the last picture of a camera is kept
+        ask(answerer, Question("red", "camera"))
+        assert [held() is not None for held in made] == [False, True]
+    finally:
+        gc.enable()
+
+
+def ask_giving_up(answerer: Answerer, questions: list[tuple[str, bool]]) -> list[Code]:
+    """Ask them together, give up those marked so when the engine begins to answer; how they ended."""
+
+    def ticket(words: str, given_up: bool) -> Ticket:
+        give_up = threading.Event()
+        begins = "answering" if given_up else None
+        asked = Ticket(Question(words, "camera"), lambda _: None, lambda stage, _: stage == begins and give_up.set())
+        asked.cancel = give_up
+        return asked
+
+    ends: dict[Ticket, Outcome] = {}
+    tickets = [ticket(*question) for question in questions]
+    answerer.answer(tickets, ends.__setitem__)
+    return [ends[one].code for one in tickets]

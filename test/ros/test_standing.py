@@ -1,6 +1,8 @@
 """The standing instruction: every new frame, at its rate, after users' questions; and the diagnostics."""
 
+import gc
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -213,6 +215,24 @@ def test_what_fails_is_not_asked_more_often_than_its_rate() -> None:
     for now[0] in (10.0, 10.5, 11.5, 13.0, 20.0, 21.0):
         standing.frame_arrived("camera")
     assert asked == [10.0, 20.0]
+
+
+def test_nothing_of_a_question_is_left_for_the_garbage_collector() -> None:
+    asked: list[weakref.ref[Ticket]] = []
+
+    def answer(ticket: Ticket) -> None:
+        asked.append(weakref.ref(ticket))
+        ticket.complete(Outcome(Code.OK))
+
+    parameters = validated({"standing_instruction": "red"})
+    standing = StandingInstruction(lambda: parameters, {}, answer, lambda _: None, lambda *_: None)
+    gc.disable()
+    try:
+        for _ in range(3):
+            standing.frame_arrived(parameters.cameras[0])
+        assert [ticket() is not None for ticket in asked] == [False, False, True]
+    finally:
+        gc.enable()
 
 
 def test_a_faster_rate_counts_at_once() -> None:
