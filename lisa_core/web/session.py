@@ -69,6 +69,7 @@ class Inference:
         finally:
             cancel.set()  # also when the consumer stops iterating
             self._cancels.discard(cancel)
+            del future  # what failed is in it with its traceback, and so with this and all that the engine had made
 
     def close(self) -> None:
         """Gives up all questions, and waits until the thread has finished with the engine."""

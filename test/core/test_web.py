@@ -1,6 +1,7 @@
 """`lisa web` without a browser: sessions, and the page over HTTP."""
 
 import errno
+import gc
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import weakref
 import zipfile
 from concurrent.futures import CancelledError
 
@@ -160,6 +162,20 @@ def test_what_fails_is_no_part_of_the_conversation(talk):
     with pytest.raises(PromptError):
         list(ask(talk, "fail"))
     assert list(ask(talk, "where"))[-1] == "turn 0"
+
+
+def test_what_a_question_that_failed_held_is_gone_at_once(talk):
+    """A GPU's memory is needed now, not when Python looks for cycles."""
+    list(ask(talk, "where"))
+    held = weakref.ref(talk._frame)
+    gc.disable()
+    try:
+        with pytest.raises(PromptError):
+            list(ask(talk, "fail"))
+        talk.open(picture(ODD))
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_one_thread_asks_the_engine():
