@@ -273,6 +273,12 @@ def write_bag(path: Path, store: Typestore) -> Iterator[BagWriter]:
         writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
         with writer:
             yield BagWriter(writer, store)
+        old = workshop / f"{path.name}.old"
         if path.exists():
-            path.rename(workshop / f"{path.name}.old")  # so that a kill never leaves a part of it at `path`
-        (workshop / path.name).rename(path)
+            path.rename(old)  # so that a kill never leaves a part of it at `path`
+        try:
+            (workshop / path.name).rename(path)
+        except BaseException:
+            if old.exists():
+                old.rename(path)
+            raise

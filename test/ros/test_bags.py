@@ -202,6 +202,25 @@ def test_a_new_bag_takes_the_place_of_an_old_one(tmp_path: Path) -> None:
     assert messages(tmp_path / "bag") == messages()[:5]
 
 
+def test_an_old_bag_stays_if_the_new_one_cannot_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "bag"
+    save(path, messages()[:3])
+    rename = Path.rename
+
+    def broken(source: Path, target: Path) -> Path:
+        if target == path and not broken_once:
+            broken_once.append(source)
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(source, target)
+
+    broken_once: list[Path] = []
+    monkeypatch.setattr(Path, "rename", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        save(path, messages()[:5])
+    assert messages(path) == messages()[:3]
+    assert [left.name for left in tmp_path.iterdir()] == ["bag"]
+
+
 def test_no_bag(tmp_path: Path) -> None:
     with pytest.raises(BagError, match="There is no bag at"), BagReader(tmp_path / "nothing"):
         pass
