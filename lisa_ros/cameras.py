@@ -146,10 +146,11 @@ class Camera:
     def ask_for_latched(self) -> None:
         """Also subscribe with transient local durability, for a CameraInfo that was published once, before.
 
-        Only while there is no CameraInfo yet and every publisher is seen to offer it. Call on the executor's thread.
+        Once every publisher is seen to offer it, and also if one was heard: the camera may start again with another.
+        Call on the executor's thread.
         """
         name = self._names["camera_info"]
-        if self._latched or not name or self._streams.infos.last is not None:
+        if self._latched or not name:
             return
         offers = [publisher.qos_profile for publisher in self._node.get_publishers_info_by_topic(name)]
         if offers and all((offer.durability, offer.reliability) == _LATCHED for offer in offers):

@@ -223,6 +223,8 @@ class LisaNode(SelfStartingNode):
     # What goes out
 
     def _statuses(self) -> Iterable[DiagnosticStatus]:
+        if (subjects := self._subjects) is not None:
+            subjects.expire()  # also while nobody asks, for their pictures take memory
         yield model_status(self.state, self.reason, self._model)
         for name, view in self._settings().views.items():
             if camera := self._cameras.get(name):

@@ -11,8 +11,10 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Robot, eventually, lisa, values
 from numpy.typing import NDArray
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.serialization import deserialize_message
 from scenes import box_of, found, scene
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from lisa_ros import cameras
 from lisa_ros.client import mask_array
@@ -230,6 +232,24 @@ def test_diagnostics_tell_of_depth_that_has_fallen_silent(robot: Robot, monkeypa
     assert camera_status(camera).level == DiagnosticStatus.OK, "a CameraInfo may come once and never again"
     assert values(camera_status(camera))["age of the newest camera_info, s"] == "24.000"
     camera.close()
+
+
+def test_a_camera_that_starts_again_with_another_latched_camera_info_is_heard(robot: Robot) -> None:
+    parameters = CameraParameters(image="/again/image", camera_info="/again/info")
+    once = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    publisher = robot.node.create_publisher(CameraInfo, "/again/info", once)
+    publisher.publish(CameraInfo(width=640))  # before anybody listens
+    camera = cameras.Camera(robot.node, "again", parameters, lambda: None)
+    camera._keep_info(b"of the first start, which was heard")
+
+    def heard() -> list[CameraInfo]:
+        camera.ask_for_latched()
+        newest = camera._newest()["camera_info"]
+        return [deserialize_message(newest.serialized, CameraInfo)] if newest and len(newest.serialized) > 100 else []
+
+    assert eventually(heard, "the CameraInfo of the second start")[0].width == 640
+    camera.close()
+    robot.node.destroy_publisher(publisher)
 
 
 def test_silence_is_warned_about_with_topic_and_qos(robot: Robot) -> None:

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from harness import Robot, eventually, lisa
 from scenes import box_of, scene
@@ -236,3 +237,19 @@ def test_a_turn_that_waits_keeps_its_conversation(robot: Robot, tmp_path: Path) 
     assert (answer.answer.text, roi(answer)) == ("Turn 2: blue is [SEG].", box_of("blue", 11))
     assert robot.set("conversation_ttl", 600.0).successful
     assert robot.set("max_conversations", 2).successful
+
+
+def test_what_conversations_held_is_given_back_while_nobody_asks(tmp_path: Path) -> None:
+    process = lisa(tmp_path / "node.log", "-r", "__node:=idle", checkpoint="heavy")
+    robot = Robot("/idle")
+    try:
+        robot.until_active()
+        for conversation in ("a", "b", "c"):
+            assert robot.ask("red", image=scene(1), conversation=conversation).success
+        node = psutil.Process(process.pid)
+        full = node.memory_info().rss
+        assert robot.set("conversation_ttl", 0.001).successful
+        eventually(lambda: full - node.memory_info().rss > 140 << 20, "the 150 MiB of three frames")
+    finally:
+        robot.close()
+        process.stop()
