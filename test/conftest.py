@@ -3,6 +3,7 @@
 import signal
 import sys
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import hypothesis
@@ -18,6 +19,17 @@ hypothesis.settings.load_profile("any machine")
 
 # A shell's background jobs ignore Ctrl-C, and so would all that the tests start from there and mean to stop by it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+NEEDED = ("gradio_client", "matplotlib", "playwright", "pycocotools")
+"""What modules of tests import besides what a robot needs."""
+
+
+def pytest_sessionstart() -> None:
+    """Say in one sentence what is missing, as for `colcon test` where only what a robot needs is installed."""
+    if missing := [name for name in NEEDED if find_spec(name) is None]:
+        extras = "pip install '.[ros,tabletop,train,web,dev]'"
+        pytest.exit(f"the tests need {', '.join(missing)}: {extras}", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

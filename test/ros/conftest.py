@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -20,16 +21,16 @@ def pytest_sessionstart() -> None:
         pytest.exit("lisa_ros is not installed: run the tests by `make test`", returncode=pytest.ExitCode.USAGE_ERROR)
 
 
-@pytest.hookimpl(wrapper=True)
+@pytest.hookimpl(hookwrapper=True)  # as the pytest of Humble's Ubuntu has it
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Add the output of the processes of a failed test to its report."""
-    report = yield
+    outcome: Any = yield
+    report = outcome.get_result()
     if report.failed:
         from harness import Process  # not before it is known that lisa_ros is installed
 
         for process in Process.running:
             report.sections.append((f"{process.log.name} of {process.pid}", process.output[-4000:]))
-    return report
 
 
 @pytest.fixture(scope="session", autouse=True)

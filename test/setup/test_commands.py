@@ -40,6 +40,15 @@ def test_commands_explain_themselves_from_any_folder(command: str, tmp_path: Pat
     assert "Usage" in told.stdout
 
 
+def test_the_tests_say_what_they_need() -> None:
+    """As for `colcon test` where only what a robot needs is installed."""
+    run = "import sys; sys.modules['gradio_client'] = None; import pytest; sys.exit(pytest.main(['--collect-only']))"
+    tests = Path(__file__).resolve().parents[1]
+    told = subprocess.run([sys.executable, "-c", run], cwd=tests, capture_output=True, text=True)
+    assert told.returncode == pytest.ExitCode.USAGE_ERROR
+    assert "the tests need gradio_client: pip install '.[ros,tabletop,train,web,dev]'" in told.stdout + told.stderr
+
+
 @pytest.mark.parametrize("folder", ["launch", "config"])
 def test_shared_files(folder: str) -> None:
     source = Path(__file__).resolve().parents[2] / folder
