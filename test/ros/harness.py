@@ -26,6 +26,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import QoSProfile
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 
 from lisa_ros.conversions import image_message
 
@@ -201,10 +202,14 @@ class Robot:
         That a client finds a server says nothing of the other direction, and an answer to a client that the server has
         not found yet is dropped by the middleware without a word.
         """
+        deadline = time.monotonic() + PATIENCE
         while server not in self._greeted:
-            with contextlib.suppress(AssertionError):
+            try:
                 say_something()
                 self._greeted.add(server)
+            except AssertionError:
+                if time.monotonic() > deadline:
+                    raise
 
     def _call_service(self) -> None:
         eventually(self._questions.service_is_ready, "the service")
@@ -230,8 +235,11 @@ class Robot:
         """Call one of the node's other services."""
         if name not in self._clients:
             self._clients[name] = self.node.create_client(kind, f"{self.server}/{name}")
-        eventually(self._clients[name].service_is_ready, name)
-        return self.wait(self._clients[name].call_async(request), patience)
+        client = self._clients[name]
+        eventually(client.service_is_ready, name)
+        if kind is not Trigger:  # an empty request for which is a whole one
+            self._greet(name, lambda: self.wait(client.call_async(kind.Request()), patience=2.0))
+        return self.wait(client.call_async(request), patience)
 
     def state(self) -> str:
         """The label of the lifecycle state; asked again if the node was killed before it replied."""
