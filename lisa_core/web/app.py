@@ -176,9 +176,8 @@ class Page:
         return session.turns[-1].picture(shown) if session.turns else gr.skip()
 
     def leave(self, request: gr.Request) -> None:
-        """Forgets a visitor who has closed the page."""
-        self._sessions.forget(_visitor(request))
-        self._drop_archive(_visitor(request))
+        """Gives up the questions of a visitor who has closed the page, or whose connection broke."""
+        self._sessions.leave(_visitor(request))
 
     def _session(self, request: gr.Request) -> Session:
         return self._sessions.of(_visitor(request))

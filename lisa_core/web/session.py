@@ -4,6 +4,7 @@ import io
 import itertools
 import queue
 import threading
+import time
 import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 MOST_VISITORS = 32
 """Most visitors whose sessions are kept; beyond that, the one least recently seen is dropped."""
+LONGEST_AWAY = 3600.0
+"""s; a visitor who has left and was not seen for so long is forgotten."""
 
 
 class Inference:
@@ -125,6 +128,8 @@ class Session:
     Attributes:
         image: (H, W, 3) uint8 RGB; None before a picture is chosen.
         turns: of the conversation.
+        seen: when the visitor was last heard of, s of `time.monotonic`.
+        left: whether the visitor has ever left; who comes back is not seen to leave again.
     """
 
     def __init__(self, inference: Inference) -> None:
@@ -135,6 +140,8 @@ class Session:
         self._cancel = threading.Event()
         self.image: NDArray[np.uint8] | None = None
         self.turns: list[Turn] = []
+        self.seen = 0.0
+        self.left = False
 
     def open(self, image: NDArray[np.uint8] | None) -> None:
         """Starts a new conversation about another picture, or none; cancels running and queued questions."""
@@ -151,6 +158,12 @@ class Session:
         """Cancels running and queued questions."""
         for _, cancel in (*self._waiting.values(), ("", self._cancel)):
             cancel.set()
+
+    def leave(self) -> None:
+        """Cancels running and queued questions, and frees the encoded picture: the next question encodes it anew."""
+        self.left = True
+        self.stop()
+        self._frame = None
 
     def hear(self, question: str) -> int:
         """Queues a question, and returns its number for `answer`."""
@@ -182,7 +195,8 @@ class Session:
         if frame is None:
             frame = self._inference.encode(image)
             encoding = frame.timings
-            if self.image is image:  # else the visitor has chosen another one meanwhile
+            left = self.left and cancel.is_set()
+            if self.image is image and not left:  # else the visitor has chosen another one meanwhile, or left
                 self._frame = frame
         history = [(turn.question, turn.answer.text) for turn in turns]
         for part in self._inference.ask(frame, question, history, cancel):
@@ -204,15 +218,31 @@ class Sessions:
     def of(self, visitor: str) -> Session:
         """The visitor's session; made if there is none."""
         with self._lock:
+            dropped = self._take_out_long_away()
             session = self._sessions.setdefault(visitor, Session(self._inference))
+            session.seen = time.monotonic()
             self._sessions.move_to_end(visitor)
             while len(self._sessions) > MOST_VISITORS:
-                self._sessions.popitem(last=False)[1].stop()
-            return session
+                dropped.append(self._sessions.popitem(last=False)[1])
+        for gone in dropped:
+            gone.stop()
+        return session
 
-    def forget(self, visitor: str) -> None:
-        """Drops a session, and cancels its questions."""
+    def leave(self, visitor: str) -> None:
+        """Gives up a visitor's questions; the session is kept for `LONGEST_AWAY`.
+
+        For a page that is closed looks like one that stays open while its laptop sleeps or its network fails.
+        """
         with self._lock:
-            session = self._sessions.pop(visitor, None)
-        if session is not None:
-            session.stop()
+            dropped = self._take_out_long_away()
+            session = self._sessions.get(visitor)
+            if session is not None:
+                session.seen = time.monotonic()
+                session.leave()
+        for gone in dropped:
+            gone.stop()
+
+    def _take_out_long_away(self) -> list[Session]:
+        oldest = time.monotonic() - LONGEST_AWAY
+        away = [visitor for visitor, session in self._sessions.items() if session.left and session.seen < oldest]
+        return [self._sessions.pop(visitor) for visitor in away]

@@ -14,6 +14,7 @@ import threading
 import weakref
 import zipfile
 from concurrent.futures import CancelledError
+from types import SimpleNamespace
 
 import cli
 import httpx
@@ -265,8 +266,63 @@ def test_visitors_do_not_hear_each_other_and_the_longest_away_is_forgotten(infer
     sessions.of("third")
     assert sessions.of("first") is first
     assert sessions.of("second") is not second
-    sessions.forget("first")
-    assert sessions.of("first") is not first
+
+
+def test_who_left_finds_the_conversation_again(talk):
+    list(ask(talk, "where"))
+    encoded = weakref.ref(talk._frame)
+    running, waiting = ask(talk, "for ever"), talk.hear("again")
+    next(running)
+    talk.leave()
+    with pytest.raises(Cancelled):
+        list(running)
+    with pytest.raises(Cancelled):
+        list(talk.answer(waiting)[1])
+    assert encoded() is None
+    assert list(ask(talk, "again"))[-1] == "turn 1"
+    assert "clip" in talk.turns[1].timings
+
+
+def test_a_picture_that_is_encoded_after_its_visitor_left_is_not_kept(talk, inference, monkeypatch):
+    encode = inference.encode
+
+    def slowly(image):
+        frame = encode(image)
+        talk.leave()
+        return frame
+
+    monkeypatch.setattr(inference, "encode", slowly)
+    with pytest.raises(Cancelled):
+        list(ask(talk, "for ever"))
+    assert talk._frame is None
+    monkeypatch.undo()
+    for question in ("where", "again"):
+        list(ask(talk, question))
+    assert [list(turn.timings) for turn in talk.turns] == [["clip", "decode"], ["decode"]]
+
+
+@pytest.mark.parametrize("somebody_calls", [Sessions.of, Sessions.leave])
+def test_who_left_and_stays_away_is_forgotten(inference, monkeypatch, somebody_calls):
+    now = [0.0]
+    monkeypatch.setattr(session_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    sessions = Sessions(inference)
+    names = ("away", "back", "reading")
+    away, back, reading = map(sessions.of, names)
+    now[0] += 2 * session_module.LONGEST_AWAY
+    for name in names[:2]:
+        sessions.leave(name)
+    now[0] += 0.9 * session_module.LONGEST_AWAY
+    assert sessions.of("back") is back
+    now[0] += 0.2 * session_module.LONGEST_AWAY
+    dropped = weakref.ref(away)
+    del away
+    somebody_calls(sessions, "somebody")
+    assert dropped() is None
+    assert sessions.of("back") is back
+    assert sessions.of("reading") is reading
+    now[0] += 1.1 * session_module.LONGEST_AWAY
+    assert sessions.of("back") is not back
+    assert sessions.of("reading") is reading
 
 
 # Over HTTP
@@ -401,6 +457,19 @@ def test_pictures_lie_upright_and_of_any_depth(visitor, tmp_path):
     put(visitor, FIRST)
     shown = np.array(Image.open(visitor.predict([], api_name="/show")))
     assert np.array_equal(shown[..., 0], grey >> 8)
+
+
+def test_a_page_whose_connection_broke_talks_on(address, visitor, monkeypatch):
+    left, leave = threading.Event(), Sessions.leave
+    monkeypatch.setattr(Sessions, "leave", lambda *who: (leave(*who), left.set()))
+    look(visitor, TABLE)
+    put(visitor, FIRST)
+    with httpx.stream("GET", f"{address}/gradio_api/heartbeat/{visitor.session_hash}", timeout=60) as heartbeat:
+        next(heartbeat.iter_lines())
+    assert left.wait(60)
+    chat, *_ = put(visitor, SECOND)
+    assert said(chat)[2] == SECOND
+    assert len(said(chat)) == 4
 
 
 def test_html_and_markdown_are_words(visitor):
