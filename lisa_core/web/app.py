@@ -21,7 +21,7 @@ LARGEST_UPLOAD = "32mb"
 MOST_PIXELS = 1 << 26
 """Largest picture, px; it is kept as long as the visitor talks about it."""
 _CLEARED = (600, 3600)
-"""(interval, age), s: at that interval, uploaded and shown files older than that age are deleted."""
+"""(interval, age), s: at that interval, uploaded and shown files older than that age are deleted, but for archives."""
 MOST_WAITING = 32
 """Longest queue of questions; beyond that, visitors are asked to try again."""
 
@@ -207,10 +207,12 @@ class Page:
             gr.Warning(f"The masks cannot be offered for download: {error.strerror}.", duration=None)
             return gr.DownloadButton(visible=False)
         self._archives[visitor] = archive
+        self._download.keep_in_cache.add(str(archive))
         return gr.DownloadButton(value=str(archive), visible=True)
 
     def _drop_archive(self, visitor: str) -> None:
         if archive := self._archives.pop(visitor, None):
+            self._download.keep_in_cache.discard(str(archive))
             shutil.rmtree(archive.parent, ignore_errors=True)
 
     @staticmethod

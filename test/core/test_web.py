@@ -21,9 +21,10 @@ import httpx
 import numpy as np
 import pytest
 from goldens import GOLDENS, picture
+from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from PIL import Image
-from web_page import FakeEngine, alike, drawn, free_port, serving
+from web_page import FakeEngine, alike, drawn, free_port, page_of, serving
 
 from lisa_core import overlay
 from lisa_core.errors import Cancelled, CheckpointError, ImageError, PromptError
@@ -470,6 +471,16 @@ def test_a_page_whose_connection_broke_talks_on(address, visitor, monkeypatch):
     chat, *_ = put(visitor, SECOND)
     assert said(chat)[2] == SECOND
     assert len(said(chat)) == 4
+
+
+def test_the_archive_of_the_last_answer_outlives_what_gradio_deletes():
+    with page_of(FakeEngine()) as (page, address):
+        visitor = Client(address, download_files=False, verbose=False, analytics_enabled=False)
+        shown = [look(visitor, TABLE)[1]["url"]]
+        for expected in ([403, 200], [403, 403, 200]):
+            shown.append(put(visitor, "where")[5]["value"]["url"])
+            delete_files_created_by_app(page.blocks, 0)
+            assert [httpx.get(url).status_code for url in shown] == expected
 
 
 def test_html_and_markdown_are_words(visitor):

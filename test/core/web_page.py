@@ -76,6 +76,13 @@ def free_port():
 @contextmanager
 def serving(engine):
     """The page's address."""
+    with page_of(engine) as (_, address):
+        yield address
+
+
+@contextmanager
+def page_of(engine):
+    """The page, served, and its address."""
     from lisa_core.web.app import Page
     from lisa_core.web.session import Inference, Sessions
 
@@ -86,7 +93,7 @@ def serving(engine):
         port = free_port()
         page.launch("127.0.0.1", port)
         try:
-            yield f"http://127.0.0.1:{port}"
+            yield page, f"http://127.0.0.1:{port}"
         finally:
             page.close()
             inference.close()
