@@ -5,6 +5,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class Page:
     def __init__(self, sessions: Sessions, title: str, scratch: Path) -> None:
         self._sessions = sessions
         self._scratch = scratch
-        self._archives: dict[str, Path] = {}
         with gr.Blocks(title="LISA", analytics_enabled=False, delete_cache=_CLEARED) as self.blocks:
             gr.Markdown(f"## LISA\nAsk about a picture and get words and masks, by {html.escape(title)}.")
             with gr.Row(equal_height=False):
@@ -73,8 +73,9 @@ class Page:
         )
 
     def close(self) -> None:
-        """Stops serving."""
+        """Stops serving, and forgets the visitors."""
         self.blocks.close(verbose=False)
+        self._sessions.close()
 
     def _put_conversation(self) -> None:
         self._image = gr.Image(
@@ -154,7 +155,7 @@ class Page:
             gr.Warning(str(error), duration=None)
             yield [_messages(session.turns), question, *unchanged[1:]]
         else:
-            masks = self._masks(turns[-1], _visitor(request))
+            masks = self._masks(turns[-1], session)
             if session.turns is turns:  # else the visitor has chosen another picture meanwhile
                 yield [_messages(turns), gr.skip(), *masks]
 
@@ -182,7 +183,7 @@ class Page:
     def _session(self, request: gr.Request) -> Session:
         return self._sessions.of(_visitor(request))
 
-    def _masks(self, turn: Turn, visitor: str) -> list[Any]:
+    def _masks(self, turn: Turn, session: Session) -> list[Any]:
         segments = turn.answer.segments
         layers = [
             (f"{index + 1}:  score {segment.score:.3f}, {segment.area} px", index)
@@ -193,27 +194,26 @@ class Page:
             turn.picture(shown),
             gr.CheckboxGroup(layers, value=shown, visible=bool(layers)),
             _timings(turn),
-            self._archive(turn, visitor) if layers else gr.DownloadButton(visible=False),
+            self._archive(turn, session) if layers else gr.DownloadButton(visible=False),
         ]
 
-    def _archive(self, turn: Turn, visitor: str) -> gr.DownloadButton:
-        """Offers the masks for download, and deletes those of the previous answer."""
-        self._drop_archive(visitor)
-        archive = self._scratch / f"{secrets.token_hex(8)}" / "masks.zip"
+    def _archive(self, turn: Turn, session: Session) -> gr.DownloadButton:
+        """Offers the masks for download, in place of those of the previous answer."""
+        folder = self._scratch / secrets.token_hex(8)
+        archive = folder / "masks.zip"
+        kept = self._download.keep_in_cache  # what Gradio does not delete, however old
         try:
-            archive.parent.mkdir()
-            files.write_whole({archive: turn.archive()})
+            with ExitStack() as made:
+                made.callback(shutil.rmtree, folder, ignore_errors=True)
+                folder.mkdir()
+                files.write_whole({archive: turn.archive()})
+                made.callback(kept.discard, str(archive))
+                kept.add(str(archive))
+                session.offer(made.pop_all())
         except OSError as error:
             gr.Warning(f"The masks cannot be offered for download: {error.strerror}.", duration=None)
             return gr.DownloadButton(visible=False)
-        self._archives[visitor] = archive
-        self._download.keep_in_cache.add(str(archive))
         return gr.DownloadButton(value=str(archive), visible=True)
-
-    def _drop_archive(self, visitor: str) -> None:
-        if archive := self._archives.pop(visitor, None):
-            self._download.keep_in_cache.discard(str(archive))
-            shutil.rmtree(archive.parent, ignore_errors=True)
 
     @staticmethod
     def _no_masks(session: Session) -> list[Any]:

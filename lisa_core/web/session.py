@@ -9,6 +9,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -138,6 +139,9 @@ class Session:
         self._waiting: dict[int, tuple[str, threading.Event]] = {}
         self._numbers = itertools.count(1)
         self._cancel = threading.Event()
+        self._archive = ExitStack()
+        self._archiving = threading.Lock()
+        self._closed = False
         self.image: NDArray[np.uint8] | None = None
         self.turns: list[Turn] = []
         self.seen = 0.0
@@ -164,6 +168,25 @@ class Session:
         self.left = True
         self.stop()
         self._frame = None
+
+    def close(self) -> None:
+        """Cancels running and queued questions, and deletes the archive."""
+        self.stop()
+        with self._archiving:
+            self._closed = True
+            self._archive.close()
+
+    def offer(self, archive: ExitStack) -> None:
+        """Keeps an archive for the visitor to download until another takes its place, or the session closes.
+
+        Args:
+            archive: deletes it; at once if the session has closed meanwhile.
+        """
+        with self._archiving:
+            self._archive.close()
+            self._archive = archive
+            if self._closed:
+                archive.close()
 
     def hear(self, question: str) -> int:
         """Queues a question, and returns its number for `answer`."""
@@ -224,8 +247,7 @@ class Sessions:
             self._sessions.move_to_end(visitor)
             while len(self._sessions) > MOST_VISITORS:
                 dropped.append(self._sessions.popitem(last=False)[1])
-        for gone in dropped:
-            gone.stop()
+        _close(dropped)
         return session
 
     def leave(self, visitor: str) -> None:
@@ -239,10 +261,22 @@ class Sessions:
             if session is not None:
                 session.seen = time.monotonic()
                 session.leave()
-        for gone in dropped:
-            gone.stop()
+        _close(dropped)
+
+    def close(self) -> None:
+        """Drops all sessions."""
+        with self._lock:
+            dropped = list(self._sessions.values())
+            self._sessions.clear()
+        _close(dropped)
 
     def _take_out_long_away(self) -> list[Session]:
         oldest = time.monotonic() - LONGEST_AWAY
         away = [visitor for visitor, session in self._sessions.items() if session.left and session.seen < oldest]
         return [self._sessions.pop(visitor) for visitor in away]
+
+
+def _close(sessions: list[Session]) -> None:
+    """Closes sessions; not under the lock that others wait for, since files take their time."""
+    for session in sessions:
+        session.close()

@@ -14,6 +14,7 @@ import threading
 import weakref
 import zipfile
 from concurrent.futures import CancelledError
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import cli
@@ -302,10 +303,16 @@ def test_a_picture_that_is_encoded_after_its_visitor_left_is_not_kept(talk, infe
     assert [list(turn.timings) for turn in talk.turns] == [["clip", "decode"], ["decode"]]
 
 
-@pytest.mark.parametrize("somebody_calls", [Sessions.of, Sessions.leave])
-def test_who_left_and_stays_away_is_forgotten(inference, monkeypatch, somebody_calls):
+@pytest.fixture
+def now(monkeypatch):
+    """A list of one, the time in s."""
     now = [0.0]
     monkeypatch.setattr(session_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.mark.parametrize("somebody_calls", [Sessions.of, Sessions.leave])
+def test_who_left_and_stays_away_is_forgotten(inference, now, somebody_calls):
     sessions = Sessions(inference)
     names = ("away", "back", "reading")
     away, back, reading = map(sessions.of, names)
@@ -324,6 +331,48 @@ def test_who_left_and_stays_away_is_forgotten(inference, monkeypatch, somebody_c
     now[0] += 1.1 * session_module.LONGEST_AWAY
     assert sessions.of("back") is not back
     assert sessions.of("reading") is reading
+
+
+def archive_of(path):
+    """An archive of a file's name, and what deletes it."""
+    path.touch()
+    archive = ExitStack()
+    archive.callback(path.unlink)
+    return archive
+
+
+def test_an_archive_is_there_until_the_next_one_or_until_the_session_closes(talk, tmp_path):
+    for name in ("first", "second"):
+        talk.offer(archive_of(tmp_path / name))
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+    talk.leave()
+    talk.reset()
+    assert (tmp_path / "second").exists()
+    talk.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_archive_that_comes_when_its_session_has_closed_does_not_stay(talk, tmp_path):
+    talk.close()
+    talk.offer(archive_of(tmp_path / "late"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_whatever_drops_a_session_deletes_its_archive(inference, now, monkeypatch, tmp_path):
+    sessions = Sessions(inference)
+
+    def visit(name):
+        sessions.of(name).offer(archive_of(tmp_path / name))
+        return {path.name for path in tmp_path.iterdir()}
+
+    visit("away")
+    sessions.leave("away")
+    now[0] += 1.1 * session_module.LONGEST_AWAY
+    assert visit("reading") == {"reading"}
+    monkeypatch.setattr(session_module, "MOST_VISITORS", 1)
+    assert visit("other") == {"other"}
+    sessions.close()
+    assert not list(tmp_path.iterdir())
 
 
 # Over HTTP
@@ -481,6 +530,20 @@ def test_the_archive_of_the_last_answer_outlives_what_gradio_deletes():
             shown.append(put(visitor, "where")[5]["value"]["url"])
             delete_files_created_by_app(page.blocks, 0)
             assert [httpx.get(url).status_code for url in shown] == expected
+
+
+def test_what_visitors_could_download_goes_with_them(monkeypatch):
+    monkeypatch.setattr(session_module, "MOST_VISITORS", 2)
+    with page_of(FakeEngine()) as (page, address):
+        for _ in range(4):
+            visitor = Client(address, verbose=False, analytics_enabled=False)
+            look(visitor, TABLE)
+            put(visitor, "where")
+        folders = [archive.parent for archive in page._scratch.glob("*/masks.zip")]
+        assert len(folders) == len(page._download.keep_in_cache) == 2
+        page.close()
+        assert not any(folder.exists() for folder in folders)
+        assert not page._download.keep_in_cache
 
 
 def test_html_and_markdown_are_words(visitor):
