@@ -5,9 +5,9 @@
     ReasonSeg/explanatory/train.json        answers in words to some of the questions of train
 
 A JSON file has `text` (the question in one or more wordings; the benchmark asks the first), `is_sentence` (true for a
-question, false for the name of something) and `shapes`, polygons labelled `target`, `ignore` or `flag`. As an extension
-it may have `answers`, one for each text: then the texts are asked verbatim, and these are the true answers. If an
-answer has several `[SEG]`, the `group_id` of a polygon, from 0, says which one it belongs to.
+question, false for the name of something) and `shapes`, polygons (or LabelMe's rectangles) labelled `target`, `ignore`
+or `flag`. As an extension it may have `answers`, one for each text: then the texts are asked verbatim, and these are
+the true answers. If an answer has several `[SEG]`, the `group_id` of a polygon, from 0, says which one it belongs to.
 """
 
 import hashlib
@@ -398,11 +398,23 @@ def _polygon(number: int, shape: Any) -> Polygon | None:
         points = np.empty(0)
     if points.ndim != 2 or points.shape[1] != 2 or not np.all(np.abs(points) <= LONGEST_OUTLINE):
         raise DatasetError(f"polygon {number} must have `points`, a list of [x, y] in pixels.")
+    points = _outline(number, shape.get("shape_type"), points)
     if outline_of(points) > LONGEST_OUTLINE:
         raise DatasetError(f"polygon {number} has an outline of more than {LONGEST_OUTLINE} px; draw it with less.")
     value = IGNORED if "ignore" in label.lower() else TARGET
     group = shape.get("group_id")
     return Polygon(number, value, points.astype(np.int32), group if type(group) is int else None)
+
+
+def _outline(number: int, kind: Any, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The points of a shape of LabelMe as a polygon's: of a rectangle it has two opposite corners, or all four."""
+    if kind in (None, "polygon") or (kind == "rectangle" and len(points) == 4):
+        return points
+    if kind == "rectangle" and len(points) == 2:
+        (x, y), (other_x, other_y) = points
+        return np.array([[x, y], [other_x, y], [other_x, other_y], [x, other_y]])
+    what = f"{kind} of {len(points)} points" if kind == "rectangle" else kind
+    raise DatasetError(f"shape {number} is a {what}; draw it as a polygon.")
 
 
 def _draw(picture: NDArray[np.uint8], points: NDArray[np.int32], value: int) -> None:

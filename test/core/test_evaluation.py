@@ -40,6 +40,10 @@ def annotation(label="target", points=SQUARE, **changes):
     return {"text": ["a cup"], "is_sentence": False, "shapes": shapes, **changes}
 
 
+def of_kind(kind, points):
+    return annotation(shapes=[{"label": "target", "points": points, "shape_type": kind}])
+
+
 @pytest.fixture
 def split(tmp_path):
     """`split(**{"cup.json": content})`: a folder val with one good picture, and these files."""
@@ -220,6 +224,12 @@ def test_flags_are_left_out(split):
     assert not open_split(split(**{"cup.json": annotation("Flag")})).entries[0].read().truth.any()
 
 
+@pytest.mark.parametrize("points", [[[4, 1], [1, 4]], [[1, 1], [4, 4]], SQUARE], ids=["two", "two others", "all"])
+def test_a_rectangle_has_the_area_between_its_corners(split, points):
+    truth = open_split(split(**{"cup.json": of_kind("rectangle", points)})).entries[0].read().truth
+    assert np.array_equal(truth, rasterize([polygon(SQUARE)], (6, 8)))
+
+
 # files
 
 
@@ -313,6 +323,11 @@ BAD = {
     "not a number": (annotation(points=[[float("nan"), 1]] * 3), "polygon 1 must have `points`"),
     "far away": (annotation(points=[[2**31 - 1, 1]] * 3), "polygon 1 must have `points`"),
     "endless": (annotation(points=[[-(10**5), 0], [10**5, 1]] * 100), "polygon 1 has an outline of more than"),
+    "a circle": (of_kind("circle", SQUARE[:2]), "shape 1 is a circle; draw it as a polygon"),
+    "a mask": (of_kind("mask", SQUARE[::2]), "shape 1 is a mask; draw it as a polygon"),
+    "a point": (of_kind("point", SQUARE[:1]), "shape 1 is a point; draw it as a polygon"),
+    "a line": (of_kind("linestrip", SQUARE), "shape 1 is a linestrip; draw it as a polygon"),
+    "three corners": (of_kind("rectangle", SQUARE[:3]), "shape 1 is a rectangle of 3 points; draw it as a polygon"),
     "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "no polygon lies in the picture, .* 8x6"),
 }
 
