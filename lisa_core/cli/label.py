@@ -41,8 +41,9 @@ def png(
     """Masks as PNG files, one for each object and picture.
 
     MASKS/red cup/0001.png marks the red cup on PICTURES/0001.jpg: 0 is the
-    ground, 128 counts for nothing, all else is the red cup. A folder's name
-    that ends in . ? or ! is a question, any other the name of something.
+    ground, and so is what is transparent, 128 counts for nothing, all else is
+    the red cup. A folder's name that ends in . ? or ! is a question, any other
+    the name of something.
 
     $ lisa label png pictures masks --out my_pictures
     $ lisa finetune my_pictures --checkpoint xinlai/LISA-7B-v1 --out my_lisa

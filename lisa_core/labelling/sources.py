@@ -190,11 +190,16 @@ def _is_sentence(query: str) -> bool:
 
 
 def _read_png(path: Path) -> tuple[Mask, Mask]:
-    """Target and ignored pixels: 0 is background and `UNSURE` ignored, in all channels; all else is the target."""
+    """Target and ignored pixels: 0 is background and `UNSURE` ignored, in all channels; all else is the target.
+
+    What alpha hides is background as well, whatever its colour: so a cut-out object is a mask of itself.
+    """
     try:
         with Image.open(path) as opened:
             mode = "RGB" if opened.mode in ("RGB", "RGBA") else "L"
             channels = np.atleast_3d(np.asarray(opened if opened.mode in ("1", "L", "P") else opened.convert(mode)))
+            if opened.has_transparency_data:
+                channels = channels * (np.asarray(opened.convert("RGBA"))[..., 3:] > 0)
     except Exception as error:  # whatever a damaged or huge file makes a decoder raise means the same
         raise DatasetError(f"{path} is no picture that can be read ({error}).") from error
     unsure = (channels == UNSURE).all(-1)

@@ -219,6 +219,26 @@ def test_masks_may_have_colours_and_any_name_of_png(pictures, tmp_path):
         assert (sample.truth == IGNORED).sum() == 100
 
 
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [("RGBA", {}), ("LA", {}), ("P", {"transparency": 255}), ("P", {"transparency": bytes([255] * 255 + [0])})],
+)
+def test_what_is_transparent_in_a_mask_is_background(pictures, tmp_path, mode, options):
+    (tmp_path / "masks" / "cup").mkdir(parents=True)
+    grey, alpha = np.full((48, 64), 255, np.uint8), np.zeros((48, 64), np.uint8)
+    grey[:10, :10], alpha[:10, :10] = 200, 1
+    grey[10:15, :10], alpha[10:15, :10] = 128, 255
+    if mode != "P":
+        grey[20:30] = 128  # hidden, too
+    layers = {"RGBA": [grey, grey, grey, alpha], "LA": [grey, alpha], "P": [grey]}[mode]
+    mask = Image.fromarray(np.dstack(layers).squeeze()).convert(mode)
+    mask.save(tmp_path / "masks" / "cup" / "0.png", **options)
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0)
+    assert result.code == 0, result.errors
+    truth = open_split(tmp_path / "out", "train").entries[0].read().truth
+    assert ((truth == TARGET).sum(), (truth == IGNORED).sum()) == (100, 50)
+
+
 def test_stopped_it_says_so_and_leaves_nothing(pictures, tmp_path, monkeypatch):
     (tmp_path / "masks" / "cup").mkdir(parents=True)
     Image.fromarray(square(5)).save(tmp_path / "masks" / "cup" / "0.png")
