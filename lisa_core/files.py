@@ -25,6 +25,8 @@ MAX_PIXELS = 128 * 1024 * 1024
 _PARTIAL = ".partial"
 _OPENING = threading.Lock()
 """Held while Pillow's limit, which holds for the whole process, is away: only for as long as a header is read."""
+_HOLDING: set[int] = set()
+"""Descriptors of the folders that this process has locked."""
 _DEEP_GREY = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 """Pillow's modes of grey pictures with more than 8 bit; it knows 16-bit colours by their high bytes only."""
 
@@ -149,7 +151,7 @@ def workshop(out: Path) -> Iterator[Path]:
     out.parent.mkdir(parents=True, exist_ok=True)
     _discard_abandoned(out)
     folder = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=_PARTIAL, dir=out.parent))
-    with _locked(folder):
+    with locked(folder):
         try:
             yield folder
         finally:
@@ -163,28 +165,46 @@ def _discard_abandoned(out: Path) -> None:
     ends, however it ends: so what is locked or empty stays.
     """
     for partial in out.parent.glob(f".{glob.escape(out.name)}.{'?' * 8}{_PARTIAL}"):  # mkdtemp adds so many characters
-        with _locked(partial, wait=False) as alone:
+        with locked(partial, wait=False) as alone:
             if alone and any(partial.iterdir()):
                 shutil.rmtree(partial, ignore_errors=True)
 
 
 @contextmanager
-def _locked(folder: Path, *, wait: bool = True) -> Iterator[bool]:
-    """Holds the lock on a folder; yields whether it does: others may have it, or the file system has no locks."""
+def locked(folder: Path, *, wait: bool = True) -> Iterator[bool | None]:
+    """Holds the lock on a folder, which goes with this process, however it ends, whatever it has forked.
+
+    Yields whether it is held: False if another holds it and `wait` is false, None if there is nothing to hold, as on a
+    file system without locks.
+    """
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:
-        yield False
+        yield None
         return
+    _HOLDING.add(descriptor)
     try:
+        held: bool | None = True
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            held = True
-        except OSError:
+        except BlockingIOError:
             held = False
+        except OSError:
+            held = None
         yield held
     finally:
-        os.close(descriptor)
+        if descriptor in _HOLDING:  # not in a fork, where the number may be another file's by now
+            _HOLDING.remove(descriptor)
+            os.close(descriptor)
+
+
+def _let_go() -> None:
+    """Closes what a fork has inherited: it would hold the locks for as long as it lives."""
+    while _HOLDING:
+        os.close(_HOLDING.pop())
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:

@@ -69,7 +69,8 @@ def finetune(
     """
     try:
         from lisa_core.checkpoint import Checkpoint
-        from lisa_core.training.finetune import Finetuning, Recipe, tidied
+        from lisa_core.training.alone import alone
+        from lisa_core.training.finetune import Finetuning, Recipe, tidied, work_of
         from lisa_core.training.trainer import Plan
 
         if tidied(out):
@@ -78,13 +79,14 @@ def finetune(
         plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
-        with over_a_share(f"loading {checkpoint}") as on_progress:
-            training = Finetuning(opened, folders, out, precision, device or None, recipe, on_progress)
-        for fault in training.faults:
-            terminal.complain(fault)
-        _learn(training, steps)
-        with over_a_share(f"writing {out}") as on_progress:
-            step, giou = training.finish(on_progress)
+        with alone(work_of(out)):
+            with over_a_share(f"loading {checkpoint}") as on_progress:
+                training = Finetuning(opened, folders, out, precision, device or None, recipe, on_progress)
+            for fault in training.faults:
+                terminal.complain(fault)
+            _learn(training, steps)
+            with over_a_share(f"writing {out}") as on_progress:
+                step, giou = training.finish(on_progress)
     except KeyboardInterrupt:
         terminal.fail(_stopped(out), 130)
     except LisaError as error:

@@ -93,6 +93,7 @@ def train(
     from lisa_core import loading
     from lisa_core.saving import check_new
     from lisa_core.training import curves
+    from lisa_core.training.alone import alone
     from lisa_core.training.exam import Exam
     from lisa_core.training.school import Course, School
     from lisa_core.training.scratch import Machine, Portion
@@ -109,8 +110,9 @@ def train(
         target = loading.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
-        school = School(course, run, Machine(target, mixed), over_steps)
-        school.teach(out, exam, terminal.stderr().print)
+        with alone(run):
+            school = School(course, run, Machine(target, mixed), over_steps)
+            school.teach(out, exam, terminal.stderr().print)
     except KeyboardInterrupt:
         terminal.fail(f"stopped; the same command goes on from here, by {run}.", 130)
     except LisaError as error:

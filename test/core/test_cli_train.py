@@ -293,6 +293,15 @@ def test_a_folder_with_other_files_is_not_trained_in(scenes: Path, tmp_path: Pat
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_a_second_training_of_one_folder_is_refused(scenes: Path, tmp_path: Path) -> None:
+    (run := tmp_path / "lisa.run").mkdir()
+    with files.locked(run):  # as by another process
+        said = cli.run("train", scenes, "--out", tmp_path / "lisa", "--see-steps", 1, *FEW)
+    assert said.code == 1
+    assert f"{run} is being trained by another process; wait for it" in said.errors
+    assert list(run.iterdir()) == []
+
+
 def test_settings_that_are_damaged_are_told(scenes: Path, tmp_path: Path) -> None:
     (tmp_path / "lisa.run").mkdir()
     for content in ("{", "[" * 100_000):

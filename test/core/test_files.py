@@ -316,3 +316,27 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
         (partial / "weights").write_bytes(b"1")
     assert (tmp_path / "out" / "weights").read_bytes() == b"1"
     assert len(list(tmp_path.glob(".out.*.partial"))) == 1
+
+
+def test_a_lock_goes_with_its_process_though_what_that_forked_lives_on(tmp_path):
+    program = f"""
+import os, time
+from pathlib import Path
+from lisa_core.files import locked
+with locked(Path({str(tmp_path)!r})):
+    if not os.fork():
+        print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        fork = int(process.stdout.readline())
+        try:
+            with files.locked(tmp_path, wait=False) as held:
+                assert held is False
+            process.kill()
+            process.wait()
+            with files.locked(tmp_path, wait=False) as held:
+                assert held is True
+        finally:
+            process.kill()
+            os.kill(fork, signal.SIGKILL)

@@ -21,7 +21,7 @@ from lisa_core.evaluation import runner
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune
-from lisa_core.training.trainer import Plan
+from lisa_core.training.trainer import Plan, Trainer
 
 STEPS = 24
 CPU = torch.device("cpu")
@@ -513,6 +513,24 @@ def test_a_folder_that_is_no_trainings_is_left_alone(data, small_checkpoint, tmp
     (tmp_path / "lisa.training").mkdir()  # an empty one will do, and one of a kill while its settings were written
     (tmp_path / "lisa.training" / ".0123456789abcdef.part").touch()
     assert cli.run(*words(data, small_checkpoint, tmp_path / "lisa", steps=1)).code == 0
+
+
+def test_a_second_training_of_one_folder_is_refused(data, small_checkpoint, tmp_path, monkeypatch):
+    command = words(data, small_checkpoint, tmp_path / "lisa", steps=1)
+    told = []
+
+    def do(self, batches):
+        monkeypatch.undo()
+        told.append(cli.run(*command))  # as another process would
+        return self._do(batches)
+
+    monkeypatch.setattr(Trainer, "_do", do)
+    first = cli.run(*command)
+    assert [second.code for second in told] == [1]
+    assert f"{tmp_path / 'lisa.training'} is being trained by another process; wait for it" in told[0].errors
+    assert "loading" not in told[0].errors
+    assert first.code == 0, first.errors
+    assert [path.name for path in tmp_path.iterdir()] == ["lisa"]
 
 
 def test_a_checkpoint_that_the_free_memory_does_not_hold_is_not_loaded_to_learn(
