@@ -65,6 +65,12 @@ def read_rgb(path: Path, most_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         raise ImageError(f"{path} is no picture that can be read, or damaged ({error}).") from error
 
 
+def is_turned(path: Path) -> bool:
+    """Whether EXIF has a quarter turn, by which `read_rgb` swaps width and height; the picture can be read."""
+    with _open(path) as opened:
+        return _orientation(opened) > 4
+
+
 def write_whole(contents: Mapping[Path, bytes]) -> None:
     """Writes files whole, and all of them or none; the last one named appears last.
 

@@ -60,12 +60,18 @@ class Polygon:
 
 @dataclass(frozen=True)
 class Annotation:
-    """The content of a JSON file; `answers` is empty, or has one for each text."""
+    """The content of a JSON file.
+
+    Attributes:
+        answers: empty, or one for each text.
+        size: (height, width) in px of the picture that was labelled, if the file states it.
+    """
 
     texts: tuple[str, ...]
     is_sentence: bool
     polygons: tuple[Polygon, ...]
     answers: tuple[str, ...] = ()
+    size: tuple[float, float] | None = None
 
     @property
     def length(self) -> Length:
@@ -140,6 +146,7 @@ class Entry:
         annotation = read_annotation(self.annotation)
         image = files.read_rgb(self.picture)
         try:
+            self._check_size(annotation.size, image.shape[:2])
             check_inside(annotation.polygons, image.shape[:2])
         except DatasetError as error:
             raise DatasetError(f"{self.annotation}: {error}") from error
@@ -148,6 +155,19 @@ class Entry:
         answered = bool(annotation.answers)
         asked = query if answered else question(query, annotation.is_sentence)
         return Sample(image, truth, query, asked, annotation.length, answered)
+
+    def _check_size(self, stated: tuple[float, float] | None, size: tuple[int, ...]) -> None:
+        """Raises DatasetError if another size was labelled than that of the upright picture, (height, width).
+
+        Polygons are of the upright picture, as LabelMe shows it; but some tools state its size as the file has it.
+        """
+        if not stated or stated == size:
+            return
+        if stated != size[::-1] or not files.is_turned(self.picture):
+            raise DatasetError(
+                f"it was labelled at {stated[1]}x{stated[0]} px, but the picture is of {size[1]}x{size[0]};"
+                " give the picture that was labelled, or label this one."
+            )
 
 
 @dataclass(frozen=True)
@@ -353,9 +373,15 @@ def _annotation(content: Any) -> Annotation:
     polygons = (_polygon(number, shape) for number, shape in enumerate(shapes, 1))
     queries = _queries(texts, alone="answers" not in content)
     answers = _answers(content.get("answers", []), len(queries))
-    annotation = Annotation(queries, bool(is_sentence), tuple(filter(None, polygons)), answers)
+    size = _size(content.get("imageHeight"), content.get("imageWidth"))
+    annotation = Annotation(queries, bool(is_sentence), tuple(filter(None, polygons)), answers, size)
     _check_groups(annotation)
     return annotation
+
+
+def _size(height: Any, width: Any) -> tuple[float, float] | None:
+    """What LabelMe states; published files have nothing or null."""
+    return (height, width) if type(height) in (int, float) and type(width) in (int, float) else None
 
 
 def _queries(texts: Any, alone: bool) -> tuple[str, ...]:

@@ -230,6 +230,28 @@ def test_a_rectangle_has_the_area_between_its_corners(split, points):
     assert np.array_equal(truth, rasterize([polygon(SQUARE)], (6, 8)))
 
 
+@pytest.mark.parametrize("stated", [(8, 6), (8.0, 6.0), (None, None), (8, None), (True, True)])
+def test_the_size_that_was_labelled_may_be_stated(split, stated):
+    folder = split(**{"cup.json": annotation(imageWidth=stated[0], imageHeight=stated[1])})
+    assert open_split(folder).entries[0].read().truth.any()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 5, 6, 7, 8])
+def test_a_picture_on_its_side_may_have_its_size_stated_either_way(split, orientation):
+    folder = split()
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.new("RGB", (8, 6)).save(folder / "cup.jpg", exif=exif)
+    for width, height in ((8, 6), (6, 8), (8, 8)):
+        (folder / "cup.json").write_text(json.dumps(annotation(imageWidth=width, imageHeight=height)))
+        entry = open_split(folder).entries[0]
+        if (width, height) == (8, 6) or (width != height and orientation > 4):
+            assert np.array_equal(entry.read().truth, rasterize([polygon(SQUARE)], entry.read().image.shape[:2]))
+        else:
+            with pytest.raises(DatasetError, match=r"cup\.json: it was labelled at"):
+                entry.read()
+
+
 # files
 
 
@@ -328,6 +350,11 @@ BAD = {
     "a point": (of_kind("point", SQUARE[:1]), "shape 1 is a point; draw it as a polygon"),
     "a line": (of_kind("linestrip", SQUARE), "shape 1 is a linestrip; draw it as a polygon"),
     "three corners": (of_kind("rectangle", SQUARE[:3]), "shape 1 is a rectangle of 3 points; draw it as a polygon"),
+    "another size": (
+        annotation(imageWidth=640, imageHeight=480),
+        "it was labelled at 640x480 px, but the picture is of 8x6; give the picture that was labelled",
+    ),
+    "on its side": (annotation(imageWidth=6, imageHeight=8), "it was labelled at 6x8 px, but the picture is of 8x6"),
     "outside": (annotation(points=[[100, 100], [110, 100], [105, 110]]), "no polygon lies in the picture, .* 8x6"),
 }
 
