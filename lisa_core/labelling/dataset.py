@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from lisa_core import files
 from lisa_core.errors import DatasetError, LisaError
 from lisa_core.labelling.sources import Label, Mask
-from lisa_core.polygons import polygons_of
+from lisa_core.polygons import LONGEST_OUTLINE, outline_of, polygons_of
 from lisa_core.reasonseg import SUFFIXES
 
 
@@ -137,4 +137,9 @@ def _check(image: NDArray[np.uint8], target: Mask, shows: bool) -> None:
 
 
 def _shape(kind: str, points: list[list[int]], picture: str) -> dict[str, Any]:
+    if outline_of(np.array(points, np.float64)) > LONGEST_OUTLINE:  # `reasonseg` would refuse it
+        raise DatasetError(
+            f"a part of the mask has an outline of more than {LONGEST_OUTLINE} px;"
+            " smooth its edges, or scale picture and mask down."
+        )
     return {"label": kind, "labels": [kind], "shape_type": "polygon", "image_name": picture, "points": points}

@@ -219,6 +219,23 @@ def test_masks_may_have_colours_and_any_name_of_png(pictures, tmp_path):
         assert (sample.truth == IGNORED).sum() == 100
 
 
+def test_a_mask_whose_outline_is_too_long_to_be_read_is_told_and_the_rest_is_written(pictures, tmp_path):
+    (folder := tmp_path / "masks" / "cup").mkdir(parents=True)
+    Image.fromarray(square(5)).save(folder / "0.png")
+    comb = np.zeros((1500, 1500), np.uint8)
+    comb[0], comb[:, ::2] = 255, 255
+    for index, value in ((1, 255), (2, 128)):
+        Image.new("RGB", (1500, 1500)).save(pictures / f"{index}.jpg")
+        mask = np.where(comb, np.uint8(value), np.uint8(0))
+        mask[-1, -1] = 255
+        Image.fromarray(mask).save(folder / f"{index}.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0)
+    assert result.code == 1
+    for index in (1, 2):
+        assert f"{index}, 'cup': a part of the mask has an outline of more than 2000000 px" in result.errors
+    assert [entry.name for entry in open_split(tmp_path / "out", "train").entries] == ["0.jpg"]
+
+
 @pytest.mark.parametrize(
     ("mode", "options"),
     [("RGBA", {}), ("LA", {}), ("P", {"transparency": 255}), ("P", {"transparency": bytes([255] * 255 + [0])})],
