@@ -69,6 +69,7 @@ def finetune(
     """
     try:
         from lisa_core.checkpoint import Checkpoint
+        from lisa_core.saving import check_new
         from lisa_core.training.alone import alone
         from lisa_core.training.finetune import Finetuning, Recipe, tidied, work_of
         from lisa_core.training.trainer import Plan
@@ -76,6 +77,7 @@ def finetune(
         if tidied(out):
             terminal.stdout().print(plain(f"{out}: whole already, by a training that was stopped at its very end."))
             return
+        check_new(out)
         plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
@@ -153,7 +155,7 @@ def import_lora(
 
 
 def _stopped(out: Path) -> str:
-    work = out.with_name(f"{out.name}.training")
+    work = out.parent / f"{out.name}.training"
     if out.exists():
         return f"stopped, when {out} was whole; the same command deletes {work}, which is of no more use."
     if not work.exists():

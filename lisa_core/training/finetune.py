@@ -202,7 +202,7 @@ class Finetuning:
 
 def work_of(out: Path) -> Path:
     """Folder of the unfinished training that is to make `out`."""
-    return out.with_name(f"{out.name}.training")
+    return out.parent / f"{out.name}.training"
 
 
 def tidied(out: Path) -> bool:

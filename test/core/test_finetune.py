@@ -515,6 +515,26 @@ def test_a_folder_that_is_no_trainings_is_left_alone(data, small_checkpoint, tmp
     assert cli.run(*words(data, small_checkpoint, tmp_path / "lisa", steps=1)).code == 0
 
 
+@pytest.mark.parametrize(
+    ("out", "why"), [(".", ". is there already"), ("/", "/ is there already"), ("bundled", "always means the model")]
+)
+def test_a_name_that_cannot_be_a_checkpoints(data, small_checkpoint, tmp_path, monkeypatch, out, why):
+    monkeypatch.chdir(tmp_path)
+    told = cli.run(*words(data, small_checkpoint, out))
+    assert told.code == 1
+    assert why in told.errors
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("out", [".", "/"])
+def test_ctrl_c_is_told_whatever_the_name(data, small_checkpoint, monkeypatch, out):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(finetune, "tidied", stop)
+    assert cli.run(*words(data, small_checkpoint, out)).code == 130
+
+
 def test_a_second_training_of_one_folder_is_refused(data, small_checkpoint, tmp_path, monkeypatch):
     command = words(data, small_checkpoint, tmp_path / "lisa", steps=1)
     told = []
