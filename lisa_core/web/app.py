@@ -1,11 +1,13 @@
 """The page: a picture and a conversation about it on the left, the masks of the answer on the right."""
 
 import html
+import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,8 @@ EXAMPLES = Path(__file__).parent / "examples"
 LARGEST_UPLOAD = "32mb"
 MOST_PIXELS = 1 << 26
 """Largest picture, px; it is kept as long as the visitor talks about it."""
-_CLEARED = (600, 3600)
-"""(interval, age), s: at that interval, uploaded and shown files older than that age are deleted, but for archives."""
+_LONGEST_KEPT = 3600.0
+"""s; uploaded and shown files that are older are deleted when somebody asks, but for archives and examples."""
 MOST_WAITING = 32
 """Longest queue of questions; beyond that, visitors are asked to try again."""
 
@@ -46,7 +48,7 @@ class Page:
     def __init__(self, sessions: Sessions, title: str, scratch: Path) -> None:
         self._sessions = sessions
         self._scratch = scratch
-        with gr.Blocks(title="LISA", analytics_enabled=False, delete_cache=_CLEARED) as self.blocks:
+        with gr.Blocks(title="LISA", analytics_enabled=False) as self.blocks:
             gr.Markdown(f"## LISA\nAsk about a picture and get words and masks, by {html.escape(title)}.")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=5, min_width=360):
@@ -156,6 +158,7 @@ class Page:
             yield [_messages(session.turns), question, *unchanged[1:]]
         else:
             masks = self._masks(turns[-1], session)
+            self._clear()
             if session.turns is turns:  # else the visitor has chosen another picture meanwhile
                 yield [_messages(turns), gr.skip(), *masks]
 
@@ -201,7 +204,7 @@ class Page:
         """Offers the masks for download, in place of those of the previous answer."""
         folder = self._scratch / secrets.token_hex(8)
         archive = folder / "masks.zip"
-        kept = self._download.keep_in_cache  # what Gradio does not delete, however old
+        kept = self._download.keep_in_cache
         try:
             with ExitStack() as made:
                 made.callback(shutil.rmtree, folder, ignore_errors=True)
@@ -215,9 +218,23 @@ class Page:
             return gr.DownloadButton(visible=False)
         return gr.DownloadButton(value=str(archive), visible=True)
 
+    def _clear(self) -> None:
+        """Deletes old files; Gradio's own `delete_cache` loses sight of what a visitor was shown."""
+        kept = {os.path.realpath(path) for block in self.blocks.blocks.values() for path in _kept_by(block)}
+        oldest = time.time() - _LONGEST_KEPT
+        for path in self._scratch.glob("*/*"):
+            with suppress(OSError):  # it is being deleted for another visitor
+                if path.stat().st_ctime < oldest and os.path.realpath(path) not in kept:
+                    path.unlink()
+
     @staticmethod
     def _no_masks(session: Session) -> list[Any]:
         return [session.image, gr.CheckboxGroup([], value=[], visible=False), "", gr.DownloadButton(visible=False)]
+
+
+def _kept_by(block: Any) -> set[str]:
+    """The files that a part of the page needs as long as it is served."""
+    return set(getattr(block, "keep_in_cache", ()))
 
 
 def _path_of(upload: Any) -> str | None:

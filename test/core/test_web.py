@@ -22,7 +22,6 @@ import httpx
 import numpy as np
 import pytest
 from goldens import GOLDENS, picture
-from gradio.route_utils import delete_files_created_by_app
 from gradio_client import Client, handle_file
 from PIL import Image
 from web_page import FakeEngine, alike, drawn, free_port, page_of, serving
@@ -522,14 +521,18 @@ def test_a_page_whose_connection_broke_talks_on(address, visitor, monkeypatch):
     assert len(said(chat)) == 4
 
 
-def test_the_archive_of_the_last_answer_outlives_what_gradio_deletes():
+def test_of_old_files_only_archives_and_examples_are_kept(monkeypatch):
+    monkeypatch.setattr("lisa_core.web.app._LONGEST_KEPT", -1.0)
     with page_of(FakeEngine()) as (page, address):
+        examples = {path for path in page._scratch.glob("*/*") if path.is_file()}
+        assert len(examples) >= 2
         visitor = Client(address, download_files=False, verbose=False, analytics_enabled=False)
-        shown = [look(visitor, TABLE)[1]["url"]]
-        for expected in ([403, 200], [403, 403, 200]):
-            shown.append(put(visitor, "where")[5]["value"]["url"])
-            delete_files_created_by_app(page.blocks, 0)
+        shown = []
+        for name, expected in ((TABLE, [403, 200, 200]), (ODD, [403, 403, 403, 403, 200, 200])):
+            uploaded, answer = look(visitor, name)[1], put(visitor, "where")
+            shown += [uploaded["url"], answer[2]["url"], answer[5]["value"]["url"]]  # picture, masks, archive
             assert [httpx.get(url).status_code for url in shown] == expected
+        assert all(path.is_file() for path in examples)
 
 
 def test_what_visitors_could_download_goes_with_them(monkeypatch):
