@@ -70,8 +70,8 @@ def finetune(
     try:
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.saving import check_new
-        from lisa_core.training.alone import alone
-        from lisa_core.training.finetune import Finetuning, Recipe, tidied, work_of
+        from lisa_core.training.alone import alone, work_of
+        from lisa_core.training.finetune import Finetuning, Recipe, tidied
         from lisa_core.training.trainer import Plan
 
         if tidied(out):
@@ -155,7 +155,9 @@ def import_lora(
 
 
 def _stopped(out: Path) -> str:
-    work = out.parent / f"{out.name}.training"
+    from lisa_core.training.alone import work_of
+
+    work = work_of(out)
     if out.exists():
         return f"stopped, when {out} was whole; the same command deletes {work}, which is of no more use."
     if not work.exists():

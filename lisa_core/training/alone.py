@@ -8,6 +8,11 @@ from lisa_core import files
 from lisa_core.errors import LisaError
 
 
+def work_of(out: Path) -> Path:
+    """Folder of the unfinished training that is to make `out`."""
+    return out.parent / f"{out.name}.training"
+
+
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Keeps other trainings out of a folder, which is made if need be, and deleted in the end if it is empty.

@@ -22,6 +22,7 @@ from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
 from lisa_core.training import adapters, curves, forward, losses, settings, trouble
+from lisa_core.training.alone import work_of
 from lisa_core.training.annotated import Annotated, Batch, check_length
 from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
 
@@ -198,11 +199,6 @@ class Finetuning:
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self._device.type, torch.bfloat16, enabled=_is_mixed(self._precision, self._device))
-
-
-def work_of(out: Path) -> Path:
-    """Folder of the unfinished training that is to make `out`."""
-    return out.parent / f"{out.name}.training"
 
 
 def tidied(out: Path) -> bool:

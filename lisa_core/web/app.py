@@ -220,7 +220,8 @@ class Page:
 
     def _clear(self) -> None:
         """Deletes old files; Gradio's own `delete_cache` loses sight of what a visitor was shown."""
-        kept = {os.path.realpath(path) for block in self.blocks.blocks.values() for path in _kept_by(block)}
+        parts = self.blocks.blocks.values()  # copied below, for other visitors' threads add archives
+        kept = {os.path.realpath(path) for part in parts for path in tuple(getattr(part, "keep_in_cache", ()))}
         oldest = time.time() - _LONGEST_KEPT
         for path in self._scratch.glob("*/*"):
             with suppress(OSError):  # it is being deleted for another visitor
@@ -230,11 +231,6 @@ class Page:
     @staticmethod
     def _no_masks(session: Session) -> list[Any]:
         return [session.image, gr.CheckboxGroup([], value=[], visible=False), "", gr.DownloadButton(visible=False)]
-
-
-def _kept_by(block: Any) -> set[str]:
-    """The files that a part of the page needs as long as it is served."""
-    return set(getattr(block, "keep_in_cache", ()))
 
 
 def _path_of(upload: Any) -> str | None:

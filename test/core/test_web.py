@@ -440,7 +440,11 @@ def test_layers_switch_off_and_on(visitor):
 
 
 def test_without_room_for_the_archive_the_masks_are_shown_all_the_same(visitor, monkeypatch):
-    def full(_):
+    folders = []
+
+    def full(contents):
+        folders.extend(path.parent for path in contents)
+        assert folders[0].is_dir()
         raise OSError(errno.ENOSPC, "No space left on device")
 
     look(visitor, TABLE)
@@ -449,6 +453,7 @@ def test_without_room_for_the_archive_the_masks_are_shown_all_the_same(visitor, 
     assert len(said(chat)) == 2
     assert view
     assert layers["choices"]
+    assert [folder.exists() for folder in folders] == [False]
 
 
 def test_two_visitors_at_once(address, small):
