@@ -97,6 +97,8 @@ class Page:
             stop_btn=True,
             elem_id="question",
         )
+        # what was sent last; the browser empties the box at once, for the reply would take away what is typed meanwhile
+        self._sent = gr.Textbox(visible="hidden")
         # the number of the last question, kept by the browser and sent with each request for an answer
         self._heard = gr.Number(visible="hidden", precision=0)
         self._reset = gr.Button("New conversation", size="sm")
@@ -113,9 +115,11 @@ class Page:
         masks: list[Any] = [self._view, self._layers, self._timings, self._download]
         in_turn: dict[str, Any] = {"concurrency_limit": 1, "show_progress_on": self._chat, "trigger_mode": "multiple"}
         at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "trigger_mode": "multiple"}
-        answering = self._question.submit(
-            self.hear, self._question, [self._chat, self._question, self._heard], api_name="hear", **at_once
-        ).then(self.answer, self._heard, [self._chat, self._question, *masks], api_name="answer", **in_turn)
+        box = self._question
+        sending = box.submit(None, box, [self._sent, box], js="(typed) => [typed, '']", **at_once)
+        hearing = sending.then(self.hear, self._sent, [self._chat, self._heard], api_name="hear", **at_once)
+        hearing.failure(None, [self._sent, box], box, js="(sent, typed) => typed || sent", **at_once)
+        answering = hearing.success(self.answer, self._heard, [self._chat, box, *masks], api_name="answer", **in_turn)
         # a pending answer must not overwrite what replaces it
         again: dict[str, Any] = {**at_once, "cancels": answering}
         self._image.change(self.look, self._image, [self._chat, *masks], api_name="look", **again)
@@ -139,7 +143,7 @@ class Page:
         """Shows a question in the conversation, and queues it."""
         session = self._session(request)
         number = session.hear(question)
-        return [[*_messages(session.turns), *_exchange(question, "")[:1]], "", number]
+        return [[*_messages(session.turns), *_exchange(question, "")[:1]], number]
 
     def answer(self, number: int, request: gr.Request) -> Iterator[list[Any]]:
         """Streams the answer to the question of that number, then shows the masks."""

@@ -399,7 +399,7 @@ def put(visitor, question):
 
 def hear(visitor, question):
     """Queues a question, and returns its number."""
-    return visitor.predict(question, api_name="/hear")[2]
+    return visitor.predict(question, api_name="/hear")[1]
 
 
 def said(chat):

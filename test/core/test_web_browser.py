@@ -1,6 +1,7 @@
 """The page of `lisa web` in a real browser: an upload, a question, a follow-up."""
 
 import io
+import queue
 import re
 import shutil
 import zipfile
@@ -16,6 +17,7 @@ from lisa_core import overlay
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 TABLE, ODD = "table_640x480.png", "odd_333x217.png"
+UNAVAILABLE = {"status": 503, "json": {"detail": "Queue is full."}}
 PATIENCE = 60_000.0
 """Timeout, ms, for busy machines."""
 expect.set_options(timeout=PATIENCE)
@@ -68,8 +70,10 @@ def upload(page, name):
 
 
 def ask(page, question):
+    """Types a question and sends it; the page reads the box a moment after Enter, sooner than anyone can type again."""
     page.fill("#question textarea", question)
-    page.keyboard.press("Enter")
+    with page.expect_request(lambda request: question in (request.post_data or "")):
+        page.keyboard.press("Enter")
 
 
 def bubbles(page, role):
@@ -181,12 +185,33 @@ def test_questions_in_quick_succession_are_answered_in_order(visit):
         expect(bubbles(page, "user")).to_have_text(["first", "second", "third"])
 
 
+def test_what_is_typed_while_a_question_is_sent_stays_and_a_question_that_cannot_be_sent_comes_back(visit):
+    with serving(FakeEngine()) as address:
+        page = visit(address)
+        box, held = page.locator("#question textarea"), queue.SimpleQueue()
+        upload(page, ODD)
+        page.route("**/run/predict*", lambda route: held.put(route))  # noqa: PLW0108 # Playwright takes no built-in
+        ask(page, "first")
+        expect(box).to_have_value("")
+        box.fill("second")
+        held.get().continue_()
+        expect(bubbles(page, "bot")).to_have_text("turn 0")
+        expect(box).to_have_value("second")
+        ask(page, "second")
+        expect(box).to_have_value("")
+        held.get().fulfill(**UNAVAILABLE)
+        expect(box).to_have_value("second")
+        page.unroute("**/run/predict*")
+        ask(page, "second")
+        expect(bubbles(page, "bot").nth(1)).to_have_text("turn 1")
+        expect(bubbles(page, "user")).to_have_text(["first", "second"])
+
+
 def test_after_a_request_that_was_lost_answers_fit_their_questions(visit):
     with serving(FakeEngine()) as address:
         page = visit(address)
         upload(page, ODD)
-        full = {"status": 503, "json": {"detail": "Queue is full."}}
-        page.route("**/queue/join*", lambda route: route.fulfill(**full), times=1)
+        page.route("**/queue/join*", lambda route: route.fulfill(**UNAVAILABLE), times=1)
         ask(page, "lost")
         expect(page.get_by_text("Error").first).to_be_visible()
         for number, question in enumerate(("where", "again")):
