@@ -40,6 +40,7 @@ from lisa_ros.contact_sheet import Shown, box, contact_sheet, position
 from lisa_ros.msg import Answer
 from lisa_ros.questions import Code
 from lisa_ros.recording import Recording
+from lisa_ros.shared_memory import make_room
 
 QUESTIONS = (
     "Segment the blue mug.",
@@ -190,6 +191,7 @@ def own_graph() -> Iterator[Graph]:
         os.environ["ROS_LOCALHOST_ONLY"] = "1"
     with tempfile.TemporaryDirectory() as logs:
         os.environ["ROS_LOG_DIR"] = logs
+        make_room()
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             yield graph

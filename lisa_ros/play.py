@@ -27,6 +27,7 @@ from lisa_core.cli.terminal import plain
 from lisa_ros.arguments import refuse
 from lisa_ros.bag_qos import offered
 from lisa_ros.bags import LONGEST, BagError, BagReader, Message, Topic, TopicError
+from lisa_ros.shared_memory import make_room
 
 CLOCK = "/clock"
 FAREWELL = 2.0
@@ -153,6 +154,7 @@ def _publish(
     stopped = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: stopped.set())
+    make_room()
     try:
         rclpy.init(args=list(arguments), signal_handler_options=SignalHandlerOptions.NO)
     except RuntimeError as error:  # rcl's

@@ -19,6 +19,7 @@ from lisa_ros.model import Load, load_engine
 from lisa_ros.node import LisaNode
 from lisa_ros.parameter_docs import as_text
 from lisa_ros.parameters import ParameterError
+from lisa_ros.shared_memory import make_room
 
 USAGE = """usage: lisa_node --ros-args [-p checkpoint:=FOLDER_OR_HUB_ID] [-p NAME:=VALUE] [--params-file FILE]
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
     """
     argv = sys.argv if argv is None else argv
     arguments.check(argv, USAGE.format(parameters=as_text()))
+    make_room()
     try:
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
         node = LisaNode(load)

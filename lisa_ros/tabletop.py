@@ -34,6 +34,7 @@ from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import HELD_OUT_SEED, View
 from lisa_ros import arguments
 from lisa_ros.conversions import image_message
+from lisa_ros.shared_memory import make_room
 
 RATE = 15.0
 """Pictures a second."""
@@ -143,6 +144,7 @@ def _quaternion(turned: NDArray[np.float64]) -> Quaternion:
 def main() -> NoReturn:
     """Runs the node until Ctrl-C; exits with 1 if nothing can be rendered, with 2 for wrong arguments."""
     arguments.check(sys.argv, __doc__)
+    make_room()
     try:
         rclpy.init(args=sys.argv)
     except RuntimeError as error:  # rcl's, of arguments and files

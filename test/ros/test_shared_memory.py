@@ -1,0 +1,71 @@
+"""Every process that publishes pictures has room for them in shared memory, unless the user has set up Fast DDS."""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from harness import Process, camera, eventually, lisa
+from rclpy.utilities import get_rmw_implementation_identifier
+
+from lisa_ros.shared_memory import make_room
+
+FILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+ROOM = 16 << 20
+"""Bytes, of `config/fastdds.xml`."""
+
+
+@pytest.fixture(autouse=True)
+def untouched(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As for a user who has set up nothing, in an empty folder."""
+    for name in (*FILES, "FASTDDS_BUILTIN_TRANSPORTS", "ROS_LOCALHOST_ONLY"):
+        monkeypatch.setenv(name, "")  # so that what `make_room` sets is undone
+    monkeypatch.chdir(tmp_path)
+
+
+def test_fast_dds_finds_the_file() -> None:
+    make_room()
+    for name in FILES:
+        assert f"<segment_size>{ROOM}<" in Path(os.environ[name]).read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [*((name, "mine.xml") for name in FILES), ("FASTDDS_BUILTIN_TRANSPORTS", "LARGE_DATA")]
+)
+def test_what_the_user_has_set_up_stays(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    make_room()
+    assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("name", ["DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml"])
+def test_a_file_in_the_folder_stays_in_use(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch()
+    make_room()
+    assert [os.environ[name] for name in FILES] == ["", ""]
+
+
+def test_who_stays_on_this_machine_still_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
+    make_room()
+    assert [os.environ[name] for name in FILES] == ["", ""]
+
+
+@pytest.mark.skipif("fastrtps" not in get_rmw_implementation_identifier(), reason="another middleware than Fast DDS")
+def test_the_node_takes_it_and_who_does_not_ask_has_none(tmp_path: Path) -> None:
+    node, other = lisa(tmp_path / "node.log"), camera(tmp_path / "camera.log")
+    try:
+        eventually(lambda: largest_segment(node) >= ROOM, "the node's shared memory")
+        assert 0 < eventually(lambda: largest_segment(other), "the camera's shared memory") < ROOM
+    finally:
+        other.stop()
+        node.stop()
+
+
+def largest_segment(process: Process) -> int:
+    """Bytes of Fast DDS's largest piece of shared memory in the process."""
+    pieces = re.findall(
+        r"^(\w+)-(\w+) .*/dev/shm/fast\w+$", Path(f"/proc/{process.pid}/maps").read_text(), re.MULTILINE
+    )
+    return max((int(end, 16) - int(begin, 16) for begin, end in pieces), default=0)
