@@ -27,6 +27,7 @@ _NO_TENSORS = (
     LookupError,
     TypeError,
     AttributeError,
+    zipfile.BadZipFile,
 )
 """What `torch.load` raises of a file that is missing or damaged, by what its bytes happen to say."""
 _SAFE_DTYPES = {  # integers, too: beside its weights the official CLIP holds the numbers of its positions
@@ -115,8 +116,7 @@ class TensorFile:
 
 
 def _load_bin(path: Path) -> Mapping[str, Tensor]:
-    mapped = zipfile.is_zipfile(path)  # files of torch before 1.6 are no zip, and are read whole
-    tensors = named(path, torch.load(path, map_location="cpu", weights_only=True, mmap=mapped))
+    tensors = named(path, torch.load(path, map_location="cpu", weights_only=True, mmap=_can_be_mapped(path)))
     for name, tensor in tensors.items():
         if tensor.layout is not torch.strided or tensor.device.type != "cpu":
             raise CheckpointError(
@@ -124,6 +124,18 @@ def _load_bin(path: Path) -> Mapping[str, Tensor]:
                 " model in parts; fetch the original."
             )
     return tensors
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether the numbers of a `.bin` stand in the file as they are; otherwise it is read whole.
+
+    Those of torch before 1.6 are no zip. In one that a zip tool has packed anew, torch would map the compressed bytes
+    and take them for numbers.
+    """
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        return all(member.compress_type == zipfile.ZIP_STORED for member in archive.infolist())
 
 
 def load_saved(path: Path, otherwise: str, *keys: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lisa_core import CheckpointError, LisaEngine
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.tensor_files import TensorFile
 
 SHARD = "pytorch_model-00003-of-00004.bin"
 INDEX = "pytorch_model.bin.index.json"
@@ -120,6 +121,18 @@ class TestFiles:
         (folder / SHARD).unlink()
         (folder / SHARD).mkdir()
         refused(folder, SHARD)
+
+    def test_a_bin_that_a_zip_tool_has_packed_anew_holds_the_same(self, folder):
+        with TensorFile(folder / SHARD) as file:
+            whole = {tensor.name: file.read(tensor.name).clone() for tensor in file.catalogue()}
+        with zipfile.ZipFile(folder / SHARD) as shard:
+            members = {info.filename: shard.read(info) for info in shard.infolist()}
+        with zipfile.ZipFile(folder / SHARD, "w", zipfile.ZIP_DEFLATED) as shard:
+            for name, content in members.items():
+                shard.writestr(name, content)
+        with TensorFile(folder / SHARD) as file:
+            assert [tensor.name for tensor in file.catalogue()] == list(whole)
+            assert all(torch.equal(file.read(name), tensor) for name, tensor in whole.items())
 
     def test_damage_inside_is_found_when_the_weights_are_read(self, folder):
         """Of a `.bin` the zip's directory is at the end: one that is whole but whose members are not."""
