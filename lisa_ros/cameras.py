@@ -69,6 +69,16 @@ class _Streams:
     receipts: deque[float] = field(default_factory=lambda: deque(maxlen=RATE_WINDOW))
 
 
+def _read(arrival: Arrival, message_type: type) -> Any:
+    """The message; raises ImageError if its bytes are none."""
+    try:
+        return deserialize_message(arrival.serialized, message_type)
+    except Exception as error:  # whatever the middleware makes of them: RMWError, MemoryError, UnicodeDecodeError
+        raise ImageError(
+            f"it is no {message_type.__name__}, or damaged ({error}); see to what publishes it."
+        ) from error
+
+
 def image_topic(node: Node, parameters: CameraParameters) -> str:
     """The topic of a camera's images, remapped."""
     topic: str = node.resolve_topic_name(parameters.image)
@@ -188,7 +198,7 @@ class Camera:
 
     def picture(self, arrival: Arrival) -> Picture:
         """Convert the image, and add the depth that has come by now; raises ImageError if it cannot be read."""
-        message = deserialize_message(arrival.serialized, self._message_type)
+        message = _read(arrival, self._message_type)
         rgb = conversions.to_rgb_compressed(message) if self._compressed else conversions.to_rgb(message)
         picture = Picture(header=message.header, camera=self.name, rgb=rgb, received=arrival.received)
         self.add_companions(picture)
@@ -231,7 +241,12 @@ class Camera:
         )
 
     def _intrinsics(self, arrival: Arrival, picture: Picture) -> Intrinsics | None:
-        info, size = deserialize_message(arrival.serialized, CameraInfo), picture.size
+        size = picture.size
+        try:
+            info = _read(arrival, CameraInfo)
+        except ImageError as error:
+            self._node.get_logger().warning(f"camera_info of camera {self.name}: {error}", throttle_duration_sec=5.0)
+            return None
         self._compare_frames("camera_info", info.header.frame_id, picture)
         found = conversions.intrinsics(info, size)
         if found is None:
@@ -243,9 +258,9 @@ class Camera:
         return found
 
     def _depth(self, arrival: Arrival, picture: Picture) -> NDArray[np.float32] | None:
-        message = deserialize_message(arrival.serialized, Image)
-        self._compare_frames("depth", message.header.frame_id, picture)
         try:
+            message = _read(arrival, Image)
+            self._compare_frames("depth", message.header.frame_id, picture)
             return conversions.to_depth(message)
         except ImageError as error:
             self._node.get_logger().warning(f"depth of camera {self.name}: {error}", throttle_duration_sec=5.0)

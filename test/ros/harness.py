@@ -284,10 +284,10 @@ class Robot:
         eventually(subscription.get_publisher_count, f"a publisher of {topic}")
         return heard
 
-    def publish(self, topic: str, message: Any) -> None:
-        """Publish one message, once somebody listens."""
+    def publish(self, topic: str, message: Any, kind: type | None = None) -> None:
+        """Publish one message, or the bytes of one of that kind, once somebody listens."""
         if topic not in self._publishers:
-            self._publishers[topic] = self.node.create_publisher(type(message), topic, QoSProfile(depth=5))
+            self._publishers[topic] = self.node.create_publisher(kind or type(message), topic, QoSProfile(depth=5))
         eventually(self._publishers[topic].get_subscription_count, f"a subscriber of {topic}")
         self._publishers[topic].publish(message)
 

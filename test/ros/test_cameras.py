@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Robot, eventually, lisa, values
 from numpy.typing import NDArray
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.serialization import deserialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -140,6 +140,15 @@ def test_a_frame_that_cannot_be_read_is_said_to_be_so(robot: Robot) -> None:
     assert "the newest frame of camera front cannot be read" in response.message
     assert "16UC7" in response.message
     assert show_and_ask(robot, 30).success
+
+
+def test_bytes_that_are_no_message_are_said_to_be_so(robot: Robot) -> None:
+    whole = serialize_message(Image(height=2, width=2, step=6, encoding="rgb8", data=bytes(12)))
+    for damaged in (whole[:5], whole[:-8]):
+        robot.publish("/front/rgb", damaged, Image)
+        response = eventually(lambda: (r := robot.ask("red", camera="front", max_age=-1.0)).code == Code.NO_FRAME and r)
+        assert "the newest frame of camera front cannot be read: it is no Image, or damaged" in response.message
+        assert show_and_ask(robot, 31).success
 
 
 def png(picture: NDArray[np.uint8]) -> bytes:
