@@ -21,7 +21,7 @@ from lisa_core.cli.evaluation import (
     states,
 )
 from lisa_core.cli.loading import ModelOptions
-from lisa_core.evaluation import QUESTIONS
+from lisa_core.evaluation import DIALOGUES
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
@@ -35,7 +35,10 @@ def tabletop(
     scenes: Annotated[
         int | None, typer.Option(metavar="N", min=1, help="The first N scenes only.", show_default="all")
     ] = None,
-    questions: Annotated[int, typer.Option(metavar="N", min=1, help="Questions, or dialogues, per scene.")] = QUESTIONS,
+    dialogues: Annotated[
+        int,
+        typer.Option("--dialogues", "--questions", metavar="N", min=1, help="About a scene, of a question or more."),
+    ] = DIALOGUES,
     csv_file: CsvFile = None,
     sheet: Sheet = None,
     checkpoint: options.Checkpoint = CHECKPOINT,
@@ -71,13 +74,13 @@ def tabletop(
 
         chosen = open_scenes(folder, scenes)
         targets.prepare(folder)
-    evaluation = partial(_evaluate_scenes, chosen, questions, max_new_tokens, model, targets)
+    evaluation = partial(_evaluate_scenes, chosen, dialogues, max_new_tokens, model, targets)
     measure(context.obj, model, targets.journal, evaluation)
 
 
 def _evaluate_scenes(
     scenes: "Sequence[Tabletop]",
-    questions: int,
+    dialogues: int,
     max_new_tokens: int,
     model: ModelOptions,
     targets: Targets,
@@ -90,16 +93,16 @@ def _evaluate_scenes(
     from lisa_core.evaluation.journal import Journal
     from lisa_core.evaluation.tabletop import Result, evaluate, unpacked
 
-    settings = {"scenes": str(scenes[0].folder), "questions": questions} | asked_of(engine, model, max_new_tokens)
+    settings = {"scenes": str(scenes[0].folder), "dialogues": dialogues} | asked_of(engine, model, max_new_tokens)
     with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
         results, failures = evaluate_all(
-            scenes, journal, lambda each: [evaluate(engine, scene, questions, max_new_tokens) for scene in each]
+            scenes, journal, lambda each: [evaluate(engine, scene, dialogues, max_new_tokens) for scene in each]
         )
         contents: dict[Path, bytes] = {}
         if targets.csv:
             contents[targets.csv] = report.as_csv(results)
         if targets.sheet and results:
-            contents[targets.sheet] = report.sheet(scenes, results, questions)
+            contents[targets.sheet] = report.sheet(scenes, results, dialogues)
         contents[targets.json] = as_json(report.summary(settings, results, failures))
         files.write_whole(contents)
         if not failures:  # else the next run need not repeat the finished ones

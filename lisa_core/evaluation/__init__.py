@@ -19,5 +19,5 @@ decodes an answer. Its mask is the union of the masks of all its [SEG]s, because
 everything asked for; an answer without [SEG] has an empty mask.
 """
 
-QUESTIONS = 8
+DIALOGUES = 8
 """Default number of dialogues about each tabletop."""

@@ -20,7 +20,7 @@ from PIL import Image
 from lisa_core import files
 from lisa_core.answer import Answer, union
 from lisa_core.errors import Cancelled, DatasetError
-from lisa_core.evaluation import QUESTIONS
+from lisa_core.evaluation import DIALOGUES
 from lisa_core.evaluation.metrics import Overlap, overlap
 from lisa_core.options import MAX_NEW_TOKENS
 from lisa_core.reasonseg import TARGET, digest_of
@@ -143,11 +143,17 @@ def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
 
 
 def evaluate(
-    engine: "LisaEngine", scene: Tabletop, count: int = QUESTIONS, max_new_tokens: int = MAX_NEW_TOKENS
+    engine: "LisaEngine", scene: Tabletop, count: int = DIALOGUES, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Result:
     """Asks about a scene: the first turns of all dialogues in one batch, then the second ones and so on.
 
     The history of a turn has the model's own answers.
+
+    Args:
+        engine: with the model.
+        scene: to ask about.
+        count: number of dialogues; each has one question or more.
+        max_new_tokens: of each answer.
 
     Raises:
         DatasetError, ImageError: the scene's files are damaged.

@@ -95,18 +95,18 @@ def as_csv(results: Sequence[Result]) -> bytes:
     return table.getvalue().encode(errors="backslashreplace")
 
 
-def sheet(scenes: Sequence[Tabletop], results: Sequence[Result], questions: int) -> bytes:
+def sheet(scenes: Sequence[Tabletop], results: Sequence[Result], dialogues: int) -> bytes:
     """A PNG of the worst answers, the worst first: each with its masks on the left and the truth on the right.
 
     Args:
         scenes: of the results, in any order.
         results: at least one, with at least one question.
-        questions: number of dialogues about each scene.
+        dialogues: how many were held about each scene.
     """
     by_name = {scene.name: scene for scene in scenes}
     asked = [(result, number) for result in results for number in range(len(result.verdicts))]
     worst = sorted(asked, key=lambda each: _goodness(each[0].verdicts[each[1]]))[:WORST]
-    panels = [panel for result, number in worst for panel in _panels(by_name[result.image], result, number, questions)]
+    panels = [panel for result, number in worst for panel in _panels(by_name[result.image], result, number, dialogues)]
     return files.png(overlay.contact_sheet(panels, 4 if len(worst) > 2 else 2, _PANEL_WIDTH))
 
 
@@ -116,9 +116,9 @@ def _goodness(verdict: Verdict) -> float:
     return float(verdict.says if verdict.says is not None else verdict.masks == 0)
 
 
-def _panels(scene: Tabletop, result: Result, number: int, questions: int) -> tuple[overlay.Panel, overlay.Panel]:
+def _panels(scene: Tabletop, result: Result, number: int, dialogues: int) -> tuple[overlay.Panel, overlay.Panel]:
     view = scene.read()
-    turns = [turn for dialogue in scene.dialogues(view, questions) for turn in dialogue.turns]
+    turns = [turn for dialogue in scene.dialogues(view, dialogues) for turn in dialogue.turns]
     verdict = result.verdicts[number]
     said = f"IoU {verdict.overlap.iou:.3f}: {verdict.answer}" if verdict.overlap else verdict.answer
     masks = [verdict.mask] if np.any(verdict.mask) else []

@@ -15,7 +15,7 @@ from lisa_core.training.fresh import TEMPLATE
 from lisa_core.training.log import lines_up_to
 from lisa_core.training.scratch import Machine
 
-_QUESTIONS = 6
+_DIALOGUES = 6
 _LONGEST = 64
 """Most tokens of an answer: a model that has not learnt to end one must not take long."""
 
@@ -46,14 +46,14 @@ class Exam:
         """Measures, writes the files, and returns the figures as words; raises OSError if a file cannot be written."""
         engine = LisaEngine("in training", model, tokenizer, "v1", TEMPLATE, "fp32", machine.device)
         with closing(engine):
-            results = [evaluate(engine, scene, _QUESTIONS, _LONGEST) for scene in self._scenes]
+            results = [evaluate(engine, scene, _DIALOGUES, _LONGEST) for scene in self._scenes]
         overall = tabletop_report.scores(results)["all"]
         figures = {name: value for name, value in vars(overall).items() if value is not None}
         log, picture = self._folder / "exams.jsonl", self._folder / f"worst_{step:06d}.png"
         lines = [*lines_up_to(log, step - 1), json.dumps({"step": step, **figures})]
         files.write_whole(
             {
-                picture: tabletop_report.sheet(self._scenes, results, _QUESTIONS),
+                picture: tabletop_report.sheet(self._scenes, results, _DIALOGUES),
                 log: "".join(f"{line}\n" for line in lines).encode(),
             }
         )

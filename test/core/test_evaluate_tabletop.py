@@ -36,11 +36,11 @@ class Knowing:
 
     precision, device, template = "fp32", "cpu", "llava_v1"
 
-    def __init__(self, scenes, wrong=None, questions=8):
+    def __init__(self, scenes, wrong=None, dialogues=8):
         self._turns = {
             tuple(each.question for each in dialogue.turns[: number + 1]): turn
             for scene in scenes
-            for dialogue in scene.dialogues(VIEW, questions)
+            for dialogue in scene.dialogues(VIEW, dialogues)
             for number, turn in enumerate(dialogue.turns)
         }
         self._wrong = wrong or {}
@@ -90,14 +90,15 @@ def run(folder, engine, *arguments):
 
 
 def test_true_answers_are_perfect(folder):
-    engine = Knowing(open_scenes(folder), questions=40)
+    engine = Knowing(open_scenes(folder), dialogues=40)
     table, sheet = folder.parent / "out.csv", folder.parent / "worst.png"
-    result, written = run(folder, engine, "--questions", 40, "--csv", table, "--sheet", sheet)
+    result, written = run(folder, engine, "--dialogues", 40, "--csv", table, "--sheet", sheet)
     assert result.code == 0, result.errors
     assert written["giou"] == pytest.approx(1, abs=1e-4)
     assert written["ciou"] == pytest.approx(1, abs=1e-4)
     assert [written[name] for name in ("counts", "refusals", "named", "words")] == [1, 1, 1, 1]
-    assert written["questions"] == len(engine.asked) == len(written["asked"])
+    assert written["dialogues"] == 40
+    assert written["questions"] == len(engine.asked) == len(written["asked"]) > 4 * 40
     assert len(written["by_kind"]) == 11
     with table.open() as file:
         assert len(list(csv.DictReader(file))) == written["questions"]
@@ -108,8 +109,9 @@ def test_true_answers_are_perfect(folder):
 
 def test_a_model_that_always_shows_everything(folder):
     everything = answer("Sure, [SEG].", np.ones(VIEW.owner.shape, bool))
-    engine = Knowing(open_scenes(folder), dict.fromkeys(range(1, 999), everything), questions=40)
-    _, written = run(folder, engine, "--questions", 40)
+    engine = Knowing(open_scenes(folder), dict.fromkeys(range(1, 999), everything), dialogues=40)
+    _, written = run(folder, engine, "--questions", 40)  # the option's earlier name
+    assert written["dialogues"] == 40
     assert written["refusals"] == written["named"] == written["words"] == 0
     assert written["giou"] < 0.1
 
@@ -128,7 +130,7 @@ def test_the_questions_are_the_same_each_time_and_differ_between_scenes(folder):
 
 def test_what_the_model_said_is_the_history(folder):
     (scene,) = open_scenes(folder, 1)
-    engine = Knowing([scene], questions=60)
+    engine = Knowing([scene], dialogues=60)
     evaluate(engine, scene, 60)
     followed = [history for _, history in engine.asked if history]
     assert {len(history) for history in followed} == {1, 2}
@@ -185,7 +187,7 @@ def test_the_sheet_has_the_answer_on_the_left_and_the_truth_on_the_right(folder)
 
 def test_results_survive_the_journal(folder):
     scene = open_scenes(folder)[0]
-    result = evaluate(Knowing([scene], questions=30), scene, 30)
+    result = evaluate(Knowing([scene], dialogues=30), scene, 30)
     assert any(verdict.overlap is None for verdict in result.verdicts)
     assert any(isinstance(verdict.overlap, Overlap) for verdict in result.verdicts)
     assert unpacked(json.loads(json.dumps(result.packed()))) == result
