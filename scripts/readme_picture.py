@@ -13,7 +13,7 @@ from PIL import Image
 from lisa_core import LisaEngine
 from lisa_core.options import CHECKPOINT
 from lisa_core.overlay import Panel, contact_sheet, draw
-from lisa_core.tabletop.dataset import load_view
+from lisa_core.tabletop.dataset import StoredScene
 
 SCENES = Path(__file__).resolve().parents[1] / "test" / "data" / "tabletop_scenes"
 QUESTIONS = (
@@ -29,7 +29,7 @@ def main(out: Path) -> None:
     engine = LisaEngine.from_pretrained(CHECKPOINT)
     panels = []
     for index, question in QUESTIONS:
-        rgb = load_view(SCENES, index).rgb
+        rgb = StoredScene(SCENES, index).read().rgb
         answer = engine.ask(engine.encode(rgb), question)
         panels.append(Panel(question, draw(rgb, answer.segments), answer.text))
     Image.fromarray(contact_sheet(panels, columns=2)).quantize(256, kmeans=2).save(out, optimize=True)

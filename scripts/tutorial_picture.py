@@ -17,7 +17,7 @@ from lisa_core.evaluation.metrics import overlap
 from lisa_core.options import CHECKPOINT
 from lisa_core.overlay import Panel, contact_sheet, draw
 from lisa_core.reasonseg import TARGET
-from lisa_core.tabletop.dataset import load_view
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.scene import View
 
 QUESTIONS = (
@@ -30,7 +30,7 @@ _PANEL_WIDTH = 400
 
 
 def main(scenes: Path, taught: str, out: Path) -> None:
-    views = [load_view(scenes, index) for index in range(len(QUESTIONS))]
+    views = [StoredScene(scenes, index).read() for index in range(len(QUESTIONS))]
     before, after = _panels("before", CHECKPOINT, views), _panels("after", taught, views)
     panels = [panel for pair in zip(before, after, strict=True) for panel in pair]
     Image.fromarray(contact_sheet(panels, 4, _PANEL_WIDTH)).quantize(256).save(out, optimize=True)

@@ -25,7 +25,8 @@ from lisa_core.evaluation import DIALOGUES
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
-    from lisa_core.evaluation.tabletop import Result, Tabletop
+    from lisa_core.evaluation.tabletop import Result
+    from lisa_core.tabletop.dataset import StoredScene
 
 
 def tabletop(
@@ -70,16 +71,16 @@ def tabletop(
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
     with opening():
-        from lisa_core.evaluation.tabletop import open_scenes
+        from lisa_core.tabletop.dataset import open_scenes
 
-        chosen = open_scenes(folder, scenes)
+        chosen = open_scenes(folder)[:scenes]
         targets.prepare(folder)
     evaluation = partial(_evaluate_scenes, chosen, dialogues, max_new_tokens, model, targets)
     measure(context.obj, model, targets.journal, evaluation)
 
 
 def _evaluate_scenes(
-    scenes: "Sequence[Tabletop]",
+    scenes: "Sequence[StoredScene]",
     dialogues: int,
     max_new_tokens: int,
     model: ModelOptions,

@@ -62,12 +62,14 @@ def render(
     130 stopped.
     """
     try:
+        from lisa_core.tabletop.dataset import StoredScene
+
         out.mkdir(parents=True, exist_ok=True)
         _refuse_others(out, seed, guest)
-        finished = sum((out / f"{index:06d}.json").is_file() for index in range(scenes))
+        finished = sum(StoredScene(out, index).is_whole for index in range(scenes))
         with over_pictures(scenes, finished) as bar:
             for index in _rendered(out, scenes, seed, guest, workers, depth):
-                bar.current(f"{index:06d}")
+                bar.current(StoredScene(out, index).stem)
                 bar.advance()
     except LisaError as error:
         terminal.fail(str(error))
@@ -77,14 +79,13 @@ def render(
 
 
 def _refuse_others(out: Path, seed: int, guest: Kind | None) -> None:
-    from lisa_core.tabletop.dataset import load_scene
+    from lisa_core.tabletop.dataset import scenes_in
     from lisa_core.tabletop.sampling import sample_scene
 
-    first = next(iter(sorted(out.glob(f"{'[0-9]' * 6}.json"))), None)
-    if first is None:
+    if not (scenes := scenes_in(out)):
         return
-    there = load_scene(out, int(first.stem))
-    if there.seed != seed + int(first.stem):
+    there = scenes[0].description()
+    if there.seed != seed + scenes[0].index:
         raise LisaError(f"{out} has scenes of another seed; name another folder, or the same --seed.")
     wanted = sample_scene(there.seed, guest=guest)
     if [thing.kind for thing in there.things] != [thing.kind for thing in wanted.things]:

@@ -1,8 +1,6 @@
 """Evaluation on rendered tabletops: asks questions in held-out wordings, and judges the answers.
 
-    000000.jpg  000000.png (channel 0: owner, 1: part)  000000.json (things, camera) ...
-
-The files are those of `lisa tabletop render`. The questions about a scene depend only on its JSON file.
+The questions about a scene depend only on its JSON file.
 """
 
 import base64
@@ -10,7 +8,6 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,12 +16,12 @@ from PIL import Image
 
 from lisa_core import files
 from lisa_core.answer import Answer, union
-from lisa_core.errors import Cancelled, DatasetError
+from lisa_core.errors import Cancelled
 from lisa_core.evaluation import DIALOGUES
 from lisa_core.evaluation.metrics import Overlap, overlap
 from lisa_core.options import MAX_NEW_TOKENS
 from lisa_core.reasonseg import TARGET, digest_of
-from lisa_core.tabletop.dataset import load_view
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
 from lisa_core.tabletop.scene import View
 
@@ -32,40 +29,10 @@ if TYPE_CHECKING:
     from lisa_core.engine import LisaEngine
 
 
-@dataclass(frozen=True)
-class Tabletop:
-    """A rendered scene in a folder, not loaded yet."""
-
-    folder: Path
-    index: int
-
-    @property
-    def name(self) -> str:
-        """The picture's file name."""
-        return self.picture.name
-
-    @property
-    def picture(self) -> Path:
-        """File of the RGB picture."""
-        return self.folder / f"{self.index:06d}.jpg"
-
-    @property
-    def annotation(self) -> Path:
-        """File of the scene: what is on the table."""
-        return self.picture.with_suffix(".json")
-
-    def digest(self) -> str:
-        """A digest of its files' contents; raises DatasetError if they cannot be read."""
-        return digest_of((self.picture, self.picture.with_suffix(".png"), self.annotation))
-
-    def read(self) -> View:
-        """Loads the picture and the truth; raises DatasetError if a file is damaged."""
-        return load_view(self.folder, self.index)
-
-    def dialogues(self, view: View, count: int) -> list[Dialogue]:
-        """Dialogues in the held-out wordings, the same each time."""
-        seed = int(digest_of((self.annotation,))[:16], 16)
-        return dialogues(view, np.random.default_rng(seed), "held_out", count)
+def held_out_dialogues(scene: StoredScene, view: View, count: int) -> list[Dialogue]:
+    """Dialogues about a scene in the held-out wordings, the same each time."""
+    seed = int(digest_of((scene.annotation,))[:16], 16)
+    return dialogues(view, np.random.default_rng(seed), "held_out", count)
 
 
 @dataclass(frozen=True)
@@ -128,22 +95,8 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
     return Result(str(fields["image"]), tuple(verdicts))
 
 
-def open_scenes(folder: Path, most: int | None = None) -> list[Tabletop]:
-    """The scenes in a folder; with `most`, at most so many.
-
-    Raises:
-        DatasetError: there are none.
-    """
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is {'a file' if folder.exists() else 'not there'}; give a folder of scenes.")
-    indices = sorted(int(path.stem) for path in folder.glob("*.json") if re.fullmatch(r"\d{6}", path.stem))
-    if not indices:
-        raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
-    return [Tabletop(folder, index) for index in indices[:most]]
-
-
 def evaluate(
-    engine: "LisaEngine", scene: Tabletop, count: int = DIALOGUES, max_new_tokens: int = MAX_NEW_TOKENS
+    engine: "LisaEngine", scene: StoredScene, count: int = DIALOGUES, max_new_tokens: int = MAX_NEW_TOKENS
 ) -> Result:
     """Asks about a scene: the first turns of all dialogues in one batch, then the second ones and so on.
 
@@ -161,7 +114,7 @@ def evaluate(
     """
     view = scene.read()
     frame = engine.encode(view.rgb)
-    asked = scene.dialogues(view, count)
+    asked = held_out_dialogues(scene, view, count)
     said: list[list[Answer]] = [[] for _ in asked]
     for number in range(max((len(dialogue.turns) for dialogue in asked), default=0)):
         going = [index for index, dialogue in enumerate(asked) if number < len(dialogue.turns)]
@@ -197,15 +150,10 @@ def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Ver
         answer=answer.text,
         targets=len(turn.masks),
         masks=len(masks),
-        overlap=_paired(masks, targets_of(view, turn)) if turn.masks else None,
+        overlap=_paired(masks, [view.covered(each) for each in turn.masks]) if turn.masks else None,
         says=_says(answer.text, turn) if turn.says else None,
         shown=files.mask_png(union(answer.segments, view.owner.shape)),
     )
-
-
-def targets_of(view: View, turn: Turn) -> list[NDArray[np.bool_]]:
-    """The true masks of a turn, (H, W) each."""
-    return [np.logical_or.reduce([view.mask(each.thing, each.part) for each in targets]) for targets in turn.masks]
 
 
 def _paired(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.bool_]]) -> Overlap:

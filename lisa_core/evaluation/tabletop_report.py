@@ -11,7 +11,8 @@ import numpy as np
 from lisa_core import files, overlay
 from lisa_core.evaluation.metrics import score
 from lisa_core.evaluation.report import WORST, Failure, compared
-from lisa_core.evaluation.tabletop import Result, Tabletop, Verdict, targets_of
+from lisa_core.evaluation.tabletop import Result, Verdict, held_out_dialogues
+from lisa_core.tabletop.dataset import StoredScene
 
 _PANEL_WIDTH = 480
 
@@ -95,7 +96,7 @@ def as_csv(results: Sequence[Result]) -> bytes:
     return table.getvalue().encode(errors="backslashreplace")
 
 
-def sheet(scenes: Sequence[Tabletop], results: Sequence[Result], dialogues: int) -> bytes:
+def sheet(scenes: Sequence[StoredScene], results: Sequence[Result], dialogues: int) -> bytes:
     """A PNG of the worst answers, the worst first: each with its masks on the left and the truth on the right.
 
     Args:
@@ -116,13 +117,13 @@ def _goodness(verdict: Verdict) -> float:
     return float(verdict.says if verdict.says is not None else verdict.masks == 0)
 
 
-def _panels(scene: Tabletop, result: Result, number: int, dialogues: int) -> tuple[overlay.Panel, overlay.Panel]:
+def _panels(scene: StoredScene, result: Result, number: int, dialogues: int) -> tuple[overlay.Panel, overlay.Panel]:
     view = scene.read()
-    turns = [turn for dialogue in scene.dialogues(view, dialogues) for turn in dialogue.turns]
+    turns = [turn for dialogue in held_out_dialogues(scene, view, dialogues) for turn in dialogue.turns]
     verdict = result.verdicts[number]
     said = f"IoU {verdict.overlap.iou:.3f}: {verdict.answer}" if verdict.overlap else verdict.answer
     masks = [verdict.mask] if np.any(verdict.mask) else []
-    targets = {f"{place}. [SEG]": mask for place, mask in enumerate(targets_of(view, turns[number]), 1)}
+    targets = {f"{place}. [SEG]": view.covered(each) for place, each in enumerate(turns[number].masks, 1)}
     words = verdict.expected.replace("[SEG]", "SEG")
     answer, truth = compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
     return answer, overlay.Panel(words, truth.picture, truth.text)

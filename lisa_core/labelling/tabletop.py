@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from lisa_core.errors import DatasetError
-from lisa_core.evaluation.tabletop import Tabletop, open_scenes, targets_of
 from lisa_core.labelling.sources import Label, Mask
 from lisa_core.tabletop import english, wordings
 from lisa_core.tabletop.asking import Asker, shown
+from lisa_core.tabletop.dataset import StoredScene, open_scenes
 from lisa_core.tabletop.kinds import Kind
 from lisa_core.tabletop.questions import Turn, dialogues
 from lisa_core.tabletop.scene import View
@@ -56,7 +56,7 @@ def from_scenes(
     return labels, faults
 
 
-def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[str]) -> list[Label]:
+def _of_thing(asker: Asker, scene: StoredScene, thing: Seen, questions: Sequence[str]) -> list[Label]:
     """A label by name, and one with instructions and questions that are answered as the bundled model does."""
     it = f"the {thing.kind}"
     asked = dict.fromkeys((*questions, *(asker.ask(wordings.SHOW, it=it) for _ in range(_INSTRUCTIONS))))
@@ -64,17 +64,17 @@ def _of_thing(asker: Asker, scene: Tabletop, thing: Seen, questions: Sequence[st
     answers = tuple(turn.answer for turn in turns if turn)
     masks = partial(_thing_masks, scene, thing.index)
     return [
-        Label(scene.picture.stem, english.names(thing.kind), False, lambda: scene.picture, masks),
-        Label(scene.picture.stem, tuple(asked), True, lambda: scene.picture, masks, answers),
+        Label(scene.stem, english.names(thing.kind), False, lambda: scene.picture, masks),
+        Label(scene.stem, tuple(asked), True, lambda: scene.picture, masks, answers),
     ]
 
 
-def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[Label]:
+def _of_anything(asker: Asker, scene: StoredScene, view: View, count: int) -> list[Label]:
     """Labels from the first turns of random dialogues."""
     asked = [dialogue.turns[0] for dialogue in dialogues(view, asker.rng, "train", count)]
     return [
         Label(
-            scene.picture.stem,
+            scene.stem,
             (turn.question,),
             True,
             lambda: scene.picture,
@@ -85,13 +85,13 @@ def _of_anything(asker: Asker, scene: Tabletop, view: View, count: int) -> list[
     ]
 
 
-def _thing_masks(scene: Tabletop, thing: int) -> tuple[Mask, Mask]:
+def _thing_masks(scene: StoredScene, thing: int) -> tuple[Mask, Mask]:
     """The visible pixels of a thing; none are ignored."""
     seen = scene.read().mask(thing)
     return seen, np.zeros_like(seen)
 
 
-def _turn_masks(scene: Tabletop, turn: Turn) -> tuple[Mask, ...]:
+def _turn_masks(scene: StoredScene, turn: Turn) -> tuple[Mask, ...]:
     view = scene.read()
     nothing = np.zeros(view.owner.shape, bool)
-    return (*(targets_of(view, turn) or [nothing]), nothing)
+    return (*([view.covered(targets) for targets in turn.masks] or [nothing]), nothing)

@@ -7,18 +7,11 @@ import numpy as np
 
 from lisa_core.tabletop import english, knowledge, patterns
 from lisa_core.tabletop.patterns import Split, Wordings
+from lisa_core.tabletop.scene import Target
 from lisa_core.tabletop.sight import Seen, Sight
 
 _MOST = 4
 """Most masks in an answer."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """A thing, by its index in the scene, or a part of it."""
-
-    thing: int
-    part: str | None = None
 
 
 @dataclass(frozen=True)

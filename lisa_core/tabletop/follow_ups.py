@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from lisa_core.tabletop import english, knowledge
-from lisa_core.tabletop.asking import Asker, Target, Turn, missing, shown
+from lisa_core.tabletop.asking import Asker, Turn, missing, shown
 from lisa_core.tabletop.follow_up_wordings import FOLLOW_UPS
 from lisa_core.tabletop.kinds import KINDS
 from lisa_core.tabletop.knowledge import GRIPS, USES
 from lisa_core.tabletop.phrases import WHERE
+from lisa_core.tabletop.scene import Target
 from lisa_core.tabletop.sight import Seen, around, only
 
 _THREE = 0.4

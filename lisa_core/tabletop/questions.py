@@ -14,17 +14,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lisa_core.tabletop import english, knowledge, spoken_wordings, wordings
-from lisa_core.tabletop.asking import NO_SUCH_THING, Asker, Target, Turn, listed, missing, shown
+from lisa_core.tabletop.asking import NO_SUCH_THING, Asker, Turn, listed, missing, shown
 from lisa_core.tabletop.follow_ups import follow_up
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, PAINTS
 from lisa_core.tabletop.knowledge import FACTS, GROUPS, USES, Fact, Use
 from lisa_core.tabletop.patterns import Split
 from lisa_core.tabletop.phrases import NOUN_PHRASES, WHERE
-from lisa_core.tabletop.scene import View
+from lisa_core.tabletop.scene import Target, View
 from lisa_core.tabletop.sight import Seen, around, extreme, look, only
 from lisa_core.tabletop.wordings import BENCHMARK
 
-__all__ = ["Dialogue", "Target", "Turn", "dialogues"]
+__all__ = ["Dialogue", "Turn", "dialogues"]
 
 _KINDS, _TRIES = 12, 4
 """For each dialogue, how many kinds are tried, and how often each: not every question fits a view."""

@@ -4,6 +4,7 @@ World axes (REP 103): x right, y away from the viewer, z up, origin in the middl
 optical: x right, y down, z forward. Units are metres and radians.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -149,6 +150,14 @@ class Extent:
         return np.stack([spread @ np.arange(spread.shape[1]) / seen for spread in (self.columns, self.rows)])
 
 
+@dataclass(frozen=True)
+class Target:
+    """A thing, by its index in the scene, or a part of it."""
+
+    thing: int
+    part: str | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class View:
     """A picture of a scene with its ground truth.
@@ -177,6 +186,10 @@ class View:
         if part is None:
             return seen
         return seen & (self.part == KIND_BY_NAME[self.things[thing].kind].parts.index(part) + 1)
+
+    def covered(self, targets: Iterable[Target]) -> NDArray[np.bool_]:
+        """(H, W): the visible pixels of one target or more, together."""
+        return np.logical_or.reduce([self.mask(target.thing, target.part) for target in targets])
 
     @cached_property
     def extent(self) -> Extent:

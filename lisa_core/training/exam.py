@@ -8,8 +8,9 @@ from pathlib import Path
 from lisa_core import files
 from lisa_core.engine import LisaEngine
 from lisa_core.evaluation import tabletop_report
-from lisa_core.evaluation.tabletop import evaluate, open_scenes
+from lisa_core.evaluation.tabletop import evaluate
 from lisa_core.model.lisa import Lisa
+from lisa_core.tabletop.dataset import open_scenes
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.fresh import TEMPLATE
 from lisa_core.training.log import lines_up_to

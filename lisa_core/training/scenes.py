@@ -15,8 +15,8 @@ from lisa_core import preprocess
 from lisa_core.model.lisa import LisaShape
 from lisa_core.preprocess import SamSize
 from lisa_core.tabletop.kinds import KINDS
-from lisa_core.tabletop.questions import Dialogue, Target, dialogues
-from lisa_core.tabletop.scene import View
+from lisa_core.tabletop.questions import Dialogue, dialogues
+from lisa_core.tabletop.scene import Target, View
 from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack
@@ -282,16 +282,11 @@ class _SceneTalk:
         return np.stack([made[targets] for targets in asked]) if asked else np.zeros((0, *size), np.uint8)
 
 
-def _covered(view: View, targets: Sequence[Target]) -> Any:
-    """(height, width) bool: the union of the targets."""
-    return np.logical_or.reduce([view.mask(target.thing, target.part) for target in targets])
-
-
 def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
     """(h, w): how much of each pixel, at `_MASK_SIDE`, the targets cover; 255: all."""
-    covered = _covered(view, targets)
+    covered = view.covered(targets)
     made = np.zeros(_fitted(covered.shape, _MASK_SIDE), np.uint8)
-    (rows, to_rows), (columns, to_columns) = (_filled(covered.any(1 - axis), made.shape[axis]) for axis in (0, 1))
+    (rows, to_rows), (columns, to_columns) = (_filled(np.any(covered, 1 - axis), made.shape[axis]) for axis in (0, 1))
     into = made[to_rows, to_columns]
     into[:] = cv2.resize(covered[rows, columns] * np.uint8(255), into.shape[::-1], interpolation=cv2.INTER_AREA)
     return made
@@ -299,7 +294,7 @@ def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
 
 def _patches(view: View, targets: Sequence[Target], square: _Square, side: int) -> NDArray[np.uint8]:
     """(side, side): the same for the patches of a square."""
-    seen = square.of(_covered(view, targets)) * np.uint8(255)
+    seen = square.of(view.covered(targets)) * np.uint8(255)
     return cv2.resize(seen, (side, side), interpolation=cv2.INTER_AREA).astype(np.uint8)
 
 

@@ -13,8 +13,7 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DatasetError
 from lisa_core.hub import state_of
 from lisa_core.model.lisa import Lisa
-from lisa_core.reasonseg import digest_of
-from lisa_core.tabletop.dataset import count, load_scene, load_view
+from lisa_core.tabletop.dataset import StoredScene, open_scenes
 from lisa_core.tabletop.scene import HELD_OUT_SEED, View
 from lisa_core.template import BY_NAME
 from lisa_core.tokenizer import Tokenizer
@@ -80,10 +79,10 @@ class School:
     def __init__(self, course: Course, run: Path, machine: Machine, bar: Bar) -> None:
         self._course, self._run, self._machine, self._bar = course, run, machine, bar
         self._seed = course.speak.seed
-        self._count = _number_of(course.scenes)
+        self._stored = _opened_scenes(course.scenes)
         self._before = _opened(course.checkpoint, course.lora) if course.checkpoint else None
         settings.keep(run, self._settings())
-        self._scenes = Scenes(self._read, self._count, self._seed)
+        self._scenes = Scenes(self._read, len(self._stored), self._seed)
         self._tokenizer = self._before.tokenizer if self._before else _tokenizer(self._scenes, run / _WORDS)
         self._model = self._first_model()
 
@@ -107,15 +106,15 @@ class School:
             self._export(out)
 
     def _read(self, index: int) -> View:
-        return load_view(self._course.scenes, index)
+        return self._stored[index].read()
 
     def _settings(self) -> dict[str, Any]:
         """What the training depends on besides its plans, which the trainer compares."""
-        course = self._course
+        course, ends = self._course, (self._stored[0], self._stored[-1])
         return {
             "scenes": str(course.scenes.resolve()),
-            "number_of_scenes": self._count,
-            "content_of_scenes": _digest(course.scenes, self._count),
+            "number_of_scenes": len(self._stored),
+            "content_of_scenes": [scene.digest() for scene in ends],  # tells others that were rendered in their place
             "speak_scenes": course.speak_scenes,
             "checkpoint": course.checkpoint,
             "lora": course.lora,
@@ -150,7 +149,7 @@ class School:
         """The second stage: everything else."""
         self._model.eval()
         course, plan, folder = self._course, self._course.speak, self._run / "speak"
-        number = min(self._count, course.speak_scenes or self._count)
+        number = min(len(self._stored), course.speak_scenes or len(self._stored))
         encoder = scratch.encoder_of(self._model)
         settings.keep(folder, {"encoder": encoder})
         speaking = scratch.Speaking(
@@ -222,21 +221,15 @@ def _tokenizer(scenes: Scenes, folder: Path) -> Tokenizer:
     return Tokenizer.from_folder(folder)
 
 
-def _number_of(folder: Path) -> int:
-    """The number of scenes; raises DatasetError if there are none, if some are missing, or if they are held out."""
-    if not (scenes := count(folder)):
-        raise DatasetError(f"{folder} has no scenes (000000.json); make some with `lisa tabletop render`.")
-    if more := sum(int(path.stem) > scenes for path in folder.glob("[0-9]" * 6 + ".json")):
-        raise DatasetError(
-            f"{folder} lacks scene {scenes:06d}, and {more} come after it: a render of several workers was stopped;"
-            " the same `lisa tabletop render` fills it up."
-        )
-    if load_scene(folder, scenes - 1).seed >= HELD_OUT_SEED:
+def _opened_scenes(folder: Path) -> list[StoredScene]:
+    """The scenes to train on; raises DatasetError if there are none, if some are missing, or if they are held out."""
+    scenes = open_scenes(folder)
+    for index, scene in enumerate(scenes):
+        if scene.index != index:
+            raise DatasetError(
+                f"{folder} lacks scene {index:06d}, and {len(scenes) - index} come after it: a render of several"
+                " workers was stopped; the same `lisa tabletop render` fills it up."
+            )
+    if scenes[-1].description().seed >= HELD_OUT_SEED:
         raise DatasetError(f"{folder} has scenes to measure with (seeds from {HELD_OUT_SEED}); train on others.")
     return scenes
-
-
-def _digest(folder: Path, scenes: int) -> str:
-    """A digest of the first and the last scene, which tells other scenes that were rendered in their place."""
-    ends = (0, scenes - 1)
-    return digest_of(folder / f"{index:06d}.{kind}" for index in ends for kind in ("json", "jpg", "png"))

@@ -7,9 +7,10 @@ import pytest
 
 from lisa_core import LisaEngine, files
 from lisa_core.checkpoint_files import is_whole
-from lisa_core.evaluation.tabletop import Result, evaluate, open_scenes
+from lisa_core.evaluation.tabletop import Result, evaluate
 from lisa_core.evaluation.tabletop_report import scores
 from lisa_core.hub import folder_of
+from lisa_core.tabletop.dataset import open_scenes
 
 SCENES = open_scenes(Path(__file__).parents[1] / "data" / "tabletop_scenes")
 SOME = SCENES[:12]

@@ -18,7 +18,7 @@ from lisa_core import LisaEngine, files
 from lisa_core.checkpoint import TEMPLATE_KEY, Checkpoint
 from lisa_core.model.lisa import Lisa
 from lisa_core.saving import save_quantised
-from lisa_core.tabletop import dataset
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.training import fresh, school, scratch
 from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.scratch import Looked, Machine
@@ -33,8 +33,8 @@ def for_training(folder: Path, *numbers: int) -> Path:
     """Copies some of the stored scenes into a folder, with seeds for training."""
     folder.mkdir(exist_ok=True)
     for index, number in enumerate(numbers):
-        scene = replace(dataset.load_scene(STORED, number), seed=index)
-        dataset.save(dataset.load_view(STORED, number), scene, folder, index)
+        scene = replace(StoredScene(STORED, number).description(), seed=index)
+        StoredScene(folder, index).write(StoredScene(STORED, number).read(), scene)
     return folder
 
 
@@ -101,7 +101,7 @@ def test_it_gives_a_checkpoint_that_answers(trained: tuple[Path, cli.Result]) ->
     out, said = trained
     assert said.code == 0, said.errors
     engine = LisaEngine.from_pretrained(out, "fp32", "cpu")
-    view = dataset.load_view(STORED, 0)
+    view = StoredScene(STORED, 0).read()
     answer = engine.ask(engine.encode(view.rgb), "Where is the mug?", mask_only=True)
     assert [segment.mask.shape for segment in answer.segments] == [view.owner.shape]
     assert sum(file.stat().st_size for file in out.rglob("*")) < 24_100_000
@@ -168,7 +168,7 @@ def test_whole_teaches_sams_encoder_to_speak_too(trained: tuple[Path, cli.Result
     assert all(0 <= line["sam_knows"] <= 1 for line in log)
     assert not learnt_whole.with_name("lisa.run").joinpath("embedding.npy").exists()
     engine = LisaEngine.from_pretrained(learnt_whole, "fp32", "cpu")
-    answer = engine.ask(engine.encode(dataset.load_view(STORED, 0).rgb), "Where is the mug?", mask_only=True)
+    answer = engine.ask(engine.encode(StoredScene(STORED, 0).read().rgb), "Where is the mug?", mask_only=True)
     assert len(answer.segments) == 1
 
 
@@ -208,7 +208,7 @@ def test_by_lora_only_what_the_official_recipe_teaches_is_learnt(
     whole = {"language.embed_tokens", "language.lm_head", "text_hidden_fcs.0", "text_hidden_fcs.2", "sam.mask_decoder"}
     assert _parts(learnt) == {"language.layers", *whole}
     engine = LisaEngine.from_pretrained(adapted, "fp32", "cpu")
-    answer = engine.ask(engine.encode(dataset.load_view(STORED, 0).rgb), "Where is the mug?", mask_only=True)
+    answer = engine.ask(engine.encode(StoredScene(STORED, 0).read().rgb), "Where is the mug?", mask_only=True)
     assert len(answer.segments) == 1
 
 
@@ -384,7 +384,7 @@ def test_what_another_encoder_saw_is_seen_again(tmp_path: Path) -> None:
     for model, digest in zip(models, digests, strict=True):
         looked = Looked.open(tmp_path, 2, model.shape, digest)
         assert looked.done == 0
-        assert list(scratch.look(model, lambda index: dataset.load_view(STORED, index), looked, machine)) == [2]
+        assert list(scratch.look(model, lambda index: StoredScene(STORED, index).read(), looked, machine)) == [2]
         assert Looked.open(tmp_path, 2, model.shape, digest).done == 2
         seen.append(np.array(looked.embedding))
     assert not np.allclose(*seen)

@@ -6,7 +6,7 @@ from lisa_core import LisaError
 from lisa_core.checkpoint_files import weight_files
 from lisa_core.errors import brief
 from lisa_core.labelling import sources
-from lisa_core.tabletop.dataset import load_scene
+from lisa_core.tabletop.dataset import StoredScene
 
 NO_TEXT = b"\xff" * 100_000
 
@@ -23,7 +23,7 @@ def test_an_error_in_brief():
     ("name", "read"),
     [
         ("pytorch_model.bin.index.json", lambda file: weight_files(file.parent)),
-        ("000000.json", lambda file: load_scene(file.parent, 0)),
+        ("000000.json", lambda file: StoredScene(file.parent, 0).description()),
         ("instances.json", lambda file: sources.from_coco(file, file.parent)),
         ("answers.json", lambda file: sources.from_answers(file, None, 0.0)),
     ],

@@ -14,11 +14,13 @@ from tabletops import view_of
 
 from lisa_core.answer import Answer, Segment, tight_box
 from lisa_core.errors import OutOfMemoryError
-from lisa_core.evaluation import tabletop_report
+from lisa_core.evaluation import tabletop, tabletop_report
 from lisa_core.evaluation.metrics import Overlap
-from lisa_core.evaluation.tabletop import Result, Tabletop, evaluate, judge, open_scenes, targets_of, unpacked
+from lisa_core.evaluation.tabletop import Result, evaluate, held_out_dialogues, judge, unpacked
 from lisa_core.evaluation.tabletop_report import scores
-from lisa_core.tabletop.questions import Target, Turn
+from lisa_core.tabletop.dataset import StoredScene, open_scenes
+from lisa_core.tabletop.questions import Turn
+from lisa_core.tabletop.scene import Target
 
 VIEW = view_of(
     ("mug", "red", -0.15, 0), ("mug", "blue", 0.0, 0), ("knife", "black", 0.15, 0), ("apple", "red", 0, 0.15)
@@ -40,7 +42,7 @@ class Knowing:
         self._turns = {
             tuple(each.question for each in dialogue.turns[: number + 1]): turn
             for scene in scenes
-            for dialogue in scene.dialogues(VIEW, dialogues)
+            for dialogue in held_out_dialogues(scene, VIEW, dialogues)
             for number, turn in enumerate(dialogue.turns)
         }
         self._wrong = wrong or {}
@@ -62,7 +64,7 @@ class Knowing:
                 raise wrong
             return wrong
         turn = self._turns[(*(question for question, _ in history), instruction)]
-        return answer(turn.answer, *targets_of(VIEW, turn))
+        return answer(turn.answer, *map(VIEW.covered, turn.masks))
 
     def close(self):
         pass
@@ -77,7 +79,7 @@ def folder(tmp_path, monkeypatch):
         Image.new("RGB", (64, 48), (60 * index, 90, 40)).save(path / f"{index:06d}.jpg")
         Image.new("RGB", (64, 48)).save(path / f"{index:06d}.png")
         (path / f"{index:06d}.json").write_text(json.dumps({"seed": index}))
-    monkeypatch.setattr(Tabletop, "read", lambda self: VIEW)
+    monkeypatch.setattr(StoredScene, "read", lambda self: VIEW)
     return path
 
 
@@ -122,14 +124,14 @@ def test_the_questions_are_the_same_each_time_and_differ_between_scenes(folder):
     run(folder, second)
     assert first.asked == second.asked
     asked = [
-        [turn.question for dialogue in scene.dialogues(VIEW, 8) for turn in dialogue.turns]
+        [turn.question for dialogue in held_out_dialogues(scene, VIEW, 8) for turn in dialogue.turns]
         for scene in open_scenes(folder)
     ]
     assert asked[0] != asked[1]
 
 
 def test_what_the_model_said_is_the_history(folder):
-    (scene,) = open_scenes(folder, 1)
+    (scene,) = open_scenes(folder)[:1]
     engine = Knowing([scene], dialogues=60)
     evaluate(engine, scene, 60)
     followed = [history for _, history in engine.asked if history]
@@ -138,8 +140,8 @@ def test_what_the_model_said_is_the_history(folder):
 
 
 def test_a_scene_about_which_nothing_can_be_asked_has_no_questions(folder, monkeypatch):
-    monkeypatch.setattr(Tabletop, "dialogues", lambda *_: [])
-    (scene,) = open_scenes(folder, 1)
+    monkeypatch.setattr(tabletop, "held_out_dialogues", lambda *_: [])
+    (scene,) = open_scenes(folder)[:1]
     assert evaluate(Always(), scene, 8) == Result(scene.name, ())
 
 
@@ -176,7 +178,7 @@ def test_words_need_to_be_said_and_refusals_to_have_no_mask():
 
 
 def test_the_sheet_has_the_answer_on_the_left_and_the_truth_on_the_right(folder):
-    (scene,) = open_scenes(folder, 1)
+    (scene,) = open_scenes(folder)[:1]
     result = evaluate(Always(), scene, 40)
     number = next(number for number, verdict in enumerate(result.verdicts) if verdict.targets)
     left, right = tabletop_report._panels(scene, result, number, 40)
@@ -207,10 +209,10 @@ def test_stopped_and_on(folder):
 
 
 def test_a_real_engine_answers_as_it_would_one_by_one(small):
-    (scene,) = open_scenes(STORED, 1)
+    (scene,) = open_scenes(STORED)[:1]
     view = scene.read()
     frame, expected = small.encode(view.rgb), []
-    for dialogue in scene.dialogues(view, 3):
+    for dialogue in held_out_dialogues(scene, view, 3):
         history = []
         for number, turn in enumerate(dialogue.turns):
             given = small.ask(frame, turn.question, history, max_new_tokens=12)
@@ -272,10 +274,12 @@ def test_the_stored_scenes_can_be_asked_about_and_their_truth_is_perfect():
     kinds, verdicts = Counter(), []
     for scene in open_scenes(STORED):
         view = scene.read()
-        for dialogue in scene.dialogues(view, 8):
+        for dialogue in held_out_dialogues(scene, view, 8):
             kinds[dialogue.kind] += 1
             for number, turn in enumerate(dialogue.turns):
-                verdicts.append(judge(view, dialogue.kind, number, turn, answer(turn.answer, *targets_of(view, turn))))
+                verdicts.append(
+                    judge(view, dialogue.kind, number, turn, answer(turn.answer, *map(view.covered, turn.masks)))
+                )
     assert len(kinds) == 11
     assert min(kinds.values()) >= 5
     whole = scores([Result("all", tuple(verdicts))])["all"]

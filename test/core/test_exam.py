@@ -11,7 +11,8 @@ import torch
 
 from lisa_core import files
 from lisa_core.evaluation.metrics import Overlap
-from lisa_core.evaluation.tabletop import Result, Tabletop, Verdict
+from lisa_core.evaluation.tabletop import Result, Verdict
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.training import exam
 from lisa_core.training.scratch import Machine
 
@@ -31,7 +32,7 @@ def take(tmp_path, monkeypatch):
 
     engine = Mock()
 
-    def evaluate(_engine, scene: Tabletop, *counts: int) -> Result:
+    def evaluate(_engine, scene: StoredScene, *counts: int) -> Result:
         shown = files.png(np.zeros(scene.read().owner.shape, np.uint8))
         return Result(scene.name, (Verdict("one", 0, "?", "!", "!", 1, 1, Overlap(found, 100), None, shown),))
 

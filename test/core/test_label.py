@@ -17,7 +17,7 @@ from tabletops import view_of
 from lisa_core import coco
 from lisa_core.polygons import outline_of, polygons_of
 from lisa_core.reasonseg import IGNORED, TARGET, Polygon, open_split, rasterize, read_annotation
-from lisa_core.tabletop.dataset import load_view, save
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Scene
 
@@ -462,7 +462,7 @@ def scenes_with_a_teapot(folder):
         ]
     ):
         view = view_of(*things)
-        save(view, Scene(index, view.things, *_SCENERY), folder, index)
+        StoredScene(folder, index).write(view, Scene(index, view.things, *_SCENERY))
 
 
 _SCENERY = (sample_scene(0).surroundings, sample_scene(0).light, sample_scene(0).viewpoint)
@@ -473,7 +473,7 @@ def test_rendered_scenes_become_a_data_set(tmp_path):
     words = ("label", "tabletop", tmp_path, "--kind", "teapot", "--question", "What can tea be poured from?")
     result = cli.run(*words, "--out", tmp_path / "out", "--val", 0)
     assert result.code == 0, result.errors
-    teapot = load_view(tmp_path, 0).mask(1)
+    teapot = StoredScene(tmp_path, 0).read().mask(1)
     paths = sorted((tmp_path / "out").glob("train/*.json"))
     name, sentences = map(read_annotation, paths)
     assert (name.texts, name.is_sentence, name.answers) == (("teapot",), False, ())
@@ -491,7 +491,7 @@ def test_what_was_known_is_asked_beside_it_with_true_answers(tmp_path):
     out = tmp_path / "out"
     words = ("label", "tabletop", tmp_path, "--kind", "teapot", "--others", 40, "--out", out, "--val", 0)
     assert cli.run(*words).code == 0
-    view = load_view(tmp_path, 0)
+    view = StoredScene(tmp_path, 0).read()
     by_name = {"mug": 0, "can": 2}
     found = [each for each in map(read_annotation, out.glob("train/*.json")) if len(each.answers) == 1]
     assert len(found) == 40

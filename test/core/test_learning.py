@@ -8,7 +8,8 @@ import pytest
 from test_cli_train import for_training
 
 from lisa_core import LisaEngine
-from lisa_core.evaluation.tabletop import judge, open_scenes, targets_of
+from lisa_core.evaluation.tabletop import judge
+from lisa_core.tabletop.dataset import open_scenes
 from lisa_core.tabletop.questions import dialogues
 
 CROWDED = (29, 39)
@@ -34,7 +35,7 @@ def test_some_minutes_teach_it_to_find_things_by_name(tmp_path: Path) -> None:
         answers = engine.ask_many(engine.encode(view.rgb), [turn.question for turn in turns], max_new_tokens=32)
         for turn, answer in zip(turns, answers, strict=True):
             verdict = judge(view, "name", 0, turn, answer)
-            (target,) = targets_of(view, turn)
+            (target,) = map(view.covered, turn.masks)
             found.append(verdict.overlap.iou)
             anything.append(np.count_nonzero(target) / np.count_nonzero(view.owner))
     assert len(found) > 10

@@ -11,7 +11,8 @@ from lisa_core.tabletop import english, patterns, phrases, spoken_wordings, word
 from lisa_core.tabletop.follow_up_wordings import FOLLOW_UPS
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.knowledge import FACTS, HELD_OUT_PAIRS, PURPOSES, USES
-from lisa_core.tabletop.questions import Target, dialogues
+from lisa_core.tabletop.questions import dialogues
+from lisa_core.tabletop.scene import Target
 from lisa_core.tabletop.sight import around, look
 
 ALL = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from core.test_tabletop_scenes import STORED, projected
 
-from lisa_core.tabletop.dataset import count, load_view
+from lisa_core.tabletop.dataset import StoredScene, open_scenes
 from lisa_core.tabletop.kinds import KINDS, NEW_KINDS
 from lisa_core.tabletop.models import model
 from lisa_core.tabletop.render import Renderer, without_mixtures
@@ -36,7 +36,7 @@ def test_the_same_scene_gives_the_same_bytes(renderer):
 
 
 def test_it_draws_what_is_stored(renderer):
-    stored, drawn = load_view(STORED, 0), renderer.render(sample_scene(10_000_000))
+    stored, drawn = StoredScene(STORED, 0).read(), renderer.render(sample_scene(10_000_000))
     assert (stored.owner != drawn.owner).mean() < 0.002
     assert np.abs(stored.rgb.astype(int) - drawn.rgb).mean() < 4
 
@@ -84,14 +84,14 @@ def lisa(*arguments: str, **options) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_renders_what_is_missing_only(tmp_path):
     assert lisa("render", str(tmp_path), "--scenes", "3", "--depth", "--workers", "2").returncode == 0
-    assert count(tmp_path) == 3
-    assert 0.3 < load_view(tmp_path, 1).depth.min() < 1
+    assert [scene.index for scene in open_scenes(tmp_path)] == list(range(3))
+    assert 0.3 < StoredScene(tmp_path, 1).read().depth.min() < 1
     (tmp_path / "000001.json").unlink()
     (tmp_path / "000001.png").write_bytes(b"damaged")
     kept = (tmp_path / "000002.json").stat().st_mtime_ns
     assert lisa("render", str(tmp_path), "--scenes", "4").returncode == 0
-    assert count(tmp_path) == 4
-    assert load_view(tmp_path, 1).owner.any()
+    assert [scene.index for scene in open_scenes(tmp_path)] == list(range(4))
+    assert StoredScene(tmp_path, 1).read().owner.any()
     assert (tmp_path / "000002.json").stat().st_mtime_ns == kept
     refused = lisa("render", str(tmp_path), "--scenes", "4", "--seed", "9")
     assert refused.returncode == 1
@@ -102,14 +102,14 @@ def test_the_command_renders_with_a_kind_that_is_on_no_other_table(tmp_path):
     with_teapot = ("render", str(tmp_path), "--scenes", "2", "--with", "teapot")
     assert lisa(*with_teapot).returncode == 0
     for index in range(2):
-        view = load_view(tmp_path, index)
+        view = StoredScene(tmp_path, index).read()
         assert [thing.kind for thing in view.things].count("teapot") == 1
         assert view.mask(0).sum() > 500
     assert lisa(*with_teapot).returncode == 0
     refused = lisa("render", str(tmp_path), "--scenes", "3")
     assert refused.returncode == 1
     assert "other things" in refused.stderr
-    assert count(tmp_path) == 2
+    assert [scene.index for scene in open_scenes(tmp_path)] == list(range(2))
     unknown = lisa("render", str(tmp_path), "--with", "unicorn")
     assert unknown.returncode == 2
     assert "toy car, teapot" in " ".join(unknown.stderr.replace("│", " ").split())

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from lisa_core.errors import DatasetError
-from lisa_core.tabletop.dataset import count, load_scene, load_view
+from lisa_core.tabletop.dataset import StoredScene, open_scenes
 from lisa_core.tabletop.kinds import KIND_BY_NAME, KINDS, NEW_KINDS
 from lisa_core.tabletop.models import model
 from lisa_core.tabletop.sampling import HEIGHT, WIDTH, apart, footprint, sample_scene
@@ -75,9 +75,9 @@ def test_models_stand_on_the_table_in_its_middle_and_have_their_parts(kind):
 
 
 def test_stored_scenes_are_held_out_and_are_what_their_seeds_give():
-    assert count(STORED) == 50
+    assert [scene.index for scene in open_scenes(STORED)] == list(range(50))
     for index in range(50):
-        scene = load_scene(STORED, index)
+        scene = StoredScene(STORED, index).description()
         assert scene.seed == HELD_OUT_SEED + index
         # Trigonometry may differ by a bit between processors.
         again = sample_scene(scene.seed)
@@ -89,7 +89,7 @@ def test_stored_scenes_are_held_out_and_are_what_their_seeds_give():
 
 @pytest.mark.parametrize("index", range(50))
 def test_stored_masks_are_where_the_poses_say(index):
-    view = load_view(STORED, index)
+    view = StoredScene(STORED, index).read()
     assert view.rgb.shape == (HEIGHT, WIDTH, 3)
     assert set(np.unique(view.owner)) == set(range(len(view.things) + 1)), "something is not in sight"
     for number, thing in enumerate(view.things):
@@ -109,7 +109,7 @@ def test_a_damaged_scene_is_named(tmp_path):
         with pytest.raises(
             DatasetError, match=r"000000 cannot be read .* delete 000000\.json, and the same `lisa tabletop render`"
         ):
-            load_view(tmp_path, 0)
+            StoredScene(tmp_path, 0).read()
 
 
 def broken_png(scene):
@@ -161,4 +161,4 @@ def test_whatever_is_wrong_with_a_scene_is_told_with_what_helps(tmp_path, damage
         shutil.copy(file, tmp_path)
     DAMAGES[damage](tmp_path / "000000")
     with pytest.raises(DatasetError, match=r"000000 cannot be read .* delete 000000\.json, and the same"):
-        load_view(tmp_path, 0)
+        StoredScene(tmp_path, 0).read()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from lisa_core import DatasetError, OutOfMemoryError
-from lisa_core.tabletop.dataset import load_view
+from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.training import ahead as module
 from lisa_core.training import fresh, trouble
 from lisa_core.training.ahead import ahead
@@ -60,7 +60,7 @@ def test_batches_come_in_order(workers: int) -> None:
 @WORKERS
 @pytest.mark.usefixtures("none_left")
 def test_scenes_are_the_same_whoever_reads_them(workers: int) -> None:
-    scenes = Scenes(lambda index: load_view(STORED, index), 6, 0)
+    scenes = Scenes(lambda index: StoredScene(STORED, index).read(), 6, 0)
     for step, sights in enumerate(ahead(lambda step: scenes.sights(step, 2, SHAPE), range(3), workers)):
         alone = scenes.sights(step, 2, SHAPE)
         pairs = zip(tensors(sights.clip) + tensors(sights.sam), tensors(alone.clip) + tensors(alone.sam), strict=True)
