@@ -225,6 +225,11 @@ def mask_png(mask: NDArray[np.bool_]) -> bytes:
     return png(np.multiply(mask, 255, dtype=np.uint8))
 
 
+def mask_from_png(content: bytes) -> NDArray[np.bool_]:
+    """The (H, W) mask in a file that `mask_png` made."""
+    return np.array(Image.open(io.BytesIO(content))) > 0
+
+
 def _open(path: Path) -> Image.Image:
     """The picture of whatever size, not decoded yet; see `_check_size`."""
     with _OPENING:

@@ -28,9 +28,9 @@ from lisa_core.evaluation import Protocol
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
+    from lisa_core.evaluation.masks import Result, SampleEntry
     from lisa_core.evaluation.refcoco import References
-    from lisa_core.evaluation.report import Failure
-    from lisa_core.evaluation.runner import Question, Result
+    from lisa_core.evaluation.run import Failure
     from lisa_core.reasonseg import Split
 
 app = terminal.group("Measure how good a model is on a data set.")
@@ -151,7 +151,7 @@ def refcoco(
 
 @dataclass(frozen=True)
 class Asking:
-    """How the model is asked: the options of `runner.evaluate`."""
+    """How the model is asked: the options of `masks.evaluate`."""
 
     protocol: Protocol
     max_new_tokens: int
@@ -167,10 +167,10 @@ def _evaluate_split(
 ) -> bool:
     """Evaluates, writes and shows; `source` describes the data in JSON. Returns whether anything failed."""
     from lisa_core.evaluation.journal import Journal
-    from lisa_core.evaluation.runner import Result, evaluate_together, unpacked
+    from lisa_core.evaluation.masks import Result, evaluate_together, unpacked
 
     settings = {**source, "protocol": asking.protocol, **asked_of(engine, model, asking.max_new_tokens)}
-    entries: Sequence[Question] = split.entries
+    entries: Sequence[SampleEntry] = split.entries
     for fault in split.faults:
         terminal.complain(fault)
     with Journal(targets.journal, settings | states(model), Result.packed, unpacked) as journal:
@@ -197,7 +197,7 @@ def _write(
     """Writes all files, or none and raises OSError."""
     from lisa_core import files
     from lisa_core.answer_files import as_json, stems
-    from lisa_core.evaluation import report
+    from lisa_core.evaluation import masks_report as report
 
     contents: dict[Path, bytes] = {}
     if targets.masks:
@@ -213,7 +213,7 @@ def _write(
 
 
 def _show(results: Sequence["Result"], targets: Targets) -> None:
-    from lisa_core.evaluation.report import scores
+    from lisa_core.evaluation.masks_report import scores
 
     rows = [(name, score.images, score.giou, score.ciou) for name, score in scores(results).items()]
     show_table(("queries", "images", "gIoU", "cIoU"), rows, targets.written(bool(results)))

@@ -19,7 +19,7 @@ from lisa_core.hub import state_of
 
 if TYPE_CHECKING:
     from lisa_core.evaluation.journal import Entry, Journal
-    from lisa_core.evaluation.report import Failure
+    from lisa_core.evaluation.run import Failure
 
     E = TypeVar("E", bound=Entry)
     R = TypeVar("R")

@@ -1,11 +1,12 @@
 """Measures a model on a data set: gIoU and cIoU by the published protocol, or of freely generated answers.
 
     for entry in reasonseg.open_split(Path("ReasonSeg"), "val").entries:
-        result = runner.evaluate(engine, entry)
+        result = masks.evaluate(engine, entry)
 
-`lisa_core.reasonseg` and `refcoco` read the data, `metrics` counts pixels, `runner` asks the model about one picture,
-`run` about all of them, `journal` stores finished results, and `report` writes them as files. `tabletop` and
-`tabletop_report` do the same for rendered tabletops, with many questions for each.
+`masks` asks for one mask of a picture, as ReasonSeg and refCOCO do, and `masks_report` scores the results;
+`lisa_core.reasonseg` and `refcoco` read the data. `tabletop` and `tabletop_report` do the same for rendered tabletops,
+with many questions about each. For both, `metrics` counts pixels, `run` goes through all pictures, `journal` stores
+finished results, and `report` has what the files of either are made of.
 """
 
 from typing import Literal

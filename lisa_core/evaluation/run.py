@@ -1,17 +1,25 @@
 """A whole evaluation: entry by entry, picture by picture, going on where an earlier run was stopped."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from lisa_core.errors import LisaError
 from lisa_core.evaluation.journal import Entry, Journal
-from lisa_core.evaluation.report import Failure
 
 E = TypeVar("E", bound=Entry)
 R = TypeVar("R")
 
 _AT_ONCE = 16
 """Questions about one picture that are asked together, at most."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be evaluated, and why."""
+
+    image: str
+    reason: str
 
 
 class Run(Generic[E, R]):

@@ -4,7 +4,6 @@ The questions about a scene depend only on its JSON file.
 """
 
 import base64
-import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lisa_core import files
 from lisa_core.answer import Answer, union
@@ -47,7 +45,7 @@ class Verdict:
         overlap: of the masks with the targets that they fit best, as no question asks for an order; None if there are
             no targets.
         says: whether the answer has the words that it must have; None if it need not have any.
-        shown: the union of the masks as a PNG: 255 on it, 0 elsewhere.
+        mask_png: the union of the masks as a PNG: 255 on it, 0 elsewhere.
     """
 
     kind: str
@@ -59,7 +57,7 @@ class Verdict:
     masks: int
     overlap: Overlap | None
     says: bool | None
-    shown: bytes
+    mask_png: bytes
 
     @property
     def refusal(self) -> bool:
@@ -69,7 +67,7 @@ class Verdict:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W), of the size of the picture."""
-        return np.array(Image.open(io.BytesIO(self.shown))) > 0
+        return files.mask_from_png(self.mask_png)
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Result:
 
     def packed(self) -> dict[str, Any]:
         """Its fields, serialisable as JSON."""
-        verdicts = [asdict(each) | {"shown": base64.b64encode(each.shown).decode()} for each in self.verdicts]
+        verdicts = [asdict(each) | {"mask_png": base64.b64encode(each.mask_png).decode()} for each in self.verdicts]
         return {"image": self.image, "verdicts": verdicts}
 
 
@@ -90,8 +88,8 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
     verdicts = []
     for each in fields["verdicts"]:
         pixels = None if each["overlap"] is None else Overlap(**each["overlap"])
-        shown = base64.b64decode(each["shown"], validate=True)
-        verdicts.append(Verdict(**(each | {"overlap": pixels, "shown": shown})))
+        mask_png = base64.b64decode(each["mask_png"], validate=True)
+        verdicts.append(Verdict(**(each | {"overlap": pixels, "mask_png": mask_png})))
     return Result(str(fields["image"]), tuple(verdicts))
 
 
@@ -152,7 +150,7 @@ def judge(view: View, kind: str, number: int, turn: Turn, answer: Answer) -> Ver
         masks=len(masks),
         overlap=_paired(masks, [view.covered(each) for each in turn.masks]) if turn.masks else None,
         says=_says(answer.text, turn) if turn.says else None,
-        shown=files.mask_png(union(answer.segments, view.owner.shape)),
+        mask_png=files.mask_png(union(answer.segments, view.owner.shape)),
     )
 
 

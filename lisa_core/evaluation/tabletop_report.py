@@ -1,20 +1,17 @@
-"""Results of tabletop questions: scores by kind of question, JSON, CSV and a contact sheet."""
+"""Results of tabletop questions: scores by kind of question, as JSON, as CSV, and as a contact sheet of the worst."""
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from lisa_core import files, overlay
+from lisa_core.evaluation import report
 from lisa_core.evaluation.metrics import score
-from lisa_core.evaluation.report import WORST, Failure, compared
+from lisa_core.evaluation.run import Failure
 from lisa_core.evaluation.tabletop import Result, Verdict, held_out_dialogues
+from lisa_core.overlay import Panel
 from lisa_core.tabletop.dataset import StoredScene
-
-_PANEL_WIDTH = 480
 
 
 @dataclass(frozen=True)
@@ -89,11 +86,9 @@ def _record(image: str, verdict: Verdict) -> dict[str, Any]:
 
 def as_csv(results: Sequence[Result]) -> bytes:
     """A table with a line for each question."""
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, _COLUMNS)
-    writer.writeheader()
-    writer.writerows(_record(result.image, verdict) for result in results for verdict in result.verdicts)
-    return table.getvalue().encode(errors="backslashreplace")
+    return report.as_csv(
+        _COLUMNS, (_record(result.image, verdict) for result in results for verdict in result.verdicts)
+    )
 
 
 def sheet(scenes: Sequence[StoredScene], results: Sequence[Result], dialogues: int) -> bytes:
@@ -106,9 +101,8 @@ def sheet(scenes: Sequence[StoredScene], results: Sequence[Result], dialogues: i
     """
     by_name = {scene.name: scene for scene in scenes}
     asked = [(result, number) for result in results for number in range(len(result.verdicts))]
-    worst = sorted(asked, key=lambda each: _goodness(each[0].verdicts[each[1]]))[:WORST]
-    panels = [panel for result, number in worst for panel in _panels(by_name[result.image], result, number, dialogues)]
-    return files.png(overlay.contact_sheet(panels, 4 if len(worst) > 2 else 2, _PANEL_WIDTH))
+    worst = sorted(asked, key=lambda each: _goodness(each[0].verdicts[each[1]]))[: report.WORST]
+    return report.sheet([_panels(by_name[result.image], result, number, dialogues) for result, number in worst])
 
 
 def _goodness(verdict: Verdict) -> float:
@@ -117,7 +111,7 @@ def _goodness(verdict: Verdict) -> float:
     return float(verdict.says if verdict.says is not None else verdict.masks == 0)
 
 
-def _panels(scene: StoredScene, result: Result, number: int, dialogues: int) -> tuple[overlay.Panel, overlay.Panel]:
+def _panels(scene: StoredScene, result: Result, number: int, dialogues: int) -> tuple[Panel, Panel]:
     view = scene.read()
     turns = [turn for dialogue in held_out_dialogues(scene, view, dialogues) for turn in dialogue.turns]
     verdict = result.verdicts[number]
@@ -125,5 +119,5 @@ def _panels(scene: StoredScene, result: Result, number: int, dialogues: int) -> 
     masks = [verdict.mask] if np.any(verdict.mask) else []
     targets = {f"{place}. [SEG]": view.covered(each) for place, each in enumerate(turns[number].masks, 1)}
     words = verdict.expected.replace("[SEG]", "SEG")
-    answer, truth = compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
-    return answer, overlay.Panel(words, truth.picture, truth.text)
+    answer, truth = report.compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
+    return answer, Panel(words, truth.picture, truth.text)

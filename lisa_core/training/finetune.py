@@ -15,7 +15,7 @@ from lisa_core import files, reasonseg, tensor_files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import DatasetError, LisaError, PromptError
-from lisa_core.evaluation import metrics, runner
+from lisa_core.evaluation import masks, metrics
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
 from lisa_core.options import BATCH, VALIDATE_EVERY
@@ -181,7 +181,7 @@ class Finetuning:
         """Measures gIoU by the published protocol, and keeps the state if it is the best so far."""
         self._model.language.eval()
         with self._autocast():
-            overlaps = [runner.evaluate(self._engine, entry).overlap for entry in self._val.entries]
+            overlaps = [masks.evaluate(self._engine, entry).overlap for entry in self._val.entries]
         giou = metrics.score(overlaps).giou
         assert giou is not None
         if giou > self._best:

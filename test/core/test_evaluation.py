@@ -11,10 +11,10 @@ from PIL import Image
 
 from lisa_core import overlay
 from lisa_core.errors import DatasetError, ImageError
-from lisa_core.evaluation import report
+from lisa_core.evaluation import masks_report, report
 from lisa_core.evaluation.journal import Journal
+from lisa_core.evaluation.masks import Result, evaluate, evaluate_together, unpacked
 from lisa_core.evaluation.metrics import Overlap, overlap, score
-from lisa_core.evaluation.runner import Result, evaluate, evaluate_together, unpacked
 from lisa_core.files import mask_png
 from lisa_core.reasonseg import (
     IGNORED,
@@ -422,7 +422,7 @@ def test_the_sheet_has_the_answer_on_the_left_and_the_truth_with_what_is_ignored
     shapes = [{"label": "target", "points": SQUARE}, {"label": "ignore", "points": [[6, 1], [7, 1], [7, 4]]}]
     (entry,) = open_split(split(**{"cup.json": annotation(shapes=shapes)})).entries
     sample = entry.read()
-    left, right = report._panels(entry, nothing_found())
+    left, right = masks_report._panels(entry, nothing_found())
     assert np.array_equal(left.picture, sample.image)
     truth = report._drawn([sample.truth == TARGET, sample.truth == IGNORED])
     assert np.array_equal(right.picture, overlay.draw(sample.image, truth))
@@ -431,5 +431,5 @@ def test_the_sheet_has_the_answer_on_the_left_and_the_truth_with_what_is_ignored
 
 def test_an_explanation_stands_with_its_image():
     for explanations in ({}, {("cup.jpg", "a cup"): "It holds tea."}):
-        (image,) = report.summary({}, [nothing_found()], [], [], explanations)["images"]
+        (image,) = masks_report.summary({}, [nothing_found()], [], [], explanations)["images"]
         assert image.get("explanation") == explanations.get(("cup.jpg", "a cup"))

@@ -17,7 +17,7 @@ from PIL import Image
 from lisa_core import LisaEngine, reasonseg
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.errors import CheckpointError, DatasetError, OutOfMemoryError
-from lisa_core.evaluation import runner
+from lisa_core.evaluation.masks import evaluate
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune
@@ -155,7 +155,7 @@ def test_qlora_from_the_first_step_to_a_checkpoint_for_every_precision(small_che
     entry = reasonseg.open_split(data, "val").entries[0]
     for precision in ("fp32", "bf16", "fp16", "int8", "nf4"):
         engine = LisaEngine.from_pretrained(out, precision, "cpu")
-        verdict = runner.evaluate(engine, entry)
+        verdict = evaluate(engine, entry)
         assert verdict.overlap.iou == pytest.approx(max(validated), abs=0.25), precision
         assert engine.ask(engine.encode(entry.read().image), "What is it?", max_new_tokens=3).token_ids
 

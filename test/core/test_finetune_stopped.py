@@ -57,9 +57,9 @@ def raising(error, after=0):
 
 MOMENTS = {
     "loading": (finetune.adapters, "load_learner", 0, False),
-    "the first validation": (finetune.runner, "evaluate", 1, True),
+    "the first validation": (finetune.masks, "evaluate", 1, True),
     "a step": (finetune.forward, "of_batch", 2, True),
-    "a validation": (finetune.runner, "evaluate", 3, True),
+    "a validation": (finetune.masks, "evaluate", 3, True),
     "drawing": (finetune.curves, "draw", 1, True),
     "writing": (export, "released_name", 40, True),
 }

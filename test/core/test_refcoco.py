@@ -12,8 +12,8 @@ from test_cli_evaluate import FakeEngine
 
 from lisa_core.coco import layers_of
 from lisa_core.errors import DatasetError, OutOfMemoryError
+from lisa_core.evaluation.masks import evaluate
 from lisa_core.evaluation.refcoco import RefCoco
-from lisa_core.evaluation.runner import evaluate
 from lisa_core.reasonseg import TARGET
 
 WIDTH, HEIGHT = 64, 48

@@ -1,7 +1,6 @@
-"""Asks the model about one picture, and compares its mask with the ground truth."""
+"""Asks for one mask of a picture, and compares it with the ground truth."""
 
 import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,7 +8,6 @@ from typing import Protocol as Interface
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from lisa_core import files
 from lisa_core.answer import Answer, union
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from lisa_core.engine import LisaEngine
 
 
-class Question(Entry, Interface):
+class SampleEntry(Entry, Interface):
     """A picture with one question, not loaded yet."""
 
     def read(self) -> Sample:
@@ -52,7 +50,7 @@ class Result:
     @property
     def mask(self) -> NDArray[np.bool_]:
         """(H, W), of the size of the image."""
-        return np.array(Image.open(io.BytesIO(self.mask_png))) > 0
+        return files.mask_from_png(self.mask_png)
 
     def packed(self) -> dict[str, Any]:
         """Its fields, serialisable as JSON."""
@@ -81,7 +79,7 @@ def unpacked(fields: Mapping[str, Any]) -> Result:
 
 def evaluate(
     engine: "LisaEngine",
-    entry: Question,
+    entry: SampleEntry,
     protocol: Protocol = "teacher-forced",
     max_new_tokens: int = MAX_NEW_TOKENS,
 ) -> Result:
@@ -102,7 +100,7 @@ def evaluate(
 
 
 def evaluate_together(
-    engine: "LisaEngine", entries: Sequence[Question], protocol: Protocol, max_new_tokens: int
+    engine: "LisaEngine", entries: Sequence[SampleEntry], protocol: Protocol, max_new_tokens: int
 ) -> list[Result]:
     """Does `evaluate` for entries about the same picture, which is encoded once and asked about in one batch.
 
@@ -129,7 +127,7 @@ def _is_led(sample: Sample, protocol: Protocol) -> bool:
     return protocol == "teacher-forced" and not sample.answered
 
 
-def _compared(entry: Question, sample: Sample, answer: Answer) -> Result:
+def _compared(entry: SampleEntry, sample: Sample, answer: Answer) -> Result:
     mask = union(answer.segments, sample.truth.shape)
     return Result(
         image=entry.name,
