@@ -52,11 +52,6 @@ def masks(names: Names, answer: Answer) -> dict[Path, bytes]:
     return {names.mask(index): files.mask_png(segment.mask) for index, segment in enumerate(answer.segments)}
 
 
-def picture(names: Names, rgb: NDArray[np.uint8], answer: Answer) -> dict[Path, bytes]:
-    """The picture with all segments."""
-    return {names.overlay: files.png(overlay.draw(rgb, answer.segments))}
-
-
 def record(names: Names, question: str, answer: Answer, timings: Mapping[str, float]) -> dict[str, Any]:
     """The answer as JSON has it, which knows no NaN; masks by the names of their files."""
     return {
@@ -72,6 +67,25 @@ def record(names: Names, question: str, answer: Answer, timings: Mapping[str, fl
             for segment, mask in zip(answer.segments, names.masks(answer), strict=True)
         ],
         "timings": dict(timings),
+    }
+
+
+def contents(
+    names: Names, rgb: NDArray[np.uint8], question: str, answer: Answer, timings: Mapping[str, float]
+) -> dict[Path, bytes]:
+    """All files of an answer: the masks, the picture with all segments, and the JSON.
+
+    Args:
+        names: of the files.
+        rgb: the picture that was asked about, (H, W, 3) uint8.
+        question: that was asked.
+        answer: to it.
+        timings: s by stage.
+    """
+    return {
+        **masks(names, answer),
+        names.overlay: files.png(overlay.draw(rgb, answer.segments)),
+        names.json: as_json(record(names, question, answer, timings)),
     }
 
 

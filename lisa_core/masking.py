@@ -89,7 +89,7 @@ class Masker:
 
     def _start(self, frame: Encoded) -> SamEncoding:
         """Encodes; on a GPU always on the side stream, for the recorded graph must not run twice at the same time."""
-        size = preprocess.sam_size(frame.image, self._model.shape.sam.image)
+        size = preprocess.sam_size(frame.image.shape[:2], self._model.shape.sam.image)
         if self._beside is None:
             return SamEncoding(self._encode(frame), size, _nothing_to_wait_for)
         embedding, wait = self._beside.start(lambda: self._encode(frame))

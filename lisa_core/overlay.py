@@ -6,7 +6,6 @@ its [SEG] has in the words, for there are fewer colours that everyone can tell a
 
 import functools
 import math
-import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol, cast
@@ -16,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from lisa_core.answer import Box
+from lisa_core.answer import Box, tight_box
 from lisa_core.errors import ImageError
+from lisa_core.template import SEG, split_answer
 
 Picture = NDArray[np.uint8]
 Colour = tuple[int, int, int]
@@ -58,6 +58,11 @@ class Region(Protocol):
     def box(self) -> Box: ...  # noqa: D102
 
 
+class _Outlined(NamedTuple):
+    mask: NDArray[np.bool_]
+    box: Box
+
+
 class Panel(NamedTuple):
     """One picture of a contact sheet: what was asked, what was seen, what was answered, and a line more about it."""
 
@@ -70,6 +75,11 @@ class Panel(NamedTuple):
 def colour(index: int) -> Colour:
     """The RGB colour of the segment with that index."""
     return PALETTE[index % len(PALETTE)]
+
+
+def regions(masks: Iterable[NDArray[np.bool_]]) -> list[Region]:
+    """What `draw` takes, of (H, W) masks alone."""
+    return [_Outlined(mask, tight_box(mask)) for mask in masks]
 
 
 def draw(rgb: Picture, segments: Sequence[Region]) -> Picture:
@@ -264,8 +274,8 @@ def _pieces(words: str, font: ImageFont.FreeTypeFont, size: int) -> list[list[Pi
     segments = 0
     for word in words.split():
         word_pieces: list[Piece] = []
-        for part in re.split(r"(\[SEG\])", word):
-            if part == "[SEG]":
+        for part in split_answer(word):
+            if part == SEG:
                 segments += 1
                 word_pieces.append(_badge(str(segments), round(0.85 * size), colour(segments - 1)))
             elif part:

@@ -77,16 +77,15 @@ def for_clip(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) ->
 
 def for_sam(rgb: NDArray[np.uint8], size: int, device: torch.device = _HOST) -> tuple[Tensor, SamSize]:
     """A (H, W, 3) RGB image with its longest side at SAM's input size: (h, w, 3) uint8 on the device."""
-    fitted = sam_size(rgb, size)
+    fitted = sam_size(rgb.shape[:2], size)
     return _resized(rgb, fitted.resized, "bilinear", device), fitted
 
 
-def sam_size(rgb: NDArray[np.uint8], size: int) -> SamSize:
-    """How large a (H, W, 3) image is in SAM's square input."""
-    source = (rgb.shape[0], rgb.shape[1])
+def sam_size(source: tuple[int, ...], size: int) -> SamSize:
+    """How large an image of that (height, width) is in SAM's square input."""
     scale = size / max(source)
     height, width = (max(1, int(side * scale + 0.5)) for side in source)
-    return SamSize(source, (height, width))
+    return SamSize((source[0], source[1]), (height, width))
 
 
 def clip_input(pixels: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Template:
         pieces = self.prefix()
         lead = self.after_image
         for earlier_question, earlier_answer in history:
-            words, *masks_and_words = _split_answer(earlier_answer + self.after_answer)
+            words, *masks_and_words = split_answer(earlier_answer + self.after_answer)
             pieces.append(lead + earlier_question + self.after_question + self.before_answer + words)
             pieces += [Special(SEG) if part == SEG else part for part in masks_and_words]
             pieces += self.end_of_turn
@@ -83,7 +83,7 @@ class Template:
         return [*pieces, lead + question + self.after_question]
 
 
-def _split_answer(answer: str) -> list[str]:
+def split_answer(answer: str) -> list[str]:
     """Words, `[SEG]`, words, `[SEG]`, ..., words; the words may be empty."""
     return re.split(rf"({re.escape(SEG)})", answer)
 

@@ -2,14 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
 
 from lisa_core import overlay
 from lisa_core.answer import Box
 from lisa_core.overlay import Panel, Picture
+from lisa_core.template import SEG
 from lisa_ros.client import Reply
 from lisa_ros.msg import Segment
 
@@ -27,11 +24,6 @@ class Shown:
     source: str
     rgb: Picture
     reply: Reply
-
-
-class _Region(NamedTuple):
-    mask: NDArray[np.bool_]
-    box: Box
 
 
 def box(segment: Segment) -> Box:
@@ -54,14 +46,13 @@ def contact_sheet(answers: Sequence[Shown]) -> Picture:
 
 
 def _panel(shown: Shown) -> Panel:
-    segments = shown.reply.answer.segments
-    regions = [_Region(mask, box(segment)) for mask, segment in zip(shown.reply.masks, segments, strict=True)]
-    return Panel(shown.question, overlay.draw(shown.rgb, regions), shown.reply.text, _where(shown))
+    picture = overlay.draw(shown.rgb, overlay.regions(shown.reply.masks))
+    return Panel(shown.question, picture, shown.reply.text, _where(shown))
 
 
 def _where(shown: Shown) -> str:
     answer = shown.reply.answer
     if not any(segment.has_position for segment in answer.segments):
         return shown.source
-    positions = ", ".join(f"[SEG] {position(segment)}" for segment in answer.segments)
+    positions = ", ".join(f"{SEG} {position(segment)}" for segment in answer.segments)
     return f"{shown.source}: {positions} in {answer.header.frame_id}"

@@ -10,10 +10,10 @@ from rclpy.node import Node
 from rclpy.time import Time
 from std_msgs.msg import Header
 
+from lisa_core.geometry import Vector
+
 PATIENCE = 0.1
 """Seconds to wait for a transform that comes later than its image."""
-
-Vector = tuple[float, float, float]
 
 
 def is_installed() -> bool:

@@ -16,6 +16,7 @@ from lisa_core.benchmark import baseline
 from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.subject import Subject
 from lisa_core.engine import Frame
+from lisa_core.prefix_cache import common_length
 
 SHORT, LONG = 8, 40
 """Tokens in an answer: a phrase with a mask, and an explanation."""
@@ -194,10 +195,7 @@ class Measurement:
         """Number of a prompt's tokens that are not cached from the previous prompt on the frame and its answer."""
         prompt = self.subject.prompt(asked, history)
         earlier = self.subject.prompt(before, history[:-1]) if history else self.subject.prompt("")
-        shared = next(
-            (index for index, (new, old) in enumerate(zip(prompt, earlier, strict=False)) if new != old), len(earlier)
-        )
-        return len(prompt) - shared - (SHORT - 1 if history else 0)
+        return len(prompt) - common_length(prompt, earlier) - (SHORT - 1 if history else 0)
 
     def _ask(self, frame: Frame, asked: Asked) -> Answer:
         return self.subject.engine.ask(

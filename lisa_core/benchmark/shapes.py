@@ -1,7 +1,7 @@
 """The sizes that can be measured with random weights."""
 
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Literal
 
 from lisa_core.model.clip import ClipShape
 from lisa_core.model.language import LanguageShape
@@ -9,7 +9,6 @@ from lisa_core.model.lisa import LisaShape
 from lisa_core.model.sam import SamShape
 
 ShapeName = Literal["tiny", "small", "7b", "13b"]
-NAMES: tuple[str, ...] = get_args(ShapeName)
 
 
 def _clip(width: int, heads: int, hidden: int, layers: int) -> ClipShape:

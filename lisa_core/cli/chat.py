@@ -18,9 +18,10 @@ from rich.table import Table
 
 from lisa_core.cli import options, ros_bridge, terminal
 from lisa_core.cli.loading import ModelOptions, loaded
-from lisa_core.cli.terminal import SEG, answer_text, plain, readable, segment_table
+from lisa_core.cli.terminal import answer_text, plain, readable, segment_table
 from lisa_core.errors import Cancelled, ImageError, LisaError
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_core.template import SEG
 
 if TYPE_CHECKING:
     import numpy as np

@@ -128,12 +128,7 @@ def _segment_one(engine: Any, image: Path, asking: Asking, names: "Names", sourc
     rgb = files.read_rgb(image)
     frame = engine.encode(rgb)
     answer = engine.ask(frame, asking.question, **asking.options)
-    record = answer_files.record(names, asking.question, answer, {**frame.timings, **answer.timings})
-    contents = {
-        **answer_files.masks(names, answer),
-        **answer_files.picture(names, rgb, answer),
-        names.json: answer_files.as_json(record),
-    }
+    contents = answer_files.contents(names, rgb, asking.question, answer, {**frame.timings, **answer.timings})
     for path in contents:
         if path.resolve() in sources:
             raise ImageError(f"its result {path} would replace a picture that was given; choose another --out.")

@@ -16,8 +16,8 @@ from rich.text import Text
 
 from lisa_core.answer import Answer
 from lisa_core.signals import ended_in_order
+from lisa_core.template import SEG
 
-SEG = "[SEG]"
 _UNREADABLE = "\ufffd"
 _CONTROL = {code: _UNREADABLE for code in (*range(32), *range(127, 160), *range(0xD800, 0xE000)) if code not in (9, 10)}
 

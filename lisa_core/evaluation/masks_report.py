@@ -10,6 +10,7 @@ from lisa_core.evaluation.metrics import Score, score
 from lisa_core.evaluation.run import Failure
 from lisa_core.overlay import Panel
 from lisa_core.reasonseg import IGNORED, TARGET, Length
+from lisa_core.template import SEG
 
 _COLUMNS = ("image", "query", "length", "iou", "intersection", "union", "answer")
 
@@ -75,8 +76,8 @@ def sheet(entries: Sequence[SampleEntry], results: Sequence[Result]) -> bytes:
 
 def _panels(entry: SampleEntry, result: Result) -> tuple[Panel, Panel]:
     sample = entry.read()
-    regions = {"target [SEG]": sample.truth == TARGET}
+    regions = {f"target {SEG}": sample.truth == TARGET}
     if (ignored := sample.truth == IGNORED).any():
-        regions["ignored [SEG]"] = ignored
+        regions[f"ignored {SEG}"] = ignored
     said = f"IoU {result.overlap.iou:.3f}: {result.answer}"
     return report.compared(sample.image, f"{result.image}: {result.query}", said, [result.mask], regions)

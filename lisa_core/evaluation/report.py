@@ -3,14 +3,14 @@
 import csv
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lisa_core import files, overlay
-from lisa_core.answer import Box, tight_box
 from lisa_core.overlay import Panel
+from lisa_core.template import SEG
 
 WORST = 12
 """Answers on the contact sheet."""
@@ -33,11 +33,6 @@ def sheet(pairs: Sequence[tuple[Panel, Panel]]) -> bytes:
     return files.png(overlay.contact_sheet([panel for pair in pairs for panel in pair], columns, _PANEL_WIDTH))
 
 
-class _Region(NamedTuple):
-    mask: NDArray[np.bool_]
-    box: Box
-
-
 def compared(
     image: NDArray[np.uint8],
     question: str,
@@ -54,13 +49,9 @@ def compared(
         masks: (H, W) each, of the answer.
         truth: the true masks by name; `[SEG]` in a name is drawn as the badge of the mask.
     """
-    badges = "".join("[SEG]" for _ in masks)
-    words = said.replace("[SEG]", "SEG")
+    badges = SEG * len(masks)
+    words = said.replace(SEG, "SEG")
     return (
-        Panel(question, overlay.draw(image, _drawn(masks)), f"answer {badges} {words}"),
-        Panel("ground truth", overlay.draw(image, _drawn(list(truth.values()))), ", ".join(truth)),
+        Panel(question, overlay.draw(image, overlay.regions(masks)), f"answer {badges} {words}"),
+        Panel("ground truth", overlay.draw(image, overlay.regions(truth.values())), ", ".join(truth)),
     )
-
-
-def _drawn(masks: Sequence[NDArray[np.bool_]]) -> list[_Region]:
-    return [_Region(mask, tight_box(mask)) for mask in masks]

@@ -22,6 +22,7 @@ from lisa_core.reasonseg import TARGET, digest_of
 from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
 from lisa_core.tabletop.scene import View
+from lisa_core.template import SEG
 
 if TYPE_CHECKING:
     from lisa_core.engine import LisaEngine
@@ -172,4 +173,4 @@ def _paired(masks: Sequence[NDArray[np.bool_]], targets: Sequence[NDArray[np.boo
 def _says(text: str, turn: Turn) -> bool:
     """Whether the answer has all the required words, and no mask if there is no target."""
     there = all(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in turn.says)
-    return there and (bool(turn.masks) or "[SEG]" not in text)
+    return there and (bool(turn.masks) or SEG not in text)

@@ -12,6 +12,7 @@ from lisa_core.evaluation.run import Failure
 from lisa_core.evaluation.tabletop import Result, Verdict, held_out_dialogues
 from lisa_core.overlay import Panel
 from lisa_core.tabletop.dataset import StoredScene
+from lisa_core.template import SEG
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def _panels(scene: StoredScene, result: Result, number: int, dialogues: int) -> 
     verdict = result.verdicts[number]
     said = f"IoU {verdict.overlap.iou:.3f}: {verdict.answer}" if verdict.overlap else verdict.answer
     masks = [verdict.mask] if np.any(verdict.mask) else []
-    targets = {f"{place}. [SEG]": view.covered(each) for place, each in enumerate(turns[number].masks, 1)}
-    words = verdict.expected.replace("[SEG]", "SEG")
+    targets = {f"{place}. {SEG}": view.covered(each) for place, each in enumerate(turns[number].masks, 1)}
+    words = verdict.expected.replace(SEG, "SEG")
     answer, truth = report.compared(view.rgb, f"{verdict.kind}: {verdict.question}", said, masks, targets)
     return answer, Panel(words, truth.picture, truth.text)

@@ -268,7 +268,7 @@ class _SceneTalk:
 
     def masks(self) -> NDArray[np.uint8]:
         """(n, h, w): the mask of each `[SEG]`."""
-        return self._each(lambda targets: _mask(self.view, targets), _fitted(self.view.owner.shape, _MASK_SIDE))
+        return self._each(lambda targets: _mask(self.view, targets), _compared_size(self.view))
 
     def patches(self, side: int) -> NDArray[np.uint8]:
         """(n, side, side): how much of each of CLIP's patches the mask of each `[SEG]` covers."""
@@ -285,7 +285,7 @@ class _SceneTalk:
 def _mask(view: View, targets: Sequence[Target]) -> NDArray[np.uint8]:
     """(h, w): how much of each pixel, at `_MASK_SIDE`, the targets cover; 255: all."""
     covered = view.covered(targets)
-    made = np.zeros(_fitted(covered.shape, _MASK_SIDE), np.uint8)
+    made = np.zeros(_compared_size(view), np.uint8)
     (rows, to_rows), (columns, to_columns) = (_filled(np.any(covered, 1 - axis), made.shape[axis]) for axis in (0, 1))
     into = made[to_rows, to_columns]
     into[:] = cv2.resize(covered[rows, columns] * np.uint8(255), into.shape[::-1], interpolation=cv2.INTER_AREA)
@@ -307,11 +307,10 @@ def _filled(covered: NDArray[np.bool_], cells: int) -> tuple[slice, slice]:
     return slice(first * pixels, stop * pixels), slice(first * each, stop * each)
 
 
+def _compared_size(view: View) -> tuple[int, int]:
+    """(h, w) at which the masks of a view are compared."""
+    return preprocess.sam_size(view.owner.shape, _MASK_SIDE).resized
+
+
 def _mask_size(view: View, image: int) -> SamSize:
-    size = view.owner.shape
-    return SamSize(_fitted(size, _MASK_SIDE), _fitted(size, image))
-
-
-def _fitted(size: tuple[int, ...], longest: int) -> tuple[int, int]:
-    scale = longest / max(size)
-    return (max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5)))
+    return SamSize(_compared_size(view), preprocess.sam_size(view.owner.shape, image).resized)

@@ -111,11 +111,7 @@ class Turn:
     def archive(self) -> bytes:
         """A zip file of what `lisa segment` writes: a PNG for each mask, the overlay, and the answer as JSON."""
         names = answer_files.Names(Path(), "answer")
-        contents = {
-            **answer_files.masks(names, self.answer),
-            **answer_files.picture(names, self.image, self.answer),
-            names.json: answer_files.as_json(answer_files.record(names, self.question, self.answer, self.timings)),
-        }
+        contents = answer_files.contents(names, self.image, self.question, self.answer, self.timings)
         file = io.BytesIO()
         with zipfile.ZipFile(file, "w") as archive:
             for path, content in contents.items():

@@ -227,7 +227,7 @@ def test_a_chart_without_matplotlib_is_refused_before_anything_is_measured(monke
     assert "pip install '.[charts]'" in result.errors
 
 
-@pytest.mark.parametrize("name", shapes.NAMES)
+@pytest.mark.parametrize("name", shapes.BY_NAME)
 def test_the_planted_answer_uses_each_word_once(name):
     tokenizer = WordTokenizer(shapes.BY_NAME[name].language.vocabulary)
     said = tokenizer.encode(["Where? ASSISTANT:", *ANSWER])[-6:]

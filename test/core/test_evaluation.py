@@ -11,7 +11,7 @@ from PIL import Image
 
 from lisa_core import overlay
 from lisa_core.errors import DatasetError, ImageError
-from lisa_core.evaluation import masks_report, report
+from lisa_core.evaluation import masks_report
 from lisa_core.evaluation.journal import Journal
 from lisa_core.evaluation.masks import Result, evaluate, evaluate_together, unpacked
 from lisa_core.evaluation.metrics import Overlap, overlap, score
@@ -424,7 +424,7 @@ def test_the_sheet_has_the_answer_on_the_left_and_the_truth_with_what_is_ignored
     sample = entry.read()
     left, right = masks_report._panels(entry, nothing_found())
     assert np.array_equal(left.picture, sample.image)
-    truth = report._drawn([sample.truth == TARGET, sample.truth == IGNORED])
+    truth = overlay.regions([sample.truth == TARGET, sample.truth == IGNORED])
     assert np.array_equal(right.picture, overlay.draw(sample.image, truth))
     assert right.text == "target [SEG], ignored [SEG]"
 
