@@ -95,7 +95,9 @@ class Checkpoint:
         except PermissionError as error:
             raise CheckpointError(not_allowed(error.filename)) from error
         except OSError as error:  # such as a name that is too long
-            raise CheckpointError(f"{checkpoint} cannot be looked at ({error}); fetch it again.") from error
+            raise CheckpointError(
+                f"{checkpoint} cannot be looked at ({error}); give its right name, or fetch it again."
+            ) from error
 
     @classmethod
     def _open(

@@ -325,10 +325,14 @@ def _pair(paths: Sequence[Path]) -> tuple[list[Entry], list[str]]:
         if len(candidates) > 1:
             faults.append(f"{annotation.parent}: {names} share {annotation.name}; give each a name of its own.")
         elif not annotation.is_file():
-            faults.append(f"{candidates[0]} has no {annotation.name} beside it.")
+            faults.append(f"{candidates[0]} has no {annotation.name} beside it; label the picture, or move it away.")
         else:
             entries.append(Entry(candidates[0], annotation))
-    faults += [f"{path} has no picture beside it." for path in paths if path.suffix == ".json" and path not in pictures]
+    faults += [
+        f"{path} has no picture beside it; put the one of its name there, or move it away."
+        for path in paths
+        if path.suffix == ".json" and path not in pictures
+    ]
     return entries, faults
 
 

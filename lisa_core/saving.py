@@ -63,7 +63,7 @@ def save_quantised(
         OSError: it could not be written; nothing is left of it.
     """
     if checkpoint.quantised:
-        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already.")
+        raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already; use it as it is.")
     check_new(out)
     with files.whole_folder(out) as partial, loading.fitting("nf4", device):
         parameters = _quantised(checkpoint, device)

@@ -136,7 +136,7 @@ class BagReader:
     def span(self) -> Span:
         """When the recording begins and ends; raises BagError for a bag without messages."""
         if not self._reader.message_count:
-            raise BagError(f"{self.path} has no messages.")
+            raise BagError(f"{self.path} has no messages; record another.")
         return Span(self._reader.start_time, self._reader.end_time - 1)
 
     def require(self, name: str, *types: str) -> Topic:
@@ -190,7 +190,7 @@ class BagReader:
 def _check_readable(bag: Path) -> None:
     """Raises BagError for what is no bag, and OSError or BagError for one that rosbags could not open."""
     if not bag.exists():
-        raise BagError(f"There is no bag at {bag}.")
+        raise BagError(f"There is no bag at {bag}; give its folder, or one .mcap or .db3 file.")
     if bag.is_dir():
         if not (bag / "metadata.yaml").is_file():
             raise BagError(

@@ -188,4 +188,4 @@ def _only_refs(folder: Path) -> Path:
         source, target = str(pickles[0]), str(pickles[0].with_suffix(".json"))
         how = _CONVERT.format(source=source, mode="rb", target=target, write="w")
         raise DatasetError(f"{pickles[0]} is a pickle, which runs code when it is read; {how}")
-    raise DatasetError(f"{folder} has no refs*.json.")
+    raise DatasetError(f"{folder} has no refs*.json; give the folder of a data set, or the file by --refs.")

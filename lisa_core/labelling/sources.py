@@ -63,7 +63,7 @@ def from_png(pictures: Path, masks: Path) -> tuple[list[Label], list[str]]:
     for path in sorted(masks.glob("*/*.[pP][nN][gG]")) if masks.is_dir() else ():
         picture = by_stem.get(path.stem)
         if picture is None:
-            faults.append(f"{path} has no picture of its name in {pictures}.")
+            faults.append(f"{path} has no picture of its name in {pictures}; name it as its picture, or move it away.")
             continue
         query = path.parent.name
         labels.append(
@@ -175,7 +175,7 @@ def numbered(folder: Path) -> Callable[[int], Path]:
 
 def _by_stem(folder: Path) -> Mapping[str, Path]:
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is no folder of pictures.")
+        raise DatasetError(f"{folder} is no folder of pictures; give the one with the pictures that were labelled.")
     by_stem: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in _PICTURES:

@@ -1,7 +1,7 @@
 """Triton kernels for what surrounds attention in SAM's image encoder on a GPU; each moves its bytes once.
 
 Relative positions become extra columns of queries and keys. So attention needs no bias for every pair, and any of
-torch's fused kernels can do it. Import this module by `sam` only, for Triton is not everywhere.
+torch's fused kernels can do it. Import this module by `gpu.kernels_for`: Triton is not everywhere.
 """
 
 import math

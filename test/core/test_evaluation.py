@@ -387,9 +387,9 @@ def test_duplicates_and_singles_are_faults(split):
     split_ = open_split(split(**{"cup.png": b"", "alone.jpg": b"", "orphan.json": annotation()}))
     assert not split_.entries
     assert [sentence.split("/")[-1] for sentence in split_.faults] == [
-        "alone.jpg has no alone.json beside it.",
+        "alone.jpg has no alone.json beside it; label the picture, or move it away.",
         "val: cup.jpg and cup.png share cup.json; give each a name of its own.",
-        "orphan.json has no picture beside it.",
+        "orphan.json has no picture beside it; put the one of its name there, or move it away.",
     ]
 
 

@@ -195,6 +195,7 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
         "3.png is no picture",
         "5.png is no picture",
         "4.jpg is no picture",
+        "; name it as its picture, or move it away",
         "9.png has no picture of its name",
         "it has no words",
     ):
@@ -283,6 +284,8 @@ def test_nothing_is_left_where_nothing_can_be_written(pictures, tmp_path, monkey
     assert (
         "has no masks" in cli.run("label", "png", tmp_path / "out" / "train", pictures, "--out", tmp_path / "x").errors
     )
+    nowhere = cli.run("label", "png", tmp_path / "nowhere", tmp_path / "masks", "--out", tmp_path / "x")
+    assert "is no folder of pictures; give the one" in " ".join(nowhere.errors.split())
 
 
 def instances(annotations):

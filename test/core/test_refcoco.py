@@ -159,6 +159,12 @@ def test_a_pickle_is_not_read_and_the_way_to_json_works(folder, tmp_path):
     assert len(RefCoco(folder).split("val").entries) == 3
 
 
+def test_a_folder_without_references(folder):
+    (folder / "refs(unc).json").unlink()
+    with pytest.raises(DatasetError, match=r"has no refs\*\.json; give .* by --refs"):
+        RefCoco(folder).split("val")
+
+
 def test_several_files_of_references(folder):
     (folder / "refs(google).json").write_text("[]")
     with pytest.raises(DatasetError, match=r"choose one with --refs"):

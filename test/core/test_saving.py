@@ -98,7 +98,7 @@ def test_other_precisions_are_refused(tmp_path):
 
 def test_it_is_not_quantised_twice_and_nothing_is_overwritten(tmp_path):
     out = stored(LAYOUTS[0], tmp_path / "twin")
-    with pytest.raises(CheckpointError, match="already"):
+    with pytest.raises(CheckpointError, match="already; use it as it is"):
         save_quantised(Checkpoint.open(out), tmp_path / "again", CPU)
     with pytest.raises(LisaError, match="is there already"):
         stored(LAYOUTS[0], out)
