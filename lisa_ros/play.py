@@ -26,7 +26,7 @@ from lisa_core.cli import terminal
 from lisa_core.cli.terminal import plain
 from lisa_ros.arguments import refuse
 from lisa_ros.bag_qos import offered
-from lisa_ros.bags import LONGEST, BagError, BagReader, Message, Topic, TopicError
+from lisa_ros.bags import LONGEST, BagReader, Message, Topic, TopicError
 from lisa_ros.shared_memory import make_room
 
 CLOCK = "/clock"
@@ -101,17 +101,12 @@ def play(
             raise typer.BadParameter(f"{name} is no finite number")
     if 0 < clock < SLOWEST_CLOCK:
         raise typer.BadParameter(f"--clock is slower than {SLOWEST_CLOCK:g} Hz; 0 is none at all")
-    try:
-        with BagReader(bag) as reader:
-            wanted = [reader.require(name) for name in topics] if topics else list(reader.topics.values())
-            start = reader.span.start + round(start_offset * 1e9)
-            if start > reader.span.end:
-                raise typer.BadParameter(f"--start-offset is beyond the end of {bag}")
-            _publish(context.obj, reader, wanted, Pace(start, rate, clock), loop=loop, wait=wait)
-    except TopicError as error:
-        terminal.fail(str(error), 2)
-    except BagError as error:
-        terminal.fail(str(error))
+    with terminal.told(bag, misuse=(TopicError,)), BagReader(bag) as reader:
+        wanted = [reader.require(name) for name in topics] if topics else list(reader.topics.values())
+        start = reader.span.start + round(start_offset * 1e9)
+        if start > reader.span.end:
+            raise typer.BadParameter(f"--start-offset is beyond the end of {bag}")
+        _publish(context.obj, reader, wanted, Pace(start, rate, clock), loop=loop, wait=wait)
 
 
 class Pace:

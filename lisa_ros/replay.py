@@ -156,7 +156,12 @@ def replay(
         "template": template,
     }
     asking = Asking(tuple(dict.fromkeys(map(readable, ask))), max_new_tokens, mask_only)
-    try:
+    with terminal.told(
+        out,
+        stopped=lambda: "Stopped; the same command goes on from here.",
+        more=terminal.GOES_ON,
+        misuse=(TopicError, RecordError),
+    ):
         expected = None if expect is None else read_records(expect)
         with BagReader(bag) as reader:
             frames = Frames(reader, camera, depth, camera_info, every, depth_max_dt)
@@ -174,15 +179,6 @@ def replay(
                 _write_bag(out, frames, records)
                 write_records(_json(out), run, records)
                 journal.delete()
-    except (TopicError, RecordError) as error:
-        terminal.fail(str(error), 2)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        what = f"{error.strerror or error}: {error.filename or out}"
-        terminal.fail(f"{what}. The same command goes on once that is remedied.")
-    except KeyboardInterrupt:
-        terminal.fail("Stopped; the same command goes on from here.", 130)
     differences = [] if expected is None else list(compare(expected, records, min_iou))
     _report_unplaced(frames)
     _report(out, records, differences, compared=expected is not None)

@@ -13,7 +13,6 @@ from rich.text import Text
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import progress
 from lisa_core.cli.terminal import plain
-from lisa_core.errors import LisaError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,10 +91,10 @@ def bench(
         raise typer.BadParameter("give --shape or --checkpoint, not both")
     if json_file and chart and json_file.resolve() == chart.resolve():
         raise typer.BadParameter("--json and --chart cannot go into one file; name a file for each")
-    from lisa_core import files
-    from lisa_core.benchmark.report import differing
+    with terminal.told(checkpoint or shape):
+        from lisa_core import files
+        from lisa_core.benchmark.report import differing
 
-    try:
         for path in filter(None, (json_file, chart)):
             files.prepare(path)
         if chart:
@@ -105,10 +104,6 @@ def bench(
         with progress(MofNCompleteColumn(), TimeElapsedColumn()) as bars:
             subject, peaks = _load(shape or "small", checkpoint, precision, device, vision_tower, template, bars)
             report = _measure(subject, runs, baseline, peaks, bars)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(terminal.cause(error, checkpoint or shape))
     try:
         written = _write(report, json_file, chart)
     except OSError as error:

@@ -76,33 +76,19 @@ def chat(
     pipe a question failed; 2 wrong usage; 130 stopped.
     """
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
-    try:
+    with terminal.told(out):
         rgb = _read(image) if image is not None else None
         out.mkdir(parents=True, exist_ok=True)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(terminal.cause(error, out))
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")  # so that bytes that are not UTF-8 reach `readable`
-    interactive, engine = sys.stdin.isatty(), None
-    try:
-        engine = loaded(context.obj, model)
+    interactive = sys.stdin.isatty()
+    with terminal.told(_WHERE), contextlib.closing(loaded(context.obj, model)) as engine:
         talk = Chat(engine, out, {"max_new_tokens": max_new_tokens, "max_segments": max_segments})
         if interactive:
             talk.greet()
         if image is not None and rgb is not None:
             talk.open(image, rgb)
         failed = _hear(talk, _typed() if interactive else _piped(), interactive)
-    except KeyboardInterrupt:
-        terminal.fail("stopped.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(terminal.cause(error, _WHERE))
-    finally:
-        if engine is not None:
-            engine.close()
     raise typer.Exit(1 if failed and not interactive else 0)
 
 

@@ -1,7 +1,7 @@
 """Shared by the commands of `lisa evaluate`: options, files, and a run that can be resumed."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -13,7 +13,6 @@ from lisa_core.cli import terminal
 from lisa_core.cli.loading import ModelOptions, loaded
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import plain
-from lisa_core.errors import LisaError
 from lisa_core.evaluation import Protocol
 from lisa_core.hub import state_of
 
@@ -72,35 +71,21 @@ class Targets:
             self.masks.mkdir(parents=True, exist_ok=True)
 
 
-@contextmanager
-def opening() -> Iterator[None]:
-    """Wraps opening the data and making the folders; ends the command with a sentence if that fails."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        terminal.fail("stopped before anything was evaluated.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(terminal.cause(error, "the results"))
+def opening() -> AbstractContextManager[None]:
+    """Around opening the data and making the folders: see `terminal.told`."""
+    return terminal.told("the results", stopped=lambda: "stopped before anything was evaluated.")
 
 
 def measure(app_state: Any, model: ModelOptions, journal: Path, evaluation: Callable[[Any], bool]) -> NoReturn:
     """Loads the model, evaluates it and ends the command: with 1 if `evaluation` returns that anything failed."""
-    engine = None
-    try:
-        engine = loaded(app_state, model)
-        failed = evaluation(engine)
-    except KeyboardInterrupt:
+
+    def stopped() -> str:
         goes_on = f"the same command goes on from here, by {journal}" if journal.exists() else "nothing is finished yet"
-        terminal.fail(f"stopped; {goes_on}.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{terminal.cause(error, journal)}. The same command goes on once that is remedied.")
-    finally:
-        if engine is not None:
-            engine.close()
+        return f"stopped; {goes_on}."
+
+    told = terminal.told(journal, stopped=stopped, more=terminal.GOES_ON)
+    with told, closing(loaded(app_state, model)) as engine:
+        failed = evaluation(engine)
     raise typer.Exit(1 if failed else 0)
 
 

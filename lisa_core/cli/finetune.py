@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import over_a_share, over_steps
 from lisa_core.cli.terminal import plain
-from lisa_core.errors import LisaError
 from lisa_core.options import BATCH, CHECKPOINT, LEARNING_RATE, VALIDATE_EVERY
 
 if TYPE_CHECKING:
@@ -67,7 +66,7 @@ def finetune(
     [b]Exit codes[/b]: 0; 1 a file or the model will not do; 2 wrong usage; 130
     stopped.
     """
-    try:
+    with terminal.told(out, stopped=lambda: _stopped(out), more=terminal.GOES_ON):
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.saving import check_new
         from lisa_core.training.alone import alone, work_of
@@ -89,12 +88,6 @@ def finetune(
             _learn(training, steps)
             with over_a_share(f"writing {out}") as on_progress:
                 step, giou = training.finish(on_progress)
-    except KeyboardInterrupt:
-        terminal.fail(_stopped(out), 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        _disk(error, out)
     terminal.stdout().print(
         plain(f"{out}: the state after step {step}, gIoU {giou:.4f} on {folders[0]}; give it as the checkpoint.")
     )
@@ -137,7 +130,11 @@ def import_lora(
 
     [b]Exit codes[/b]: 0; 1 a file will not do; 2 wrong usage; 130 stopped.
     """
-    try:
+
+    def stopped() -> str:
+        return f"stopped; {out} is {'whole' if out.exists() else 'not made'}."
+
+    with terminal.told(out, stopped=stopped, more=terminal.GOES_ON):
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.training import adapters
 
@@ -145,12 +142,6 @@ def import_lora(
         taught, rank = adapters.read_official(weights, opened)
         with over_a_share(f"writing {out}") as on_progress:
             adapters.write_merged(opened, taught, alpha / rank, out, on_progress)
-    except KeyboardInterrupt:
-        terminal.fail(f"stopped; {out} is {'whole' if out.exists() else 'not made'}.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        _disk(error, out)
     terminal.stdout().print(plain(f"{out}: {len(taught)} tensors of rank {rank} merged; give it as the checkpoint."))
 
 
@@ -163,7 +154,3 @@ def _stopped(out: Path) -> str:
     if not work.exists():
         return "stopped before anything was learnt."
     return f"stopped; the same command goes on from here, by {work}."
-
-
-def _disk(error: OSError, out: Path) -> NoReturn:
-    terminal.fail(f"{terminal.cause(error, out)}. The same command goes on once that is remedied.")

@@ -11,7 +11,6 @@ from rich.table import Table
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.terminal import plain
-from lisa_core.errors import LisaError
 from lisa_core.options import ResolvedPrecision
 
 if TYPE_CHECKING:
@@ -37,13 +36,10 @@ def info(
 
     [b]Exit codes[/b]: 0; 1 the model will not do; 2 wrong usage; 130 stopped.
     """
-    from lisa_core.checkpoint import Checkpoint
+    with terminal.told(checkpoint):
+        from lisa_core.checkpoint import Checkpoint
 
-    try:
-        opened = Checkpoint.open(checkpoint, vision_tower or None, template)
-    except LisaError as error:
-        terminal.fail(str(error))
-    facts = _facts(opened)
+        facts = _facts(Checkpoint.open(checkpoint, vision_tower or None, template))
     console = terminal.stdout()
     console.print(json.dumps(facts, indent=2) if as_json else _tables(facts), markup=False)
 

@@ -11,7 +11,7 @@ from lisa_core.cli import ros_bridge, terminal
 from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.tabletop import kind_named
 from lisa_core.cli.terminal import plain
-from lisa_core.errors import DatasetError, LisaError
+from lisa_core.errors import DatasetError
 from lisa_core.tabletop.kinds import Kind
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def answers(
     """
     from lisa_core.labelling.sources import from_answers
 
-    with _opened(frames, camera) as frame:
+    with terminal.told(frames), _opened(frames, camera) as frame:
         _write(lambda: from_answers(answers_file, frame, min_score), out, val, of_a_recording=True)
 
 
@@ -168,7 +168,7 @@ def _write(
     from lisa_core.labelling import dataset
 
     faults: list[str] = []
-    try:
+    with terminal.told(out, stopped=lambda: "stopped; nothing was written.", more="; nothing was written."):
         labels, early = read()
         with over_pictures(len(labels)) as progress:
 
@@ -185,12 +185,6 @@ def _write(
                 progress.advance()
 
             counts = dataset.write(labels, out, val, done, complain, of_a_recording=of_a_recording)
-    except KeyboardInterrupt:
-        terminal.fail("stopped; nothing was written.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{terminal.cause(error, out)}; nothing was written.")
     learnt = f"{counts['train']} label{'s' if counts['train'] != 1 else ''} to learn"
     terminal.stdout().print(plain(f"{out}: {learnt}, {counts['val']} to validate"))
     if val and not counts["val"]:
@@ -202,28 +196,22 @@ def _write(
 
 @contextmanager
 def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArray[np.uint8]"]]:
-    """Yields a function that returns the picture of a frame by its number; ends the command if there are no frames."""
+    """Yields a function that returns the picture of a frame by its number; raises LisaError if there are no frames."""
     if frames.is_dir() and not (frames / "metadata.yaml").exists():
         from lisa_core.labelling.sources import numbered
 
         yield numbered(frames)
         return
     purpose = f"{frames} is no folder of pictures, and a bag"
-    try:
-        bags, bag_frames = ros_bridge.module("bags", purpose), ros_bridge.module("bag_frames", purpose)
-    except LisaError as error:
-        terminal.fail(str(error))
-    try:
-        with bags.BagReader(frames) as bag:
-            recorded = bag_frames.Frames(bag, camera, "", "", 0)
-            by_number = {frame.number: frame for frame in recorded}
+    bags, bag_frames = ros_bridge.module("bags", purpose), ros_bridge.module("bag_frames", purpose)
+    with bags.BagReader(frames) as bag:
+        recorded = bag_frames.Frames(bag, camera, "", "", 0)
+        by_number = {frame.number: frame for frame in recorded}
 
-            def rgb(number: int) -> "NDArray[np.uint8]":
-                if number not in by_number:
-                    raise DatasetError(f"{frames} has no frame {number}; give the bag that was replayed.")
-                image: NDArray[np.uint8] = recorded.rgb(by_number[number])
-                return image
+        def rgb(number: int) -> "NDArray[np.uint8]":
+            if number not in by_number:
+                raise DatasetError(f"{frames} has no frame {number}; give the bag that was replayed.")
+            image: NDArray[np.uint8] = recorded.rgb(by_number[number])
+            return image
 
-            yield rgb
-    except bags.BagError as error:
-        terminal.fail(str(error))
+        yield rgb

@@ -7,7 +7,6 @@ import typer
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import over_a_share
-from lisa_core.errors import LisaError
 
 
 def quantize(
@@ -27,17 +26,16 @@ def quantize(
 
     [b]Exit codes[/b]: 0; 1 the model or the disk will not do; 2 wrong usage; 130 stopped.
     """
-    from lisa_core.checkpoint import Checkpoint
-    from lisa_core.loading import resolve_device
-    from lisa_core.saving import save_quantised
+    with terminal.told(checkpoint):
+        from lisa_core.checkpoint import Checkpoint
+        from lisa_core.loading import resolve_device
+        from lisa_core.saving import save_quantised
 
-    try:
         opened = Checkpoint.open(checkpoint, vision_tower or None)
-        with over_a_share(f"quantising {checkpoint}") as on_progress:
-            save_quantised(opened, out, resolve_device(device or None), on_progress)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{out} could not be written: {error.strerror or error}; nothing is left of it.")
+        try:
+            with over_a_share(f"quantising {checkpoint}") as on_progress:
+                save_quantised(opened, out, resolve_device(device or None), on_progress)
+        except OSError as error:
+            terminal.fail(f"{out} could not be written: {error.strerror or error}; nothing is left of it.")
     size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     terminal.stdout().print(terminal.plain(f"{out}: {size / 2**20:,.0f} MiB in 4 bit; give it as the checkpoint."))

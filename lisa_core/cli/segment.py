@@ -1,6 +1,7 @@
 """`lisa segment`: asks one question about each picture, and writes the answers as files."""
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -75,15 +76,10 @@ def segment(
         for why in absent:
             terminal.complain(f"{why}; give a picture's file.")
         raise typer.Exit(1)
-    try:
+    with terminal.told(out):
         out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        terminal.fail(terminal.cause(error, out))
-    engine = loaded(context.obj, model)
-    try:
+    with closing(loaded(context.obj, model)) as engine:
         failed = _segment_all(engine, images, asking, out)
-    finally:
-        engine.close()
     raise typer.Exit(1 if failed else 0)
 
 

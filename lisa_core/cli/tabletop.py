@@ -61,7 +61,7 @@ def render(
     [b]Exit codes[/b]: 0; 1 a scene cannot be drawn or written; 2 wrong usage;
     130 stopped.
     """
-    try:
+    with terminal.told(out, stopped=lambda: "stopped; the same command goes on from here.", more=terminal.GOES_ON):
         from lisa_core.tabletop.dataset import StoredScene
 
         out.mkdir(parents=True, exist_ok=True)
@@ -71,10 +71,6 @@ def render(
             for index in _rendered(out, scenes, seed, guest, workers, depth):
                 bar.current(StoredScene(out, index).stem)
                 bar.advance()
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{error.filename or out} could not be written: {error.strerror or error}.")
     terminal.stdout().print(terminal.plain(f"{out}: {scenes} scenes, seeds {seed} to {seed + scenes - 1}"))
 
 

@@ -4,7 +4,8 @@ import errno
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lisa_core.answer import Answer
+from lisa_core.errors import LisaError
 from lisa_core.signals import ended_in_order
 from lisa_core.template import SEG
 
@@ -23,6 +25,9 @@ _CONTROL = {code: _UNREADABLE for code in (*range(32), *range(127, 160), *range(
 
 _OF_WRITES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE, errno.EBADF)
 """What a write fails with when its target is full or closed."""
+
+GOES_ON = ". The same command goes on once that is remedied."
+"""For `told`: after an error of the disk, of commands that take up what is there."""
 
 
 def program(**more: Any) -> typer.Typer:
@@ -109,6 +114,32 @@ def fail(sentence: str, code: int = 1) -> NoReturn:
     """Prints an error, and ends the command."""
     complain(sentence)
     raise typer.Exit(code)
+
+
+@contextmanager
+def told(
+    place: object,
+    *,
+    stopped: Callable[[], str] = lambda: "stopped.",
+    more: str = "",
+    misuse: tuple[type[LisaError], ...] = (),
+) -> Iterator[None]:
+    """Around the work of a command: ends the command with a sentence if that fails, or if Ctrl-C stops it.
+
+    Args:
+        place: what an error of the disk is about that names no file.
+        stopped: says what is left after Ctrl-C.
+        more: what follows an error of the disk.
+        misuse: errors that mean wrong usage.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(stopped(), 130)
+    except LisaError as error:
+        fail(str(error), 2 if isinstance(error, misuse) else 1)
+    except OSError as error:
+        fail(cause(error, place) + more)
 
 
 def cause(error: OSError, place: object) -> str:

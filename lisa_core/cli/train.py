@@ -7,7 +7,6 @@ import typer
 
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import over_steps
-from lisa_core.errors import LisaError
 
 _SEE, _SPEAK = "Learning to see", "Learning to speak"
 
@@ -104,7 +103,8 @@ def train(
     portion = Portion(speak_pictures, dialogues)
     course = Course(scenes, see, see_pictures, speak, portion, speak_scenes, checkpoint, lora, whole)
     run = out.parent / f"{out.name}.run"
-    try:
+    stopped = f"stopped; the same command goes on from here, by {run}."
+    with terminal.told(run, stopped=lambda: stopped, more=terminal.GOES_ON):
         check_new(out)
         curves.check_available()
         target = loading.resolve_device(device or None)
@@ -113,10 +113,4 @@ def train(
         with alone(run):
             school = School(course, run, Machine(target, mixed), over_steps)
             school.teach(out, exam, terminal.stderr().print)
-    except KeyboardInterrupt:
-        terminal.fail(f"stopped; the same command goes on from here, by {run}.", 130)
-    except LisaError as error:
-        terminal.fail(str(error))
-    except OSError as error:
-        terminal.fail(f"{terminal.cause(error, run)}. The same command goes on once that is remedied.")
     terminal.stdout().print(terminal.plain(f"{out}: give it as the checkpoint."))

@@ -1,6 +1,7 @@
 """`lisa info`: describes a checkpoint as the loaded model is, without reading its weights."""
 
 import json
+from unittest.mock import Mock
 
 import cli
 import pytest
@@ -103,6 +104,14 @@ def test_a_checkpoint_that_lacks_a_shard(tmp_path):
     result = cli.run("info", folder, "--vision-tower", TOWER)
     assert result.code == 1
     assert "lacks pytorch_model-00002-of-00004.bin" in result.errors
+
+
+@pytest.mark.parametrize("command", ["info", "bench", "quantize"])
+def test_ctrl_c_while_the_model_is_opened(command, tmp_path, monkeypatch):
+    monkeypatch.setattr(Checkpoint, "open", Mock(side_effect=KeyboardInterrupt))
+    words = {"info": [V1], "bench": ["--checkpoint", V1], "quantize": [V1, tmp_path / "small"]}[command]
+    stopped = cli.run(command, *words)
+    assert (stopped.code, stopped.out, stopped.errors) == (130, "", "error: stopped.")
 
 
 def test_wrong_usage():

@@ -1,10 +1,15 @@
 """What a program does where its streams are closed, full, or of an encoding that lacks its letters."""
 
+import errno
 import os
 import subprocess
 import sys
 
 import pytest
+import typer
+
+from lisa_core.cli import terminal
+from lisa_core.errors import DatasetError, ImageError
 
 PROGRAM = """
 import sys
@@ -73,3 +78,28 @@ def test_nothing_can_be_typed(say):
 def test_letters_that_the_encoding_lacks(say, encoding):
     ended = say("cup \u2615", "", PYTHONIOENCODING=encoding)
     assert (ended.returncode, ended.stdout) == (0, b"cup ?\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence", "code"),
+    [
+        (KeyboardInterrupt(), "stopped; half is there.", 130),
+        (ImageError("It is dark."), "It is dark.", 1),
+        (DatasetError("It is empty."), "It is empty.", 2),
+        (OSError(errno.ENOSPC, "No room"), "No room: results. The same command goes on once that is remedied.", 1),
+        (OSError(errno.EIO, "Broken", "a"), "Broken: a. The same command goes on once that is remedied.", 1),
+    ],
+)
+def test_what_ends_a_command_is_told(capsys, error, sentence, code):
+    told = terminal.told(
+        "results", stopped=lambda: "stopped; half is there.", more=terminal.GOES_ON, misuse=(DatasetError,)
+    )
+    with pytest.raises(typer.Exit) as ended, told:
+        raise error
+    assert ended.value.exit_code == code
+    assert capsys.readouterr().err == f"error: {sentence}\n"
+
+
+def test_a_bug_is_not_told():
+    with pytest.raises(ZeroDivisionError), terminal.told("results"):
+        raise ZeroDivisionError
