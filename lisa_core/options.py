@@ -19,8 +19,5 @@ TEMPLATES: tuple[str, ...] = get_args(TemplateName)
 MAX_NEW_TOKENS = 512
 """Tokens of one answer, end of sequence included, unless the caller says otherwise."""
 
-LEARNING_RATE, BATCH, VALIDATE_EVERY = 3e-4, 2, 100
-"""Of a fine-tuning: the rate at its highest, the pictures of a batch, and the steps from one validation to the next."""
-
 MAX_SEGMENTS = 16
 """Masks of one answer, unless the caller says otherwise; further `[SEG]` stay words."""

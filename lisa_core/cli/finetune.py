@@ -9,13 +9,11 @@ import typer
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import over_a_share, over_steps
 from lisa_core.cli.terminal import plain
-from lisa_core.options import BATCH, CHECKPOINT, LEARNING_RATE, VALIDATE_EVERY
+from lisa_core.options import CHECKPOINT
+from lisa_core.training.recipe import Lora, Plan, Recipe
 
 if TYPE_CHECKING:
     from lisa_core.training.finetune import Finetuning
-
-STEPS, BATCHES, SEED = 500, 1, 0
-ALPHA = 16.0
 
 OutModel = Annotated[Path, typer.Option(metavar="OUT", help="Folder to make: a checkpoint in the official v1 layout.")]
 
@@ -26,19 +24,21 @@ def finetune(
     ],
     out: OutModel,
     checkpoint: options.Checkpoint = CHECKPOINT,
-    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = STEPS,
-    learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = LEARNING_RATE,
-    batch: Annotated[int, typer.Option(metavar="N", min=1, help="Pictures that are learnt from at once.")] = BATCH,
+    steps: Annotated[int, typer.Option(metavar="N", min=1, help="Steps of training.")] = 500,
+    learning_rate: Annotated[float, typer.Option(metavar="X", min=0, help="At its highest.")] = Plan.learning_rate,
+    batch: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Pictures that are learnt from at once.")
+    ] = Recipe.batch,
     accumulate: Annotated[
         int,
         typer.Option(
             metavar="N", min=1, help="Batches of a step, one after the other; the authors' has 10 of 2 on each GPU."
         ),
-    ] = BATCHES,
-    validate_every: Annotated[int, typer.Option(metavar="N", min=1, help="Steps between validations.")] = (
-        VALIDATE_EVERY
-    ),
-    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is random.")] = SEED,
+    ] = Plan.batches,
+    validate_every: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Steps between validations.")
+    ] = Recipe.validate_every,
+    seed: Annotated[int, typer.Option(metavar="N", min=0, help="Of everything that is random.")] = Plan.seed,
     precision: options.LearnerPrecision = "auto",
     device: options.Device = "",
     vision_tower: options.VisionTower = "",
@@ -70,14 +70,13 @@ def finetune(
         from lisa_core.checkpoint import Checkpoint
         from lisa_core.saving import check_new
         from lisa_core.training.alone import alone, work_of
-        from lisa_core.training.finetune import Finetuning, Recipe, tidied
-        from lisa_core.training.trainer import Plan
+        from lisa_core.training.finetune import Finetuning, tidied
 
         if tidied(out):
             terminal.stdout().print(plain(f"{out}: whole already, by a training that was stopped at its very end."))
             return
         check_new(out)
-        plan = Plan(steps, learning_rate, min(100, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
+        plan = Plan(steps, learning_rate, min(Plan.warmup, steps // 10), batches=accumulate, seed=seed, save_every=30.0)
         recipe = Recipe(plan, batch, validate_every)
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
         with alone(work_of(out)):
@@ -118,7 +117,7 @@ def import_lora(
     checkpoint: options.Checkpoint = CHECKPOINT,
     vision_tower: options.VisionTower = "",
     template: options.Template = None,
-    alpha: Annotated[float, typer.Option(metavar="X", min=0, help="lora_alpha of the training.")] = ALPHA,
+    alpha: Annotated[float, typer.Option(metavar="X", min=0, help="lora_alpha of the training.")] = Lora.alpha,
 ) -> None:
     """Merge what the authors' training code has learnt into a checkpoint.
 

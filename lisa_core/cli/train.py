@@ -94,9 +94,9 @@ def train(
     from lisa_core.training import curves
     from lisa_core.training.alone import alone
     from lisa_core.training.exam import Exam
+    from lisa_core.training.recipe import Plan
     from lisa_core.training.school import Course, School
     from lisa_core.training.scratch import Machine, Portion
-    from lisa_core.training.trainer import Plan
 
     see = Plan(steps=see_steps, learning_rate=see_rate, muon=True, seed=seed)
     speak = Plan(steps=speak_steps, learning_rate=speak_rate, muon=not lora, seed=seed)

@@ -6,7 +6,6 @@ Source: Hu et al. 2021, "LoRA"; Dettmers et al. 2023, "QLoRA"; which parts, from
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -19,6 +18,7 @@ from lisa_core.model.linear import Linear, put
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.training import trouble
 from lisa_core.training.export import export
+from lisa_core.training.recipe import Lora
 
 WHOLE = ("language.embed_tokens.", "language.lm_head.", "text_hidden_fcs.", "sam.mask_decoder.")
 """Parameters that are trained in full, by the beginning of their names."""
@@ -26,16 +26,6 @@ WHOLE = ("language.embed_tokens.", "language.lm_head.", "text_hidden_fcs.", "sam
 _DOWN, _UP = ".lora_A.default.weight", ".lora_B.default.weight"
 _OFFICIAL = "base_model.model."
 """Prefix that peft puts before the parameter names of a whole model."""
-
-
-@dataclass(frozen=True)
-class Lora:
-    """The adapters' sizes, as in the official recipe."""
-
-    rank: int = 8
-    alpha: int = 16
-    dropout: float = 0.05
-    targets: tuple[str, ...] = ("q_proj", "v_proj")
 
 
 def check_available() -> None:

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence, Set
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,34 +18,15 @@ from lisa_core.errors import DatasetError, LisaError, PromptError
 from lisa_core.evaluation import masks, metrics
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress, resolve_device, resolve_precision
-from lisa_core.options import BATCH, VALIDATE_EVERY
 from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
-from lisa_core.training import adapters, curves, forward, losses, settings, trouble
+from lisa_core.training import adapters, curves, forward, settings, trouble
 from lisa_core.training.alone import work_of
 from lisa_core.training.annotated import Annotated, Batch, check_length
-from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
+from lisa_core.training.recipe import Recipe
+from lisa_core.training.trainer import LOG, STATE, Trainer
 
 _BEST, _SCORES = "best.pt", "validation.json"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to fine-tune; the defaults are the official recipe's, except for the length and the size of a step.
-
-    The authors' step has 20 pictures per GPU, in ten batches of two.
-
-    Attributes:
-        batch: pictures in a batch.
-        validate_every: steps between two validations.
-        weights: of the losses.
-    """
-
-    plan: Plan
-    batch: int = BATCH
-    validate_every: int = VALIDATE_EVERY
-    lora: adapters.Lora = field(default_factory=adapters.Lora)
-    weights: losses.Weights = field(default_factory=losses.Weights)
 
 
 class Finetuning:
@@ -162,9 +143,9 @@ class Finetuning:
             LisaError: a file of the training is damaged.
             OSError: it could not be written.
         """
-        best, lora = self._read_best(), self._recipe.lora
-        beside = [self.work / curves.NAME]
-        adapters.write_merged(self._checkpoint, best["weights"], lora.alpha / lora.rank, self._out, progress, beside)
+        best, beside = self._read_best(), [self.work / curves.NAME]
+        scale = self._recipe.lora.scale
+        adapters.write_merged(self._checkpoint, best["weights"], scale, self._out, progress, beside)
         _delete(self.work)
         return best["step"], best["giou"]
 

@@ -12,6 +12,7 @@ from lisa_core.preprocess import SamSize
 from lisa_core.tokenizer import IMAGE_ID
 from lisa_core.training import losses
 from lisa_core.training.batch import Packed
+from lisa_core.training.recipe import Weights
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,12 @@ class Pictures:
     masks: Sequence[Tensor]
 
 
-def of_batch(model: Lisa, pictures: Pictures, words: Packed, weights: losses.Weights) -> dict[str, Tensor]:
+def of_batch(model: Lisa, pictures: Pictures, words: Packed, weights: Weights) -> dict[str, Tensor]:
     """The official recipe's losses of a batch, by name."""
     return of_states(model, read(model, pictures.visual, words), pictures, words, weights)
 
 
-def of_states(
-    model: Lisa, hidden: Tensor, pictures: Pictures, words: Packed, weights: losses.Weights
-) -> dict[str, Tensor]:
+def of_states(model: Lisa, hidden: Tensor, pictures: Pictures, words: Packed, weights: Weights) -> dict[str, Tensor]:
     """The same, from the hidden states that `read` returned."""
     states = hidden.flatten(0, 1).index_select(0, words.learnt)
     ce = losses.of_words(model.language.lm_head(states), words.labels.flatten()[words.learnt + 1])

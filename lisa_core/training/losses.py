@@ -3,22 +3,13 @@
 Source: Lai et al. 2023, "LISA: Reasoning Segmentation via Large Language Model", and its published training code.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from lisa_core.training.recipe import Weights
+
 _DICE_SCALE, _DICE_EPS = 1000.0, 1e-6
-
-
-@dataclass(frozen=True)
-class Weights:
-    """Weight of each loss."""
-
-    ce: float = 1.0
-    bce: float = 2.0
-    dice: float = 0.5
 
 
 def of_words(logits: Tensor, labels: Tensor) -> Tensor:

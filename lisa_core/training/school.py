@@ -20,9 +20,10 @@ from lisa_core.tokenizer import Tokenizer
 from lisa_core.training import adapters, curves, fresh, scratch, settings, trouble
 from lisa_core.training.exam import Exam
 from lisa_core.training.export import export
+from lisa_core.training.recipe import Lora, Plan
 from lisa_core.training.scenes import Scenes
 from lisa_core.training.scratch import Looked, Machine, Portion
-from lisa_core.training.trainer import LOG, Plan, Trainer
+from lisa_core.training.trainer import LOG, Trainer
 
 Bar = Callable[[str, int, int], AbstractContextManager[Callable[[int, str], None]]]
 """Opens a progress bar: its description, steps in all, steps done; yields what is called with (steps done, words)."""
@@ -135,7 +136,7 @@ class School:
         if not self._course.lora:
             return loading.load(self._before, "fp32", device, to_learn=True)
         torch.manual_seed(self._seed)  # adapters start random
-        return adapters.load_learner(self._before, "fp32", device, adapters.Lora())
+        return adapters.load_learner(self._before, "fp32", device, Lora())
 
     def _see(self) -> None:
         """The first stage: the encoders."""
@@ -181,8 +182,7 @@ class School:
     def _export(self, out: Path) -> None:
         """Writes the checkpoint: the one before with what was learnt, or a new one."""
         if self._before:
-            size = adapters.Lora()
-            adapters.write_merged(self._before, adapters.learnt(self._model), size.alpha / size.rank, out)
+            adapters.write_merged(self._before, adapters.learnt(self._model), Lora().scale, out)
             return
         config, tower = fresh.config_of(self._model.shape), fresh.tower_config_of(self._model.shape.clip)
         state = self._model.state_dict()

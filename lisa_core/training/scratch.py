@@ -26,14 +26,15 @@ from lisa_core.files import write_whole
 from lisa_core.model.lisa import Lisa, LisaShape
 from lisa_core.tabletop.scene import View
 from lisa_core.tokenizer import Tokenizer
-from lisa_core.training import adapters, forward, losses, vision
+from lisa_core.training import adapters, forward, vision
 from lisa_core.training.ahead import ahead
 from lisa_core.training.forward import Pictures
 from lisa_core.training.hints import Hints
 from lisa_core.training.in_4_bit import in_4_bit
+from lisa_core.training.recipe import Plan, Weights
 from lisa_core.training.scenes import SENSES, Scenes, Sights, Talk
 from lisa_core.training.settings import read_json
-from lisa_core.training.trainer import Plan, Trainer
+from lisa_core.training.trainer import Trainer
 
 _SPEAKING = (
     "clip.",
@@ -263,7 +264,7 @@ class Speaking:
             hidden = forward.read(model, visual, talk.words)
             masks = (talk.masks.float() / 255).split([len(columns) for columns in talk.words.before_seg])
             pictures = Pictures(visual, embedding, [talk.size] * len(masks), masks)
-            parts = [forward.of_states(model, hidden, pictures, talk.words, losses.Weights())]
+            parts = [forward.of_states(model, hidden, pictures, talk.words, Weights())]
             if self._hints:
                 parts += self._hint_losses(self._hints, talk, visual, embedding, hidden)
         named = {name: value for part in parts for name, value in part.items()}

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, closing, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from lisa_core import files, tensor_files
 from lisa_core.errors import CheckpointError, LisaError
-from lisa_core.options import LEARNING_RATE
 from lisa_core.training.ahead import ahead
 from lisa_core.training.log import lines_up_to
 from lisa_core.training.muon import Muon
+from lisa_core.training.recipe import Plan
 
 Batch = TypeVar("Batch")
 Losses = Mapping[str, Tensor]
@@ -26,38 +26,6 @@ Losses = Mapping[str, Tensor]
 
 STATE, LOG = "state.pt", "log.jsonl"
 _BETAS = (0.9, 0.95)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """How long and how fast.
-
-    Attributes:
-        steps: in all.
-        learning_rate: the highest.
-        warmup: steps in which the rate rises to that; then it falls linearly to zero, as in the official recipe.
-        weight_decay: of AdamW.
-        clip: norm to which larger gradients are scaled down.
-        batches: in a step, one after the other; their gradients are averaged.
-        muon: Muon (Jordan 2024) optimises the inner matrices, AdamW the rest; otherwise AdamW everything.
-        seed: of everything that is random.
-        save_every: least seconds between two saved states; multiplied by the seconds that saving took, if over one.
-    """
-
-    steps: int
-    learning_rate: float = LEARNING_RATE
-    warmup: int = 100
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    batches: int = 1
-    muon: bool = False
-    seed: int = 0
-    save_every: float = 120.0
-
-    def rate(self, step: int) -> float:
-        """The learning rate of a step, as a share of the highest."""
-        rising = (step + 1) / max(1, self.warmup)
-        return min(rising, max(0.0, (self.steps - step) / max(1, self.steps - self.warmup)))
 
 
 class Trainer(Generic[Batch]):

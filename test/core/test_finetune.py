@@ -21,7 +21,8 @@ from lisa_core.evaluation.masks import evaluate
 from lisa_core.model.lisa import parameter_name
 from lisa_core.template import BY_NAME
 from lisa_core.training import adapters, annotated, finetune
-from lisa_core.training.trainer import Plan, Trainer
+from lisa_core.training.recipe import Lora, Plan, Recipe, Weights
+from lisa_core.training.trainer import Trainer
 
 STEPS = 24
 CPU = torch.device("cpu")
@@ -123,7 +124,7 @@ main(sys.argv[1:])
 @pytest.mark.slow
 def test_qlora_learns_on_the_same_parts(small_checkpoint, data):
     checkpoint = Checkpoint.open(small_checkpoint, TOWER)
-    model = adapters.load_learner(checkpoint, "nf4", torch.device("cpu"), adapters.Lora())
+    model = adapters.load_learner(checkpoint, "nf4", torch.device("cpu"), Lora())
     names = set(adapters.learnt(model))
     layer = "language.layers.0.self_attn.q_proj"
     assert {f"{layer}.lora_A.default.weight", "language.lm_head.weight", "language.embed_tokens.weight"} <= names
@@ -133,9 +134,9 @@ def test_qlora_learns_on_the_same_parts(small_checkpoint, data):
     batch = annotated.Annotated(
         [reasonseg.open_split(data, "train")], model, checkpoint.tokenizer, BY_NAME["llava_v1"], 2, 0
     ).batch(0)
-    from lisa_core.training import forward, losses
+    from lisa_core.training import forward
 
-    forward.of_batch(model, batch.pictures, batch.words, losses.Weights())["loss"].backward()
+    forward.of_batch(model, batch.pictures, batch.words, Weights())["loss"].backward()
     idle = {name for name, parameter in adapters.learnt(model).items() if parameter.grad is None}
     assert all(name.startswith("sam.mask_decoder.") for name in idle), idle  # its heads for several masks, and for IoU
 
@@ -327,7 +328,7 @@ def test_what_validation_has_is_not_learnt(small_checkpoint, data, tmp_path):
     for suffix in (".png", ".json"):  # under another name
         shutil.copy(root / "val" / f"0{suffix}", root / "train" / f"again{suffix}")
     opened = Checkpoint.open(small_checkpoint, TOWER)
-    recipe = finetune.Recipe(Plan(steps=1, warmup=0), batch=1, validate_every=1)
+    recipe = Recipe(Plan(steps=1, warmup=0), batch=1, validate_every=1)
     training = finetune.Finetuning(opened, [root], tmp_path / "out", "fp32", "cpu", recipe)
     assert [fault.split(" ", 1)[1] for fault in training.faults] == [
         "is among the pictures of validation, so it is not learnt."
@@ -376,7 +377,7 @@ def test_each_mark_of_an_answer_learns_the_polygons_of_its_group(small_checkpoin
 @pytest.mark.parametrize("precision", ["nf4", "bf16"])
 def test_what_learns_in_full_begins_as_it_was_stored(small_checkpoint, precision):
     checkpoint = Checkpoint.open(small_checkpoint, TOWER)
-    model = adapters.load_learner(checkpoint, precision, torch.device("cpu"), adapters.Lora())
+    model = adapters.load_learner(checkpoint, precision, torch.device("cpu"), Lora())
     learnt = adapters.learnt(model)
     stored = {name: tensor.float() for name, tensor, _ in checkpoint.tensors() if name in learnt}
     assert {name.split(".")[0] for name in stored} == {"language", "text_hidden_fcs", "sam"}
@@ -388,7 +389,7 @@ def test_what_learns_in_full_begins_as_it_was_stored(small_checkpoint, precision
 def test_gradients_do_not_go_through_fp16(small_checkpoint, monkeypatch):
     """As in 4 bit on a GPU: small gradients would underflow."""
     monkeypatch.setattr(adapters.loading, "compute_dtype", lambda *_: torch.float16)
-    model = adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "nf4", torch.device("cpu"), adapters.Lora())
+    model = adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "nf4", torch.device("cpu"), Lora())
     layers = [module for module in model.modules() if hasattr(module, "quant_state")]
     assert len(layers) > 10
     assert {module.compute_dtype for module in layers} == {torch.bfloat16}
@@ -451,7 +452,7 @@ def test_what_cannot_learn_is_told(data, small_checkpoint, tmp_path):
         assert "is not one of 'auto', 'nf4', 'bf16', 'fp32'" in result.errors
         assert not (tmp_path / "out.training").exists()
         with pytest.raises(CheckpointError, match="choose nf4, bf16 or fp32"):
-            adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), precision, CPU, adapters.Lora())
+            adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), precision, CPU, Lora())
     (tmp_path / "there").mkdir()
     assert "is there already" in cli.run(*words(data, small_checkpoint, tmp_path / "there")).errors
     assert cli.run("finetune", data).code == 2
@@ -560,4 +561,4 @@ def test_a_checkpoint_that_the_free_memory_does_not_hold_is_not_loaded_to_learn(
     meminfo.write_text("MemAvailable: 100 kB\nSwapFree: 0 kB\n")
     monkeypatch.setattr(adapters.loading, "_MEMINFO", meminfo)
     with pytest.raises(OutOfMemoryError, match="of memory are free here"):
-        adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "fp32", CPU, adapters.Lora())
+        adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "fp32", CPU, Lora())

@@ -19,14 +19,15 @@ from lisa_core import CheckpointError, LisaEngine, LisaError, loading, quantizat
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.preprocess import SamSize
 from lisa_core.template import BY_NAME
-from lisa_core.training import fresh, losses
+from lisa_core.training import fresh
 from lisa_core.training.batch import pack
 from lisa_core.training.conversation import lesson
 from lisa_core.training.export import export
 from lisa_core.training.forward import Pictures, of_batch
 from lisa_core.training.in_4_bit import in_4_bit
 from lisa_core.training.log import lines_up_to
-from lisa_core.training.trainer import LOG, STATE, Plan, Trainer
+from lisa_core.training.recipe import Plan, Weights
+from lisa_core.training.trainer import LOG, STATE, Trainer
 
 PLAN = Plan(steps=12, learning_rate=0.05, warmup=3, save_every=0.0)
 
@@ -269,7 +270,7 @@ def test_a_model_from_scratch_learns_words_and_masks(scratch: Path, tmp_path: Pa
     def loss_of(_: None) -> Mapping[str, Tensor]:
         visual = model.clip(torch.zeros(1, 3, opened.shape.clip.image, opened.shape.clip.image))
         embedding = model.sam.encode(torch.zeros(1, 3, 64, 64))
-        return of_batch(model, Pictures(visual, embedding, [size], [mask]), words, losses.Weights())
+        return of_batch(model, Pictures(visual, embedding, [size], [mask]), words, Weights())
 
     plan = Plan(steps=150, learning_rate=3e-3, warmup=5)
     trainer: Trainer[None] = Trainer(dict(model.named_parameters()), lambda _: None, loss_of, tmp_path / "run", plan)

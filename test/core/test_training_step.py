@@ -13,10 +13,10 @@ from lisa_core import loading, preprocess
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.template import BY_NAME
-from lisa_core.training import losses
 from lisa_core.training.batch import Packed, pack
 from lisa_core.training.conversation import NOT_LEARNT, lesson
 from lisa_core.training.forward import Pictures, of_batch, read
+from lisa_core.training.recipe import Weights
 
 STEP = json.loads((GOLDENS / "training_step.json").read_text())
 
@@ -69,7 +69,7 @@ def test_ids_and_labels_are_the_authors(checkpoint: Checkpoint) -> None:
 
 def test_losses_and_gradients_are_the_authors(checkpoint: Checkpoint, model: Lisa) -> None:
     words = pack(lessons(checkpoint), model.shape.clip.tokens)
-    ours = of_batch(model, pictures(model), words, losses.Weights(**STEP["weights"]))
+    ours = of_batch(model, pictures(model), words, Weights(**STEP["weights"]))
     theirs = STEP["losses"]
     wanted = {
         name: theirs[f"{key}loss"]
