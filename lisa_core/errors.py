@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 
 _OUT_OF_MEMORY = (
     "out of memory",
@@ -84,6 +85,14 @@ def done_without_if_memory_runs_out() -> Iterator[None]:
 def installing(extra: str) -> str:
     """The remedy where a package of an extra is missing, as README has it."""
     return f"pip install '.[{extra}]' in the clone of this package"
+
+
+def check_imports(package: str, purpose: str, extra: str) -> None:
+    """Raises LisaError if a package of that extra cannot be imported; its sentence begins with the purpose."""
+    try:
+        import_module(package)
+    except ImportError as error:
+        raise LisaError(f"{purpose} {package}, which does not import here ({error}); {installing(extra)}.") from error
 
 
 def brief(error: BaseException) -> str:

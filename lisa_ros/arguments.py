@@ -1,10 +1,14 @@
-"""Checks the command lines of the nodes, which take parameters only, behind `--ros-args`."""
+"""Checks the command lines of the nodes, which take parameters only, behind `--ros-args`; and words rcl's errors."""
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
 from rclpy.utilities import remove_ros_args
+
+_PLACE = re.compile(r", at \S+:\d+")
+"""A line of rcl's source, which comes after what happened there."""
 
 
 def check(argv: Sequence[str], usage: str) -> None:
@@ -23,7 +27,12 @@ def check(argv: Sequence[str], usage: str) -> None:
         )
 
 
+def rcl_says(error: object) -> str:
+    """What an error says; of rcl's, only the part for people."""
+    return _PLACE.split(str(error))[0]
+
+
 def refuse(why: object) -> NoReturn:
     """Ends the process with 2 and a sentence; of rcl's errors only the part for people."""
-    sys.stderr.write(f"error: {str(why).partition(', at /')[0]}\n")
+    sys.stderr.write(f"error: {rcl_says(why)}\n")
     sys.exit(2)

@@ -23,6 +23,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from lisa_core.errors import ImageError, LisaError
 from lisa_core.geometry import Intrinsics
 from lisa_ros import conversions
+from lisa_ros.arguments import rcl_says
 from lisa_ros.pairing import of_one_moment
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.pictures import Arrival, Companions, Picture
@@ -139,7 +140,7 @@ class Camera:
                 except Exception as error:  # rclpy's message names neither stream nor topic
                     raise CameraError(
                         f"camera {self.name}: {stream} cannot be heard on {topic}, which may be a topic of another type"
-                        f" here ({str(error).partition(', at /')[0]})."
+                        f" here ({rcl_says(error)})."
                     ) from error
 
     def _subscribe(

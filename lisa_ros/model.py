@@ -2,10 +2,11 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from lisa_core.late import Load
 from lisa_core.options import CHECKPOINT
 from lisa_ros.lifecycle import TransitionFailed
 from lisa_ros.parameters import Parameters
@@ -13,18 +14,8 @@ from lisa_ros.parameters import Parameters
 if TYPE_CHECKING:
     from lisa_core import LisaEngine
 
-Load = Callable[..., "LisaEngine"]
-"""`LisaEngine.from_pretrained`, or what a test puts in its place."""
-
 MEMORY_INTERVAL = 1.0
 """Least seconds between two measurements of the engine's memory."""
-
-
-def load_engine(*args: Any, **options: Any) -> "LisaEngine":
-    """`LisaEngine.from_pretrained`, imported only now: torch takes seconds to import, and the node starts before."""
-    from lisa_core import LisaEngine
-
-    return LisaEngine.from_pretrained(*args, **options)
 
 
 class Model:

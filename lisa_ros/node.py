@@ -19,6 +19,7 @@ from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from lisa_core.errors import DeviceError, DeviceUnusableError
+from lisa_core.late import Load, load_engine
 from lisa_ros import transforms
 from lisa_ros.answering import Answerer
 from lisa_ros.cameras import Camera, image_topic
@@ -26,7 +27,7 @@ from lisa_ros.declaration import DeclaredParameters
 from lisa_ros.diagnostics import Diagnostics, camera_status, idle_camera_status, model_status, questions_status
 from lisa_ros.inference import InferenceThread, Ticket
 from lisa_ros.lifecycle import SelfStartingNode, TransitionFailed
-from lisa_ros.model import Load, Model, load_engine
+from lisa_ros.model import Model
 from lisa_ros.parameters import Parameters
 from lisa_ros.publishing import Publications
 from lisa_ros.questions import Code, Outcome, Question, Refused, question_of

@@ -17,6 +17,7 @@ from rclpy.validate_full_topic_name import validate_full_topic_name
 from rclpy.validate_topic_name import validate_topic_name
 
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS, MAX_SEGMENTS, PRECISIONS, TEMPLATES
+from lisa_ros.arguments import rcl_says
 
 CAMERA_NAME = re.compile(r"[a-z][a-z0-9_]*")
 
@@ -223,7 +224,7 @@ def _check_topic(name: str, value: str) -> None:
         validate_topic_name(value)
         validate_full_topic_name(expand_topic_name(value, "lisa", "/"))
     except (InvalidTopicNameException, ValueError) as error:
-        why = str(error).splitlines()[0].partition(", at ")[0]
+        why = rcl_says(error).splitlines()[0]
         raise ParameterError(f"{name} is {value!r}, which is no topic's name: {why}") from None
 
 

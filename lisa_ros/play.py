@@ -23,7 +23,6 @@ from rclpy.utilities import remove_ros_args
 from rosgraph_msgs.msg import Clock
 
 from lisa_core.cli import terminal
-from lisa_core.cli.terminal import plain
 from lisa_ros.arguments import refuse
 from lisa_ros.bag_qos import offered
 from lisa_ros.bags import LONGEST, BagReader, Message, Topic, TopicError
@@ -160,7 +159,7 @@ def _publish(
         if wait:
             _wait_for_subscribers(publishers, stopped)
         if not stopped.is_set():
-            _say(f"playing {bag.path}: {', '.join(sorted(publishers))}{', Ctrl-C ends it' if loop else ''}")
+            terminal.say(f"playing {bag.path}: {', '.join(sorted(publishers))}{', Ctrl-C ends it' if loop else ''}")
         while not _play_once(bag, publishers, pace, stopped) and loop:
             pace.fill(SHORTEST_ROUND, stopped)
         if not stopped.is_set():
@@ -177,7 +176,7 @@ def _wait_for_subscribers(publishers: Mapping[str, Publisher], stopped: threadin
         if not alone:
             return
         if alone != told:
-            _say(f"waiting for a subscriber to {alone}")
+            terminal.say(f"waiting for a subscriber to {alone}")
             told = alone
         stopped.wait(WAIT_INTERVAL)
 
@@ -201,7 +200,7 @@ def _publishers(node: Node, topics: Sequence[Topic], with_clock: bool) -> dict[s
             continue
         kind = message_type(topic.type)
         if kind is None:
-            _say(f"left out: {topic.name}, for {topic.type} is no message type that is installed")
+            terminal.say(f"left out: {topic.name}, for {topic.type} is no message type that is installed")
             continue
         publishers[topic.name] = node.create_publisher(kind, topic.name, offered(topic))
     if with_clock:
@@ -220,7 +219,3 @@ def message_type(name: str) -> Any:
         return getattr(importlib.import_module(f"{package}.msg"), kind, None)
     except ModuleNotFoundError:
         return None
-
-
-def _say(sentence: str) -> None:
-    terminal.stderr().print(plain(sentence))

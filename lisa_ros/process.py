@@ -14,8 +14,8 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.logging import get_logger
 from rclpy.signals import SignalHandlerOptions
 
+from lisa_core.late import Load, load_engine
 from lisa_ros import arguments
-from lisa_ros.model import Load, load_engine
 from lisa_ros.node import LisaNode
 from lisa_ros.parameter_docs import as_text
 from lisa_ros.parameters import ParameterError
@@ -41,7 +41,7 @@ def main(argv: Sequence[str] | None = None, load: Load = load_engine) -> int:
         rclpy.init(args=list(argv), signal_handler_options=SignalHandlerOptions.NO)
         node = LisaNode(load)
     except (ParameterError, ParameterException, RuntimeError) as error:  # the last: rcl's, about arguments and files
-        get_logger("lisa").fatal(str(error).partition(", at /")[0])
+        get_logger("lisa").fatal(arguments.rcl_says(error))
         rclpy.try_shutdown()
         return 2
     executor = SingleThreadedExecutor()

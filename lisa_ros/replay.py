@@ -22,12 +22,12 @@ from lisa_core.cli.progress import over_pictures
 from lisa_core.cli.terminal import plain, readable
 from lisa_core.errors import LisaError
 from lisa_core.hub import state_of
+from lisa_core.late import Load, load_engine
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 from lisa_core.overlay import draw
 from lisa_ros import conversions
 from lisa_ros.bag_frames import IMAGE, FrameOfBag, Frames
 from lisa_ros.bags import LONGEST, BagReader, TopicError, typestore, write_bag
-from lisa_ros.model import Load, load_engine
 from lisa_ros.parameters import CameraParameters
 from lisa_ros.records import (
     RELATIVE_SHIFT,
@@ -264,7 +264,7 @@ def _answer_all(frames: Frames, asking: Asking, journal: Journal, load: Load) ->
     failed: dict[tuple[int, str], Record] = {}
     total = len(frames) * len(asking.questions)
     if journal.records:
-        _say(f"going on after {len(journal.records)} of {total} answers of an earlier run")
+        terminal.say(f"going on after {len(journal.records)} of {total} answers of an earlier run")
     if len(journal.records) == total:
         return failed
     with over_pictures(total, len(journal.records)) as progress:
@@ -365,23 +365,19 @@ def _report_unplaced(frames: Frames) -> None:
     """Says why some frames have no positions, once per topic."""
     for reasons in frames.unplaced.values():
         number, reason = next(iter(reasons.items()))
-        _say(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {reason}")
+        terminal.say(f"no positions in {len(reasons)} of {len(frames)} frames, such as {number}: {reason}")
 
 
 def _report(out: Path, records: Sequence[Record], differences: Sequence[Difference], compared: bool) -> None:
     failed = sum(bool(record.error) for record in records)
-    _say(f"{len(records) - failed} answered, {failed} failed: {out}, {out}.json")
+    terminal.say(f"{len(records) - failed} answered, {failed} failed: {out}, {out}.json")
     if not compared:
         return
     if not differences:
-        _say("all answers are as expected")
+        terminal.say("all answers are as expected")
         return
     table = Table("frame", "stamp", "question", "what", "expected", "got", title="Not as expected")
     for change in differences:
         cells = (change.question, change.what, change.expected, change.got)
         table.add_row(str(change.frame), f"{change.stamp / 1e9:.3f}", *map(plain, cells))
     terminal.stdout().print(table)
-
-
-def _say(sentence: str) -> None:
-    terminal.stderr().print(plain(sentence))

@@ -5,19 +5,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lisa_core.errors import LisaError, installing
+from lisa_core.errors import check_imports
+from lisa_core.stopwatch import in_words
 
 _OURS, _BASELINE, _INK = "#0f766e", "#cbd5e1", "#334155"
 
 
 def check_available() -> None:
     """Raises `LisaError` if matplotlib cannot be imported; to call before minutes of measuring."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise LisaError(
-            f"A chart needs matplotlib, which does not import here ({error}); {installing('charts')}."
-        ) from error
+    check_imports("matplotlib", "A chart needs", "charts")
 
 
 def png(report: dict[str, Any]) -> bytes:
@@ -67,7 +63,7 @@ def _cases(axes: Any, cases: list[dict[str, Any]]) -> None:
 def _stages(axes: Any, stages: list[dict[str, Any]]) -> None:
     times = [stage["seconds_p50"] for stage in stages]
     bars = axes.barh(range(len(stages)), times, 0.7, color=_OURS)
-    axes.bar_label(bars, [_short(seconds) for seconds in times], padding=3, color=_INK, fontsize=9)
+    axes.bar_label(bars, [in_words(seconds) for seconds in times], padding=3, color=_INK, fontsize=9)
     axes.set_yticks(range(len(stages)), [stage["name"].replace("_", " ") for stage in stages])
     axes.margins(x=0.2)
     _from_a_decade(axes, times)
@@ -78,7 +74,3 @@ def _from_a_decade(axes: Any, times: Sequence[float]) -> None:
     """Makes the axis logarithmic and start at a power of ten, so that charts can be compared."""
     axes.set_xscale("log")
     axes.set_xlim(left=10.0 ** math.floor(math.log10(min(times))))
-
-
-def _short(seconds: float) -> str:
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

@@ -19,6 +19,7 @@ from lisa_core.benchmark import shapes
 from lisa_core.benchmark.words import WordTokenizer
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.model.lisa import Lisa
+from lisa_core.model.sam import FREQUENCIES
 from lisa_core.options import ResolvedPrecision
 from lisa_core.template import SEG, Special
 from lisa_core.tensor_files import StoredTensor
@@ -30,7 +31,6 @@ ANSWER: list[template.Piece] = ["Sure, it is", Special(SEG)]
 _SEED = 0
 _LOUD = 3.0
 """Scale of the elements of a loud embedding; those of others are 1 / sqrt(width), and each layer adds up to 1."""
-_UNIT_NORMAL = "positional_encoding_gaussian_matrix"
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class RandomCheckpoint(Checkpoint):
             return tensor.zero_()
         if len(size) == 1 and parameter.endswith("weight"):
             return tensor.fill_(1)
-        fan_in = 1 if parameter.endswith(_UNIT_NORMAL) else math.prod(size[1:]) or size[0]
+        fan_in = 1 if parameter.endswith(FREQUENCIES) else math.prod(size[1:]) or size[0]
         return tensor.normal_(std=1 / math.sqrt(fan_in), generator=random)
 
 

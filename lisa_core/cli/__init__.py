@@ -17,7 +17,7 @@ from lisa_core.cli import (
     train,
     web,
 )
-from lisa_core.cli.loading import Load, load_engine
+from lisa_core.late import Load, load_engine
 
 app = terminal.program(
     help="Ask about pictures and get words and masks, by the LISA model.", name="lisa", no_args_is_help=True

@@ -13,6 +13,7 @@ from rich.text import Text
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import progress
 from lisa_core.cli.terminal import plain
+from lisa_core.stopwatch import in_words
 
 if TYPE_CHECKING:
     import numpy as np
@@ -266,9 +267,7 @@ def _row(record: dict[str, Any], longest: float, limited: bool, more: list[Text]
 
 
 def _time(seconds: float | None) -> Text:
-    if seconds is None:
-        return Text("")
-    return Text(f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms")
+    return Text("" if seconds is None else in_words(seconds))
 
 
 def _factor(ratio: float | None) -> Text:

@@ -113,7 +113,7 @@ def evaluate_all(
 
     run = Run(entries, journal, evaluate)
     if run.finished:
-        terminal.stderr().print(f"going on after {len(run.finished)} of {len(entries)} images of an earlier run")
+        terminal.say(f"going on after {len(run.finished)} of {len(entries)} images of an earlier run")
     with over_pictures(len(entries), len(run.finished)) as progress:
 
         def on_end(failure: "Failure | None") -> None:

@@ -94,9 +94,8 @@ def finetune(
 
 def _learn(training: "Finetuning", steps: int) -> None:
     """Trains with a progress bar, and prints a line for each validation."""
-    console = terminal.stderr()
     if training.step:
-        console.print(f"going on after step {training.step} of {steps}")
+        terminal.say(f"going on after step {training.step} of {steps}")
     with over_steps("learning", steps, training.step) as show:
 
         def on_step(step: int, losses: Mapping[str, float], giou: float | None) -> None:
@@ -104,7 +103,7 @@ def _learn(training: "Finetuning", steps: int) -> None:
                 show(step, f"loss {losses['loss']:.3f}")
             if giou is not None:
                 parts = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-                console.print(f"step {step}: {parts or 'nothing learnt yet'}; gIoU {giou:.4f} in validation")
+                terminal.say(f"step {step}: {parts or 'nothing learnt yet'}; gIoU {giou:.4f} in validation")
 
         training.run(on_step)
 

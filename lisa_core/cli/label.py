@@ -188,9 +188,7 @@ def _write(
     learnt = f"{counts['train']} label{'s' if counts['train'] != 1 else ''} to learn"
     terminal.stdout().print(plain(f"{out}: {learnt}, {counts['val']} to validate"))
     if val and not counts["val"]:
-        terminal.stderr().print(
-            "one picture cannot be divided: label another, for `lisa finetune` needs some to validate with"
-        )
+        terminal.say("one picture cannot be divided: label another, for `lisa finetune` needs some to validate with")
     raise typer.Exit(1 if faults else 0)
 
 

@@ -1,22 +1,12 @@
 """Loads the model that the options name."""
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from lisa_core.cli import terminal
 from lisa_core.cli.progress import over_a_share
 from lisa_core.errors import LisaError
-
-Load = Callable[..., Any]
-"""`LisaEngine.from_pretrained`, or a test's replacement."""
-
-
-def load_engine(*args: Any, **options: Any) -> Any:
-    """`LisaEngine.from_pretrained`, imported late: torch takes seconds."""
-    from lisa_core import LisaEngine
-
-    return LisaEngine.from_pretrained(*args, **options)
+from lisa_core.late import Load
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,11 @@ def plain(words: str, style: str = "") -> Text:
     return Text(words.translate(_CONTROL), style)
 
 
+def say(sentence: str) -> None:
+    """Prints a remark."""
+    stderr().print(plain(sentence))
+
+
 def complain(sentence: str) -> None:
     """Prints an error."""
     stderr().print(Text("error: ", "bold red"), plain(sentence), sep="")

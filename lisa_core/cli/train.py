@@ -112,5 +112,5 @@ def train(
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         with alone(run):
             school = School(course, run, Machine(target, mixed), over_steps)
-            school.teach(out, exam, terminal.stderr().print)
+            school.teach(out, exam, terminal.say)
     terminal.stdout().print(terminal.plain(f"{out}: give it as the checkpoint."))

@@ -18,6 +18,8 @@ from lisa_core.model.linear import Linear, multiply
 _ENCODER_EPS = 1e-6  # of the encoder's norms and of every LayerNorm2d; the decoder's transformer has torch's 1e-5
 DECODER_HEADS = 8
 """They divide `embedding` and `attention_inner`."""
+FREQUENCIES = "positional_encoding_gaussian_matrix"
+"""The parameter of random frequencies that tell where a patch is, drawn from the unit normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -289,9 +291,7 @@ class PromptEncoder(nn.Module):
 
     def __init__(self, shape: SamShape) -> None:
         super().__init__()
-        self.pe_layer = nn.ParameterDict(
-            {"positional_encoding_gaussian_matrix": nn.Parameter(torch.empty(2, shape.embedding // 2))}
-        )
+        self.pe_layer = nn.ParameterDict({FREQUENCIES: nn.Parameter(torch.empty(2, shape.embedding // 2))})
         self.no_mask_embed = nn.Embedding(1, shape.embedding)
 
     def positions(self, grid: int) -> Tensor:
@@ -300,7 +300,7 @@ class PromptEncoder(nn.Module):
         In the matrix's dtype from the product on, as in the authors' code, with which the checkpoints learnt: in bf16
         that moves them by up to 0.1, in fp16 by 0.01.
         """
-        matrix = self.pe_layer["positional_encoding_gaussian_matrix"]
+        matrix = self.pe_layer[FREQUENCIES]
         centres = (torch.arange(grid, device=matrix.device, dtype=torch.float32) + 0.5) / grid * 2 - 1
         xy = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
         angles = 2 * math.pi * (xy.to(matrix.dtype) @ matrix)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lisa_core import loading, quantization, tensor_files
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
-from lisa_core.errors import CheckpointError, installing
+from lisa_core.errors import CheckpointError, check_imports
 from lisa_core.model.linear import Linear, put
 from lisa_core.model.lisa import Lisa, parameter_name
 from lisa_core.training import trouble
@@ -29,15 +29,10 @@ _OFFICIAL = "base_model.model."
 
 
 def check_available() -> None:
-    """Raises `CheckpointError` if peft cannot be imported; to call before minutes of loading."""
+    """Raises `LisaError` if peft cannot be imported; to call before minutes of loading."""
     with contextlib.suppress(CheckpointError):
         quantization.import_bitsandbytes()  # before peft does, and it prints advice to install what downloads code
-    try:
-        import peft  # noqa: F401
-    except ImportError as error:
-        raise CheckpointError(
-            f"Fine-tuning needs peft, which does not import here ({error}); {installing('train')}."
-        ) from error
+    check_imports("peft", "Fine-tuning needs", "train")
 
 
 def check_learnable(checkpoint: Checkpoint) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lisa_core import files
-from lisa_core.errors import LisaError, installing
+from lisa_core.errors import check_imports
 
 NAME = "losses.png"
 
@@ -23,12 +23,7 @@ _SINGLE = 30
 
 def check_available() -> None:
     """Raises `LisaError` if matplotlib cannot be imported; to call before hours of training."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise LisaError(
-            f"The curves need matplotlib, which does not import here ({error}); {installing('train')}."
-        ) from error
+    check_imports("matplotlib", "The curves need", "train")
 
 
 def draw(log: Path, out: Path, measured: Mapping[str, Mapping[int, float]] | None = None) -> None:

@@ -11,14 +11,13 @@ import torch
 from lisa_core.model.clip import ClipShape
 from lisa_core.model.language import LanguageShape
 from lisa_core.model.lisa import Lisa, LisaShape
-from lisa_core.model.sam import SamShape
+from lisa_core.model.sam import FREQUENCIES, SamShape
 from lisa_core.options import TemplateName
 from lisa_core.template import IM_END, IM_PATCH, IM_START, SEG
 
 TEMPLATE: TemplateName = "llava_v1"
 """The prompt template of a new model."""
 ADDED_TOKENS = (SEG, IM_PATCH, IM_START, IM_END)
-_UNIT_NORMAL = "positional_encoding_gaussian_matrix"
 _NARROW = 0.02
 """Standard deviation of embeddings and positions, as in Llama and ViT."""
 
@@ -77,7 +76,7 @@ def _fill(name: str, weight: torch.Tensor, random: torch.Generator) -> None:
         weight.zero_()
     elif weight.dim() == 1 and name.endswith("weight"):
         weight.fill_(1)  # a norm
-    elif name.endswith(_UNIT_NORMAL):
+    elif name.endswith(FREQUENCIES):
         weight.normal_(generator=random)
     elif weight.dim() == 4 and "pos_embed" not in name:
         weight.normal_(std=1 / math.sqrt(math.prod(weight.shape[1:])), generator=random)

@@ -198,7 +198,7 @@ def _drawn(trainer: Trainer[Any], folder: Path, last: int) -> Iterator[Mapping[s
 
 
 def _opened(checkpoint: str, lora: bool) -> Checkpoint:
-    """The checkpoint to go on with; raises CheckpointError if this training cannot go on with it."""
+    """The checkpoint to go on with; raises LisaError if this training cannot go on with it."""
     if lora:
         adapters.check_available()
     opened = Checkpoint.open(checkpoint)

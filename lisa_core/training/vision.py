@@ -14,9 +14,9 @@ from torch.nn import functional
 from lisa_core.model.clip import VisionTower
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import ImageEncoder
+from lisa_core.training.conversation import NOT_LEARNT
 
 MOST_PARTS = 2
-NOT_LEARNT = -100
 
 
 @dataclass(frozen=True)

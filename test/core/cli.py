@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from goldens import TOWER
 from typer.testing import CliRunner
 
-from lisa_core.cli import app, load_engine
+from lisa_core.cli import app
+from lisa_core.late import load_engine
 
 
 @dataclass

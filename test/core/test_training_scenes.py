@@ -12,8 +12,9 @@ from lisa_core.checkpoint import Checkpoint
 from lisa_core.tabletop.kinds import KINDS
 from lisa_core.tabletop.scene import View
 from lisa_core.training import fresh
+from lisa_core.training.conversation import NOT_LEARNT
 from lisa_core.training.scenes import SENSES, Scenes, Shown, Talk
-from lisa_core.training.vision import NOT_LEARNT, Truth, known, loss
+from lisa_core.training.vision import Truth, known, loss
 
 SHAPE = fresh.small_shape(300)
 STEPS = 24

@@ -13,6 +13,7 @@ from rcl_interfaces.srv import SetParametersAtomically
 from rclpy.parameter import Parameter
 
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
+from lisa_ros.arguments import rcl_says
 from lisa_ros.parameter_docs import as_markdown, as_text, as_yaml
 from lisa_ros.parameters import ParameterError, all_rules, validated
 
@@ -71,6 +72,13 @@ def test_a_wrong_value_is_refused_with_a_sentence(values: dict[str, object], sen
     with pytest.raises(ParameterError) as raised:
         validated(values)
     assert str(raised.value).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    "places", ["", ", at /project/src/rcl/lexer.c:239, at /project/src/b.c:380", ", at ./src/b.c:1"]
+)
+def test_the_places_in_the_source_of_rcl_are_left_out(places: str) -> None:
+    assert rcl_says(ValueError(f"no such file, at least here: '/a b'{places}")) == "no such file, at least here: '/a b'"
 
 
 def test_the_yaml_file_is_what_the_code_says() -> None:
