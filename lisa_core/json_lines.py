@@ -20,30 +20,25 @@ def decoded(content: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from error
 
 
-def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file, none if there is no file.
-
-    A last line without an end was being written when a kill came; it is cut off.
-    """
-    if not path.exists():
-        return []
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    os.truncate(path, len(whole))
-    return whole.splitlines()
-
-
 class JsonLines:
-    """A file that lines are appended to; call `whole_lines` first, which cuts off a torn last line."""
+    """A file that lines are appended to.
+
+    A last line without an end was being written when a kill came: it is cut off when the file is opened.
+    """
 
     def __init__(self, path: Path) -> None:
-        """Creates it, or opens it to append; raises OSError if it cannot be written."""
-        self._file = path.open("ab")
+        """Opens it, or creates it; raises OSError if it cannot be written."""
+        self._file = path.open("a+b")
+        self._file.truncate(self._content().rfind(b"\n") + 1)
 
     @property
     def empty(self) -> bool:
         """Whether there is nothing in it yet."""
-        return not self._file.tell()
+        return not os.fstat(self._file.fileno()).st_size
+
+    def lines(self) -> list[bytes]:
+        """What is in it, without line ends; whoever reads it decides what to do about a line that is no JSON."""
+        return self._content().splitlines()
 
     def add(self, content: Mapping[str, Any]) -> None:
         """Writes a line, on the disk when this returns; raises OSError if the disk is full."""
@@ -51,6 +46,14 @@ class JsonLines:
         self._file.flush()
         os.fsync(self._file.fileno())
 
+    def clear(self) -> None:
+        """Drops all lines."""
+        self._file.truncate(0)
+
     def close(self) -> None:
         """Closes the file; it can be opened again to append."""
         self._file.close()
+
+    def _content(self) -> bytes:
+        self._file.seek(0)
+        return self._file.read()

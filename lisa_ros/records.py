@@ -14,7 +14,7 @@ from lisa_core.answer import Answer, Box, Segment
 from lisa_core.errors import LisaError, brief
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector
-from lisa_core.json_lines import JsonLines, decoded, encoded, whole_lines
+from lisa_core.json_lines import JsonLines, decoded, encoded
 from lisa_ros.pairing import nanoseconds
 
 SHIFT, RELATIVE_SHIFT = 0.005, 0.02
@@ -186,19 +186,16 @@ class Journal:
     def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
         """Opens the journal, or starts one; raises RecordError if it is damaged, or has answers of another run."""
         self.path = path
-        self.records: dict[tuple[int, str], Record] = {}
         self.resumed = path.exists()
-        if self.resumed:
-            self._take_over(run)
-        if self.resumed and not self.records:
-            path.unlink()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(path)
-        if self._lines.empty:
+        self.records = self._found(run)
+        if not self.records:
+            self._lines.clear()
             self._lines.add(run)
 
-    def _take_over(self, run: Mapping[str, Any]) -> None:
-        whole = whole_lines(self.path)
+    def _found(self, run: Mapping[str, Any]) -> dict[tuple[int, str], Record]:
+        whole = self._lines.lines()
         try:
             lines = [decoded(line) for line in whole]
             changed = sorted(key for key in run if lines[0].get(key, run[key]) != run[key]) if lines else []
@@ -211,7 +208,7 @@ class Journal:
                 f"{', '.join(changed)}: give the same arguments, files and device to finish that one, or delete the "
                 "file to start again."
             )
-        self.records = {record.key: record for record in records}
+        return {record.key: record for record in records}
 
     def add(self, record: Record) -> None:
         """Adds a record; it is on the disk when this returns."""

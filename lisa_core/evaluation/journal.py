@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Protocol, TypeVar
 
-from lisa_core.json_lines import JsonLines, decoded, whole_lines
+from lisa_core.json_lines import JsonLines, decoded
 
 R = TypeVar("R")
 
@@ -56,8 +56,8 @@ class Journal(Generic[R]):
         self._pack = pack
         self._path = path
         self._settings = json.dumps(settings, sort_keys=True)
-        self._results = _results_of(whole_lines(path), unpack)
         self._lines = JsonLines(path)
+        self._results = _results_of(self._lines.lines(), unpack)
 
     def __enter__(self) -> "Journal[R]":
         return self

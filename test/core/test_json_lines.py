@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lisa_core.json_lines import JsonLines, decoded, encoded, whole_lines
+from lisa_core.json_lines import JsonLines, decoded, encoded
 
 LINES = [{"name": "où? 🤖"}, {"name": "b\udcffd \\udcff \r\n\x85\u2028", "iou": 1 / 3}, {}]
 
@@ -28,20 +28,18 @@ def test_lines_are_good_wherever_the_kill_cut_them_off(tmp_path):
     assert len(ends) == len(LINES)
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
-        finished = [json.loads(line) for line in whole_lines(path)]
+        file = JsonLines(path)
+        finished = [json.loads(line) for line in file.lines()]
+        file.close()
         assert finished == LINES[: sum(end <= length for end in ends)]
         assert written(path, LINES[len(finished) :]) == whole
-
-
-def test_no_file_has_no_lines_and_is_not_made(tmp_path):
-    assert whole_lines(tmp_path / "lines") == []
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_is_empty_until_something_is_added(tmp_path):
     for _ in range(2):
         file = JsonLines(tmp_path / "lines")
         assert file.empty
+        assert file.lines() == []
         file.close()
     file = JsonLines(tmp_path / "lines")
     file.add({})
@@ -49,7 +47,21 @@ def test_a_file_is_empty_until_something_is_added(tmp_path):
     file.close()
     again = JsonLines(tmp_path / "lines")
     assert not again.empty
+    assert again.lines() == [b"{}"]
+    again.add({"a": 1})
+    assert again.lines() == [b"{}", b'{"a": 1}']
     again.close()
+
+
+def test_what_is_added_after_all_was_dropped_stands_alone(tmp_path):
+    written(tmp_path / "lines", LINES)
+    file = JsonLines(tmp_path / "lines")
+    file.clear()
+    assert file.empty
+    file.add({})
+    assert file.lines() == [b"{}"]
+    file.close()
+    assert (tmp_path / "lines").read_bytes() == b"{}\n"
 
 
 def test_what_is_nested_too_deeply_is_no_json():
