@@ -244,8 +244,7 @@ def _check(
     model = Lisa.on_meta(shape)
     expected = {name: (tuple(tensor.shape), True) for name, tensor in model.state_dict().items()}
     if quantised:
-        for layer in quantization.quantised_layers(model, quantised):
-            name = f"{layer}.weight"
+        for name in quantization.quantised_parameters(model, quantised):
             expected[name] = quantization.packed_size(model.get_parameter(name).shape), False
         stored = _with_statistics(stored)
     found: dict[str, StoredTensor] = {}

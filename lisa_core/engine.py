@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import cuda_graphs, loading, preprocess, quantization, template
+from lisa_core import cuda_graphs, devices, footprint, loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment
 from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint
@@ -33,7 +33,6 @@ from lisa_core.errors import (
     PromptError,
     cancelled,
     first_line,
-    is_out_of_memory,
     raise_if_cancelled,
 )
 from lisa_core.frame import Encoded, Frame, Visual
@@ -86,7 +85,7 @@ class LisaEngine:
         self.device = str(device)
         self.layout = layout
         self.template = template_name
-        self._dtype = loading.compute_dtype(precision, device)
+        self._dtype = devices.compute_dtype(precision, device)
         self._torch_device = device
         self._tokenizer = tokenizer
         self._model: Lisa | None = model
@@ -129,16 +128,16 @@ class LisaEngine:
             CheckpointError: it cannot be loaded so; says why.
             OutOfMemoryError: the device is too small.
         """
-        target = loading.resolve_device(device)
+        target = devices.resolve_device(device)
         tell = on_progress or (lambda *_: None)
         opened = Checkpoint.open(
             checkpoint, vision_tower, template, on_download=lambda name: tell(0.0, f"downloading {name}")
         )
-        resolved = loading.resolve_precision(precision, target, opened.quantised)
-        loading.check_limit(opened, resolved, target, memory_limit)
+        resolved = devices.resolve_precision(precision, target, opened.quantised)
+        footprint.check_limit(opened, resolved, target, memory_limit)
         model = loading.load(opened, resolved, target, on_progress)
         of_checkpoint = (model, opened.tokenizer, opened.layout, opened.template)
-        with loading.fitting(resolved, target):
+        with footprint.fitting(resolved, target):
             engine = cls(str(checkpoint), *of_checkpoint, resolved, target, memory_limit)
             if target.type == "cuda":
                 try:
@@ -379,9 +378,8 @@ class LisaEngine:
             try:
                 self._release()
             except RuntimeError as error:
-                if not loading.is_lost(self._torch_device):
-                    raise
-                raise loading.failure(self._torch_device, error) from error
+                devices.raise_if_lost(self._torch_device, error)
+                raise
 
     def _ready(self) -> Lisa:
         if self._model is None:
@@ -421,12 +419,10 @@ class LisaEngine:
     def _guarded(self) -> Iterator[None]:
         """Without gradients; when memory runs out, what was read and recorded gives way to the next question."""
         try:
-            with torch.inference_mode(), loading.current(self._torch_device):
+            with torch.inference_mode(), devices.current(self._torch_device):
                 yield
         except (RuntimeError, MemoryError) as error:
-            if loading.is_lost(self._torch_device):
-                raise loading.failure(self._torch_device, error) from error
-            if not is_out_of_memory(error):
+            if not devices.ran_out_of_memory(self._torch_device, error):
                 raise
             message = f"{self.device} ran out of memory on this question ({first_line(error)})."
             traceback.clear_frames(error.__traceback__)  # they hold the question's tensors

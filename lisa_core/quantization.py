@@ -52,6 +52,11 @@ def quantised_layers(model: nn.Module, layout: Layout) -> list[str]:
     ]
 
 
+def quantised_parameters(model: nn.Module, layout: Layout) -> list[str]:
+    """Names of those layers' weights; biases stay as they are."""
+    return [f"{layer}.weight" for layer in quantised_layers(model, layout)]
+
+
 def packed_size(weight: torch.Size) -> tuple[int, int]:
     """Shape of a weight's stored 4-bit values, two to a byte."""
     return (math.ceil(weight.numel() / 2), 1)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from lisa_core import files, loading, quantization
+from lisa_core import files, footprint, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, QUANTISED_KEY, Checkpoint
 from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES
 from lisa_core.errors import CheckpointError, LisaError
@@ -65,7 +65,7 @@ def save_quantised(
     if checkpoint.quantised:
         raise CheckpointError(f"{checkpoint.folder} is stored in 4 bit already; use it as it is.")
     check_new(out)
-    with files.whole_folder(out) as partial, loading.fitting("nf4", device):
+    with files.whole_folder(out) as partial, footprint.fitting("nf4", device):
         parameters = _quantised(checkpoint, device)
         write_weights(parameters, partial, len(checkpoint.stored), on_progress, shard_bytes)
         _copy_the_rest(checkpoint, partial)
@@ -116,7 +116,7 @@ def _quantised(checkpoint: Checkpoint, device: torch.device) -> Iterator[tuple[s
     """Every parameter, and what is stored for it by released names, on the host."""
     quantization.check_works("nf4", device, torch.float16)
     model = Lisa.on_meta(checkpoint.shape)
-    small = {f"{layer}.weight" for layer in quantization.quantised_layers(model, checkpoint.layout)}
+    small = set(quantization.quantised_parameters(model, checkpoint.layout))
     for parameter, tensor, _ in checkpoint.tensors():
         name = released_name(parameter)
         if parameter not in small:

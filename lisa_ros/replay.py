@@ -221,7 +221,7 @@ def _describe(
 
 def _state_of(model: Mapping[str, str | None]) -> dict[str, Any]:
     """Fingerprints of the model's files, for names may stay when files change, and the device it runs on."""
-    from lisa_core.loading import resolve_device
+    from lisa_core.devices import resolve_device
 
     weights, tower = (state_of(model[name] or "") for name in ("checkpoint", "vision_tower"))
     return {"weights": weights, "tower": tower, "runs_on": model["device"] or str(resolve_device(None))}

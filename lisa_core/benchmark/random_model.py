@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from lisa_core import loading, template
+from lisa_core import devices, template
 from lisa_core.benchmark import shapes
 from lisa_core.benchmark.words import WordTokenizer
 from lisa_core.checkpoint import Checkpoint
@@ -49,7 +49,7 @@ class RandomCheckpoint(Checkpoint):
     def of(cls, name: shapes.ShapeName, precision: ResolvedPrecision, device: torch.device) -> "RandomCheckpoint":
         """The checkpoint of a shape; the same name gives the same weights on the same kind of device."""
         shape = shapes.BY_NAME[name]
-        dtype = loading.compute_dtype(precision, device)
+        dtype = devices.compute_dtype(precision, device)
         parameters = Lisa.on_meta(shape).state_dict()
         nowhere = Path(f"random-{name}")
         return cls(

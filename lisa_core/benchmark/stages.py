@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import cuda_graphs, loading
+from lisa_core import cuda_graphs, devices
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
@@ -39,7 +39,7 @@ def measure(subject: Subject, rgb: NDArray[np.uint8], costs: Costs, runs: int, o
 
     An answer that comes in one piece has no time per token.
     """
-    with torch.inference_mode(), loading.current(subject.device):
+    with torch.inference_mode(), devices.current(subject.device):
         measured = []
         for stage in _Stages(subject, rgb, runs).timed(costs):
             measured.append(stage)

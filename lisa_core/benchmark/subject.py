@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import loading, preprocess
+from lisa_core import devices, footprint, loading, preprocess
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.engine import LisaEngine
 from lisa_core.model.lisa import Lisa
@@ -49,11 +49,11 @@ class Subject:
             CheckpointError, OutOfMemoryError
         """
         model = loading.load(checkpoint, precision, device, on_progress)
-        with loading.fitting(precision, device):
+        with footprint.fitting(precision, device):
             engine = LisaEngine(
                 name, model, checkpoint.tokenizer, checkpoint.layout, checkpoint.template, precision, device
             )
-        return cls(name, checkpoint, precision, device, loading.compute_dtype(precision, device), model, engine)
+        return cls(name, checkpoint, precision, device, devices.compute_dtype(precision, device), model, engine)
 
     def prompt(self, question: str, history: History = ()) -> list[int]:
         """The token ids of a conversation, with `IMAGE_ID` once for each visual token."""

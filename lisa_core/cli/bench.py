@@ -128,21 +128,21 @@ def _load(
     bars: Progress,
 ) -> tuple["Subject", dict[str, dict[str, int]]]:
     """Loads the model; also returns the peak memory of loading."""
-    from lisa_core import loading
+    from lisa_core import devices
     from lisa_core.benchmark.machine import PeakMemory
     from lisa_core.benchmark.random_model import RandomCheckpoint
     from lisa_core.benchmark.subject import Subject
     from lisa_core.checkpoint import Checkpoint
 
-    target = loading.resolve_device(device or None)
+    target = devices.resolve_device(device or None)
     peak = PeakMemory(target)
     if checkpoint:
         opened = Checkpoint.open(checkpoint, vision_tower or None, template)
-        resolved, name = loading.resolve_precision(precision, target, opened.quantised), checkpoint
+        resolved, name = devices.resolve_precision(precision, target, opened.quantised), checkpoint
     elif vision_tower or template:
         raise typer.BadParameter("--vision-tower and --template go with --checkpoint; a random model has its own")
     else:
-        resolved, name = loading.resolve_precision(precision, target), f"random {shape}"
+        resolved, name = devices.resolve_precision(precision, target), f"random {shape}"
         opened = RandomCheckpoint.of(_known(shape), resolved, target)
     task = bars.add_task(plain(f"loading {name}").plain, total=None)
     subject = Subject.load(
@@ -163,14 +163,14 @@ def _known(shape: str) -> "ShapeName":
 def _measure(
     subject: "Subject", runs: int, compare: bool, peaks: dict[str, dict[str, int]], bars: Progress
 ) -> dict[str, Any]:
-    from lisa_core import loading
+    from lisa_core import footprint
     from lisa_core.benchmark import report, stages
     from lisa_core.benchmark.cases import Measurement
 
     rgb = _picture()
     measurement = Measurement(subject, rgb, runs, compare, on_progress=lambda _: bars.advance(questions))
     questions = bars.add_task("questions", total=measurement.steps())
-    with loading.fitting(subject.precision, subject.device):
+    with footprint.fitting(subject.precision, subject.device):
         cases = list(measurement.cases())
         task = bars.add_task("stages", total=len(stages.NAMES))
         timed = stages.measure(subject, rgb, report.costs_of(subject), runs, lambda _: bars.advance(task))

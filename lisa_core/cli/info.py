@@ -47,7 +47,7 @@ def info(
 def _facts(opened: "Checkpoint") -> dict[str, Any]:
     import torch
 
-    from lisa_core.loading import estimate_memory
+    from lisa_core.footprint import estimate_memory
 
     files = sorted({stored.file for stored in opened.stored.values()})
     return {

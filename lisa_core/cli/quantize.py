@@ -28,7 +28,7 @@ def quantize(
     """
     with terminal.told(checkpoint):
         from lisa_core.checkpoint import Checkpoint
-        from lisa_core.loading import resolve_device
+        from lisa_core.devices import resolve_device
         from lisa_core.saving import save_quantised
 
         opened = Checkpoint.open(checkpoint, vision_tower or None)

@@ -89,7 +89,7 @@ def train(
         raise typer.BadParameter("--lora goes on with a model: name it by --checkpoint, such as bundled")
     if lora and whole:
         raise typer.BadParameter("--lora and --whole exclude each other: the official recipe freezes SAM's encoder")
-    from lisa_core import loading
+    from lisa_core import devices
     from lisa_core.saving import check_new
     from lisa_core.training import curves
     from lisa_core.training.alone import alone
@@ -107,7 +107,7 @@ def train(
     with terminal.told(run, stopped=lambda: stopped, more=terminal.GOES_ON):
         check_new(out)
         curves.check_available()
-        target = loading.resolve_device(device or None)
+        target = devices.resolve_device(device or None)
         mixed = target.type == "cuda" if products == "auto" else products == "bf16"
         exam = Exam(validation, run / "speak", validate_every) if validation else None
         with alone(run):

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lisa_core import loading, quantization, tensor_files
+from lisa_core import devices, footprint, loading, quantization, tensor_files
 from lisa_core.checkpoint import LAYOUT_KEY, TEMPLATE_KEY, Checkpoint
 from lisa_core.errors import CheckpointError, check_imports
 from lisa_core.model.linear import Linear, put
@@ -54,13 +54,13 @@ def load_learner(
     from peft import LoraConfig, inject_adapter_in_model
 
     check_learnable(checkpoint)
-    resolved = loading.resolve_precision(precision, device)
+    resolved = devices.resolve_precision(precision, device)
     if resolved not in ("nf4", "bf16", "fp32"):
         raise CheckpointError(f"Nothing can be learnt in {resolved}; choose nf4, bf16 or fp32.")
     model = loading.load(checkpoint, resolved, device, progress, to_learn=True)
     if resolved == "nf4":
         quantization.widen(model)
-    with loading.fitting(resolved, device):
+    with footprint.fitting(resolved, device):
         if resolved != "fp32":
             _make_whole(model, checkpoint, device)
         config = LoraConfig(

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from lisa_core import files, reasonseg, tensor_files
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.devices import resolve_device, resolve_precision
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import DatasetError, LisaError, PromptError
 from lisa_core.evaluation import masks, metrics
 from lisa_core.hub import state_of
-from lisa_core.loading import Progress, resolve_device, resolve_precision
+from lisa_core.loading import Progress
 from lisa_core.saving import check_new
 from lisa_core.template import BY_NAME, SEG
 from lisa_core.training import adapters, curves, forward, settings, trouble

@@ -14,8 +14,7 @@ from lisa_core.model.lisa import Lisa
 @contextmanager
 def in_4_bit(model: Lisa) -> Iterator[None]:
     """Within it, the layers that NF4 quantises have rounded weights; the exact ones come back afterwards."""
-    names = quantization.quantised_layers(model, "v1")
-    weights = [model.get_parameter(f"{name}.weight").data for name in names]
+    weights = [model.get_parameter(name).data for name in quantization.quantised_parameters(model, "v1")]
     exact = [weight.clone() for weight in weights]
     for weight in weights:
         weight.copy_(quantization.rounded(weight))

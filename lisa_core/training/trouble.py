@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from lisa_core import loading
-from lisa_core.errors import DeviceError, OutOfMemoryError, first_line, is_out_of_memory
+from lisa_core import devices
+from lisa_core.errors import OutOfMemoryError
 
 _WRITER = re.compile(r"inline_container|PytorchStreamWriter|iostream")
 """Found in the messages of torch's writer when a file cannot be written, whatever the cause."""
@@ -36,11 +36,8 @@ def translated(folder: Path, device: torch.device) -> Iterator[None]:
             raise OutOfMemoryError(
                 "A process that makes batches was killed, most likely for want of memory; take fewer pictures a step."
             ) from error
-        if loading.is_lost(device):
-            raise DeviceError(
-                f"{device} failed ({first_line(error)}); run the same command again, and it goes on from what was kept."
-            ) from error
-        if not is_out_of_memory(error):
+        again = "run the same command again, and it goes on from what was kept"
+        if not devices.ran_out_of_memory(device, error, again):
             raise
         raise OutOfMemoryError(
             "A step needs more memory than there is; take fewer pictures a step, or a smaller precision (nf4)."

@@ -15,7 +15,7 @@ import torch
 from cli import run
 from PIL import Image
 
-from lisa_core import cuda_graphs, loading, template
+from lisa_core import cuda_graphs, footprint, template
 from lisa_core.benchmark import baseline, cases, cost, machine, shapes, stages
 from lisa_core.benchmark.cases import Measurement
 from lisa_core.benchmark.machine import PeakMemory
@@ -101,7 +101,7 @@ def test_a_file_that_cannot_be_written_is_told_before_anything_is_measured(monke
 def test_what_the_memory_cannot_hold_is_not_measured(tmp_path, monkeypatch):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemAvailable: 10 kB\nSwapFree: 0 kB\n")
-    monkeypatch.setattr(loading, "_MEMINFO", meminfo)
+    monkeypatch.setattr(footprint, "_MEMINFO", meminfo)
     result = run("bench", "--shape", "tiny", "--runs", 1)
     assert result.code == 1
     assert "random-tiny in fp32 takes 0.02 GiB of weights, but only 0.00 GiB of memory are free here" in result.errors

@@ -50,7 +50,7 @@ def recorder(monkeypatch):
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
 def test_no_part_of_an_answer_waits_for_the_host_while_it_is_recorded(recorder, monkeypatch, precision, dtype):
     opened = Checkpoint.open(V1, TOWER)
-    monkeypatch.setattr("lisa_core.loading.compute_dtype", lambda *_: dtype)
+    monkeypatch.setattr("lisa_core.devices.compute_dtype", lambda *_: dtype)
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor)
     with GPU:
         model = Lisa(opened.shape).to(dtype).requires_grad_(False)

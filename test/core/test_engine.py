@@ -22,6 +22,8 @@ from lisa_core import (
     LisaError,
     OutOfMemoryError,
     PromptError,
+    devices,
+    footprint,
     loading,
 )
 from lisa_core.generation import Generator
@@ -470,7 +472,7 @@ class TestOutOfMemory:
 
     def test_a_gpu_that_answers_nothing_any_more_is_told(self, small, frame, monkeypatch):
         monkeypatch.setattr(Sam, "decode", self.raising(RuntimeError("CUDA error: an illegal memory access\nCUDA ...")))
-        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: True)
+        monkeypatch.setattr("lisa_core.devices.is_lost", lambda _: True)
         with pytest.raises(DeviceError) as caught:
             ask(small, SHORT, frame)
         assert str(caught.value) == "cpu failed (CUDA error: an illegal memory access); start this program anew."
@@ -486,8 +488,8 @@ class TestOutOfMemory:
                 raise RuntimeError(f"CUDA error: {says}")
 
         monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
-        assert loading.is_lost(torch.device("cuda:1")) == lost
-        assert not loading.is_lost(torch.device("cpu"))
+        assert devices.is_lost(torch.device("cuda:1")) == lost
+        assert not devices.is_lost(torch.device("cpu"))
 
     def test_a_gpu_that_others_have_filled_is_not_called_broken(self, monkeypatch):
         full = self.raising(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."))
@@ -508,7 +510,7 @@ class TestOutOfMemory:
     def test_a_gpu_that_is_lost_is_told_when_the_engine_is_closed(self, small_checkpoint, monkeypatch, lost):
         engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
         monkeypatch.setattr("lisa_core.engine.gc.collect", self.raising(RuntimeError("CUDA error: unspecified launch")))
-        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: lost)
+        monkeypatch.setattr("lisa_core.devices.is_lost", lambda _: lost)
         with pytest.raises(DeviceError if lost else RuntimeError, match="CUDA error: unspecified launch"):
             engine.close()
         engine.close()
@@ -518,7 +520,7 @@ class TestOutOfMemory:
         monkeypatch.setattr("lisa_core.quantization.quantised_weight", self.raising(failed))
         with pytest.raises(OutOfMemoryError):
             LisaEngine.from_pretrained(small_checkpoint, "nf4", "cpu", TOWER)
-        monkeypatch.setattr("lisa_core.loading.is_lost", lambda _: True)
+        monkeypatch.setattr("lisa_core.devices.is_lost", lambda _: True)
         with pytest.raises(DeviceError, match=r"^cpu failed \(CUDA error: CUBLAS_STATUS_NOT_INITIALIZED\); start this"):
             LisaEngine.from_pretrained(small_checkpoint, "nf4", "cpu", TOWER)
 
@@ -700,8 +702,8 @@ class TestMemory:
     ):
         meminfo = tmp_path / "meminfo"
         meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: 1024 kB\nSwapFree: {swap} kB\nHugePages_Total: 0\n")
-        monkeypatch.setattr(loading, "_MEMINFO", meminfo)
-        monkeypatch.setattr(loading, "_try_device", self.reached)
+        monkeypatch.setattr(footprint, "_MEMINFO", meminfo)
+        monkeypatch.setattr(devices, "check_works", self.reached)
         monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
         with pytest.raises(StopIteration if fits else OutOfMemoryError) as caught:
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)

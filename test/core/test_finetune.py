@@ -388,7 +388,7 @@ def test_what_learns_in_full_begins_as_it_was_stored(small_checkpoint, precision
 
 def test_gradients_do_not_go_through_fp16(small_checkpoint, monkeypatch):
     """As in 4 bit on a GPU: small gradients would underflow."""
-    monkeypatch.setattr(adapters.loading, "compute_dtype", lambda *_: torch.float16)
+    monkeypatch.setattr(adapters.devices, "compute_dtype", lambda *_: torch.float16)
     model = adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "nf4", torch.device("cpu"), Lora())
     layers = [module for module in model.modules() if hasattr(module, "quant_state")]
     assert len(layers) > 10
@@ -559,6 +559,6 @@ def test_a_checkpoint_that_the_free_memory_does_not_hold_is_not_loaded_to_learn(
 ):
     meminfo = tmp_path / "meminfo"
     meminfo.write_text("MemAvailable: 100 kB\nSwapFree: 0 kB\n")
-    monkeypatch.setattr(adapters.loading, "_MEMINFO", meminfo)
+    monkeypatch.setattr(adapters.footprint, "_MEMINFO", meminfo)
     with pytest.raises(OutOfMemoryError, match="of memory are free here"):
         adapters.load_learner(Checkpoint.open(small_checkpoint, TOWER), "fp32", CPU, Lora())

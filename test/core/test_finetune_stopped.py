@@ -123,7 +123,7 @@ def test_the_same_data_by_another_path_go_on(learn, data, out, monkeypatch):  # 
 
 
 def test_a_gpu_that_fails_in_a_step_is_told(learn, out, monkeypatch):
-    monkeypatch.setattr(trouble.loading, "is_lost", lambda _: True)
+    monkeypatch.setattr(trouble.devices, "is_lost", lambda _: True)
     lost = RuntimeError("CUDA error: unspecified launch failure")
     monkeypatch.setattr(finetune.forward, "of_batch", raising(lost)(finetune.forward.of_batch))
     told = learn()

@@ -10,7 +10,7 @@ from goldens import TOWER, case
 from test_stepping import Captures
 from torch.nn import functional
 
-from lisa_core import LisaEngine, cuda_graphs, loading
+from lisa_core import LisaEngine, cuda_graphs, devices
 from lisa_core.model import gpu, kernels, language
 from lisa_core.model.language import RMSNorm, rotate
 
@@ -180,8 +180,8 @@ def test_without_triton_or_a_compiler_for_it_it_is_said_and_goes_on(untried, mon
 
 def test_kernels_start_on_the_gpu_of_the_engine(small, monkeypatch):
     """Which need not be the first: what is launched by hand goes to the one that is current."""
-    assert loading.current(torch.device("cuda:1")).idx == 1
+    assert devices.current(torch.device("cuda:1")).idx == 1
     entered = []
-    monkeypatch.setattr(loading, "current", lambda device: entered.append(device.type) or nullcontext())
+    monkeypatch.setattr(devices, "current", lambda device: entered.append(device.type) or nullcontext())
     small.ask(small.encode(case("v1-short").rgb), "segment the handle", max_new_tokens=2)
     assert entered == ["cpu", "cpu"]

@@ -33,7 +33,7 @@ def bare(small_checkpoint):
 @pytest.fixture
 def limited(small_checkpoint, monkeypatch):
     """`limited(bytes)`: an engine with that limit, whatever a full cache would take."""
-    monkeypatch.setattr("lisa_core.loading.check_limit", lambda *_: None)
+    monkeypatch.setattr("lisa_core.footprint.check_limit", lambda *_: None)
 
     def load(limit):
         return LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=limit / 2**30)

@@ -11,7 +11,7 @@ from goldens import CASES, TOWER, V0, V1, case, distance, embeddings, masks
 
 from lisa_core import CheckpointError, LisaEngine, loading, quantization
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.loading import resolve_device
+from lisa_core.devices import resolve_device
 from lisa_core.model.linear import Linear, _packs
 
 SHORT = case("v1-short")
@@ -145,7 +145,7 @@ def test_unknown_device(device):
 
 @pytest.mark.parametrize("device", ["cpu", "cpu:0", torch.device("cpu")])
 def test_names_of_the_cpu(device):
-    assert loading.resolve_device(device) == torch.device("cpu")
+    assert resolve_device(device) == torch.device("cpu")
 
 
 @pytest.mark.parametrize(("device", "there"), [("cuda", 0), ("cuda:1", 1), ("cuda:256", 1), ("cuda:999", 1)])
