@@ -7,34 +7,15 @@ decoding steps may be recorded; what the cache held until then is copied aside.
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 
-from lisa_core.errors import done_without_if_memory_runs_out
 from lisa_core.frame import Visual
-from lisa_core.memory import FrameMemory
+from lisa_core.memory import FrameMemory, Text
 from lisa_core.model.language import KVCache, LanguageShape
 
 _GROWTH = 256
 """Positions that a cache grows by: a frame and a question take some 300, and each capacity is recorded anew."""
-_MOST_ASIDE = 8
-"""Frames with a copy of their own: of 7B, 320 tokens take 160 MiB."""
-
-
-@dataclass(eq=False)
-class Text:
-    """A prompt and its answer so far, with a cache of their own.
-
-    Attributes:
-        ids: the tokens that the cache holds.
-        hidden: (1, width) state of the last of them.
-    """
-
-    cache: KVCache
-    ids: list[int]
-    hidden: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class PrefixCache:
@@ -49,7 +30,6 @@ class PrefixCache:
         self._context = shape.context
         self._memory = memory
         self._visual: weakref.ref[Visual] | None = None
-        self._aside = memory.copies
         self.cache = KVCache(shape, min(2 * _GROWTH, shape.context), dtype, device)
         self.ids: list[int] = []
         memory.track(self.cache)
@@ -59,9 +39,9 @@ class PrefixCache:
         current = self._visual() if self._visual else None
         if current is visual:
             return
-        aside = self._aside.pop(visual, None)  # first, for copies give way to the one that is made now
+        aside = self._memory.take_copy(visual)  # first, for copies give way to the one that is made now
         if current is not None:
-            self._copy_aside(current)
+            self._memory.keep_copy(current, self._bytes(len(self.ids)), self._copy_all)
         self._visual = weakref.ref(visual)
         self.ids = []
         if aside is not None:
@@ -98,7 +78,7 @@ class PrefixCache:
 
     def replace(self, visual: Visual, text: Text) -> None:
         """Makes a frame the current one, and a text what is known of it."""
-        self._aside.pop(visual, None)
+        self._memory.take_copy(visual)
         self.switch_to(visual)
         if text.cache.capacity > self.cache.capacity:
             self.cache = text.cache
@@ -108,22 +88,14 @@ class PrefixCache:
 
     def forget(self) -> None:
         """Drops everything that was read; it will be read again when it is needed."""
-        self._aside.clear()
+        self._memory.forget_copies()
         self._visual = None
         self.ids = []
 
-    def _copy_aside(self, visual: Visual) -> None:
-        """Copies what the cache holds of a frame, if there is room without older copies; else it will be read again."""
+    def _copy_all(self) -> Text:
+        """A copy of what the cache holds."""
         length = len(self.ids)
-        size, older = self._bytes(length), sum(text.cache.nbytes for text in self._aside.values())
-        if not self._memory.fits(size - older):
-            return
-        while not self._memory.fits(size):
-            del self._aside[next(iter(self._aside))]
-        with done_without_if_memory_runs_out():
-            self._aside[visual] = Text(self._copy(self.cache, length, length), self.ids)
-        while len(self._aside) > _MOST_ASIDE:
-            del self._aside[next(iter(self._aside))]
+        return Text(self._copy(self.cache, length, length), self.ids)
 
     def _capacity(self, length: int) -> int:
         """Of a cache for so many tokens."""

@@ -14,7 +14,8 @@ from lisa_core.answer import Segment
 from lisa_core.frame import Encoded, Visual
 from lisa_core.generation import Generator
 from lisa_core.masking import Masker
-from lisa_core.prefix_cache import PrefixCache, Text
+from lisa_core.memory import Text
+from lisa_core.prefix_cache import PrefixCache
 from lisa_core.question import Limits, Question
 from lisa_core.reply import Reply
 from lisa_core.stopwatch import Stopwatch

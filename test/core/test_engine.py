@@ -725,7 +725,7 @@ class TestMemory:
             engine.ask(each, "cup", mask_only=True)
         held = [weakref.ref(engine._memory._encoded[frame].visual)]
         held += [
-            weakref.ref(engine._prefixes._aside[held[0]()]),
+            weakref.ref(engine._memory._copies[held[0]()]),
             weakref.ref(engine._memory._encoded[other].sam.embedding),
         ]
         assert all(each() is not None for each in held)

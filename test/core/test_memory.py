@@ -71,9 +71,9 @@ def test_frames_are_counted_while_somebody_holds_them(small):
 def test_a_frame_that_is_asked_about_does_not_give_way():
     memory = FrameMemory(room=3000)
     frames = [Frame(np.zeros((1, 1, 3), np.uint8), {}) for _ in range(2)]
-    for frame in frames:
-        memory.use([frame])[0].visual = Visual(torch.zeros(256))
-    idle, asked = (memory._encoded[frame] for frame in frames)
+    idle, asked = (memory.use([frame])[0] for frame in frames)
+    for encoded in (idle, asked):
+        encoded.visual = Visual(torch.zeros(256))
     assert memory.has_room(1500)
     assert (idle.held, asked.held) == (0, 1024)
     assert not memory.has_room(2500)
