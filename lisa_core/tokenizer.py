@@ -14,7 +14,7 @@ token get no `▁` of their own.
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sentencepiece
 
@@ -37,33 +37,56 @@ def spread(ids: Sequence[int], visual_tokens: int) -> list[int]:
     return [*ids[:where], *[IMAGE_ID] * visual_tokens, *ids[where + 1 :]]
 
 
+class Words(Protocol):
+    """What a `Tokenizer` asks of sentencepiece, by sentencepiece's names."""
+
+    def vocab_size(self) -> int:
+        """One more than the largest id of a piece."""
+
+    def bos_id(self) -> int:
+        """Of the beginning of sequence."""
+
+    def eos_id(self) -> int:
+        """Of the end of sequence."""
+
+    def encode_as_ids(self, words: str, /) -> list[int]:
+        """The ids of the pieces of a run of words."""
+
+    def encode_as_pieces(self, words: str, /) -> list[str]:
+        """The pieces themselves."""
+
+    def piece_to_id(self, piece: str, /) -> int:
+        """The id of one piece."""
+
+    def decode_ids(self, ids: list[int], /) -> str:
+        """The words that these pieces make."""
+
+
 class Tokenizer:
-    """`tokenizer.model` (sentencepiece), the checkpoint's `added_tokens.json`, and what it says of `legacy`.
+    """Encodes prompts and decodes answers by the module's rules.
+
+    Args:
+        words: of the language model.
+        added_tokens: ids by name of what LISA adds to them, `[SEG]`, `<im_start>` and `<im_end>` at least.
+        legacy: whether words right after a special token get a `▁` of their own.
 
     Attributes:
         special_ids: token id by name, e.g. `special_ids["[SEG]"]`.
     """
 
-    def __init__(self, model: Path, added_tokens: Mapping[str, int], legacy: bool = True) -> None:
+    def __init__(self, words: Words, added_tokens: Mapping[str, int], legacy: bool = True) -> None:
+        self._words = words
         self._legacy = legacy
-        self._words = sentencepiece.SentencePieceProcessor()
-        try:
-            self._words.Load(str(model))
-        except (OSError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{model} is not a readable sentencepiece model ({error}); fetch the checkpoint's files again."
-            ) from error
-        self.special_ids: dict[str, int] = {
-            BOS: self._words.bos_id(),
-            EOS: self._words.eos_id(),
-            **{name: token_id for name, token_id in added_tokens.items() if not self._is_word(name, token_id)},
-        }
+        self.special_ids: dict[str, int] = {BOS: words.bos_id(), EOS: words.eos_id(), **added_tokens}
         self._names = {token_id: name for name, token_id in self.special_ids.items()}
-        self._check(model)
 
     @classmethod
     def from_folder(cls, folder: Path) -> "Tokenizer":
-        """Reads `tokenizer.model`, `added_tokens.json` and, if it is there, `tokenizer_config.json` of a checkpoint."""
+        """Reads `tokenizer.model`, `added_tokens.json` and, if it is there, `tokenizer_config.json` of a checkpoint.
+
+        Raises:
+            CheckpointError: a file is missing or damaged, or they are not those of a LISA.
+        """
         model, added, settings = (folder / name for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
         for path in (model, added):
             if not path.is_file():
@@ -72,11 +95,11 @@ class Tokenizer:
         if not isinstance(tokens, dict) or not all(type(token_id) is int for token_id in tokens.values()):
             raise CheckpointError(f"{added} must map token names to ids.")
         said = _read_json(settings) if settings.is_file() else {}
-        return cls(model, tokens, legacy=not isinstance(said, dict) or said.get("legacy") is not False)
-
-    def _is_word(self, name: str, token_id: int) -> bool:
-        """Whether this is what sentencepiece calls it, too: newer programs list `<unk>` as added."""
-        return 0 <= token_id < self._words.vocab_size() and self._words.IdToPiece(token_id) == name
+        words = _read_words(model)
+        own = {name: token_id for name, token_id in tokens.items() if not _is_word(words, name, token_id)}
+        tokenizer = cls(words, own, legacy=not isinstance(said, dict) or said.get("legacy") is not False)
+        tokenizer._check(model)
+        return tokenizer
 
     def _check(self, model: Path) -> None:
         missing = [token for token in (SEG, IM_START, IM_END) if token not in self.special_ids]
@@ -120,14 +143,13 @@ class Tokenizer:
         """Ids of a run of words; what `goes_on` after a token begins with no `▁` but its own."""
         try:
             if not goes_on or words.startswith(" "):
-                ids: list[int] = self._words.EncodeAsIds(words)
-                return ids
-            pieces: list[str] = self._words.EncodeAsPieces(words)
+                return self._words.encode_as_ids(words)
+            pieces = self._words.encode_as_pieces(words)
         except (UnicodeEncodeError, TypeError, RuntimeError) as error:  # as sentencepiece's releases say it
             raise PromptError("The words are not valid Unicode text.") from error
         if pieces and pieces[0].startswith(_WORD_BEGINS):
             pieces = [rest for rest in [pieces[0].removeprefix(_WORD_BEGINS)] if rest] + pieces[1:]
-        return [self._words.PieceToId(piece) for piece in pieces]
+        return [self._words.piece_to_id(piece) for piece in pieces]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The words of an answer: special tokens by name, `[SEG]` spaced as a person would, `</s>` left out.
@@ -142,11 +164,27 @@ class Tokenizer:
                 if token_id < self._words.vocab_size():  # a model may have rows that stand for no token
                     run.append(token_id)
                 continue
-            text = _join(text, self._words.DecodeIds(run))
+            text = _join(text, self._words.decode_ids(run))
             run = []
             if token_id not in (self.special_ids[EOS], self.special_ids[BOS]):
                 text = _join(text, self._names[token_id])
         return text
+
+
+def _read_words(model: Path) -> sentencepiece.SentencePieceProcessor:
+    words = sentencepiece.SentencePieceProcessor()
+    try:
+        words.load(str(model))
+    except (OSError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{model} is not a readable sentencepiece model ({error}); fetch the checkpoint's files again."
+        ) from error
+    return words
+
+
+def _is_word(words: sentencepiece.SentencePieceProcessor, name: str, token_id: int) -> bool:
+    """Whether this is what sentencepiece calls it, too: newer programs list `<unk>` as added."""
+    return 0 <= token_id < words.vocab_size() and words.id_to_piece(token_id) == name
 
 
 def _read_json(path: Path) -> Any:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lisa_core import devices, template
 from lisa_core.benchmark import shapes
-from lisa_core.benchmark.words import WordTokenizer
+from lisa_core.benchmark.words import word_tokenizer
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import FREQUENCIES
@@ -58,7 +58,7 @@ class RandomCheckpoint(Checkpoint):
             layout="v1",
             template="llava_v1",
             shape=shape,
-            tokenizer=WordTokenizer(shape.language.vocabulary),
+            tokenizer=word_tokenizer(shape.language.vocabulary),
             quantised=False,
             stored={
                 parameter: StoredTensor(nowhere, parameter, tuple(tensor.shape), dtype)

@@ -2,9 +2,8 @@
 
 import re
 import zlib
-from collections.abc import Sequence
 
-from lisa_core.template import BOS, EOS, IM_END, IM_START, SEG
+from lisa_core.template import IM_END, IM_START, SEG
 from lisa_core.tokenizer import Tokenizer
 
 _PIECES = re.compile(r"\w+|[^\w\s]")
@@ -13,23 +12,18 @@ _FIRST = 3
 """First id of a word; below are Llama's unknown, begin and end of sequence."""
 
 
-class WordTokenizer(Tokenizer):
+def word_tokenizer(vocabulary: int) -> Tokenizer:
     """LISA's tokenizer over `vocabulary` ids; the last three are `[SEG]`, `<im_start>` and `<im_end>`.
 
     A decoded word contains its id, so that an answer in a history encodes to its original tokens.
     """
-
-    def __init__(self, vocabulary: int) -> None:
-        self._legacy = True
-        added = (SEG, IM_START, IM_END)
-        words = vocabulary - len(added)
-        self._words = _HashedWords(words)  # type: ignore[assignment]
-        self.special_ids = {BOS: 1, EOS: 2, **{name: words + index for index, name in enumerate(added)}}
-        self._names = {token_id: name for name, token_id in self.special_ids.items()}
+    added = (SEG, IM_START, IM_END)
+    words = vocabulary - len(added)
+    return Tokenizer(_HashedWords(words), {name: words + index for index, name in enumerate(added)})
 
 
 class _HashedWords:
-    """The part of sentencepiece's interface that `Tokenizer` uses."""
+    """Stands in for sentencepiece."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -37,14 +31,23 @@ class _HashedWords:
     def vocab_size(self) -> int:
         return self._size
 
-    def EncodeAsIds(self, words: str) -> list[int]:  # noqa: N802, sentencepiece's name
-        return [self._id(word) for word in _PIECES.findall(words)]
+    def bos_id(self) -> int:
+        return 1
 
-    def DecodeIds(self, ids: Sequence[int]) -> str:  # noqa: N802
-        return " ".join(f"w{token_id}" for token_id in ids)
+    def eos_id(self) -> int:
+        return 2
 
-    def _id(self, word: str) -> int:
-        named = _NAMED.fullmatch(word)
+    def encode_as_ids(self, words: str) -> list[int]:
+        return [self.piece_to_id(piece) for piece in self.encode_as_pieces(words)]
+
+    def encode_as_pieces(self, words: str) -> list[str]:
+        return _PIECES.findall(words)
+
+    def piece_to_id(self, piece: str) -> int:
+        named = _NAMED.fullmatch(piece)
         if named and int(named[1]) < self._size:
             return int(named[1])
-        return _FIRST + zlib.crc32(word.encode()) % (self._size - _FIRST)
+        return _FIRST + zlib.crc32(piece.encode()) % (self._size - _FIRST)
+
+    def decode_ids(self, ids: list[int]) -> str:
+        return " ".join(f"w{token_id}" for token_id in ids)

@@ -21,7 +21,7 @@ from lisa_core.benchmark.cases import Measurement
 from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.random_model import ANSWER, RandomCheckpoint
 from lisa_core.benchmark.subject import Subject
-from lisa_core.benchmark.words import WordTokenizer
+from lisa_core.benchmark.words import word_tokenizer
 from lisa_core.model.language import Language
 
 CASES = ["new_frame_8", "new_frame_40", "same_frame_8", *(f"turn_{n}" for n in range(1, 7)), "mask_only"]
@@ -110,7 +110,7 @@ def test_what_the_memory_cannot_hold_is_not_measured(tmp_path, monkeypatch):
 def test_answers_are_as_long_as_their_cases_say(measured):
     tokens = {case["name"]: case["tokens"] for case in measured[1]["cases"]}
     assert tokens.pop("new_frame_40") == 40
-    assert tokens.pop("mask_only") == len(WordTokenizer(703).encode([template.Special(template.SEG), "."]))
+    assert tokens.pop("mask_only") == len(word_tokenizer(703).encode([template.Special(template.SEG), "."]))
     assert set(tokens.values()) == {8}
 
 
@@ -229,7 +229,7 @@ def test_a_chart_without_matplotlib_is_refused_before_anything_is_measured(monke
 
 @pytest.mark.parametrize("name", shapes.BY_NAME)
 def test_the_planted_answer_uses_each_word_once(name):
-    tokenizer = WordTokenizer(shapes.BY_NAME[name].language.vocabulary)
+    tokenizer = word_tokenizer(shapes.BY_NAME[name].language.vocabulary)
     said = tokenizer.encode(["Where? ASSISTANT:", *ANSWER])[-6:]
     assert len(set(said)) == 6
     assert tokenizer.encode([tokenizer.decode(said[1:-1])])[1:] == said[1:-1]  # encodes to the same ids
