@@ -1,6 +1,7 @@
 """Which files a released checkpoint consists of."""
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +12,8 @@ V0_PARTS = ("pytorch_model-visual_model.bin", "pytorch_model-text_hidden_fcs.bin
 OWN_TOWER = "vision_tower"
 """A checkpoint may bring its vision tower along, in a folder of this name."""
 TOKENIZER_FILES = ("tokenizer.model", "added_tokens.json")
+TOKENIZER_SETTINGS = "tokenizer_config.json"
+"""Of the tokenizer; not every checkpoint has it."""
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 """Weights in one file of these names, or in shards beside an index; where there are both, the first counts."""
 _LISA_TYPE = "llava"
@@ -39,6 +42,22 @@ def is_whole(folder: Path) -> bool:
         return bool(files) and all((folder / name).is_file() for name in needed)
     except (OSError, ValueError, AttributeError, RecursionError, CheckpointError):
         return False
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The files that a checkpoint, and a vision tower in it, are read from, as far as they are there."""
+    parts = [*_parts_of(folder), *_parts_of(folder / OWN_TOWER)]
+    return [path for path in parts if os.path.isfile(path)]  # noqa: PTH113 # where it cannot be looked at Path raises
+
+
+def _parts_of(folder: Path) -> list[Path]:
+    """The files that a checkpoint or a vision tower is read from; not all may be there."""
+    try:
+        weights = weight_files(folder)
+    except (CheckpointError, OSError):
+        weights = []
+    others = (*V0_PARTS, "config.json", *TOKENIZER_FILES, TOKENIZER_SETTINGS)
+    return [*weights, *(folder / name for name in others)]
 
 
 def _weights(folder: Path) -> tuple[list[Path], Mapping[str, str]]:

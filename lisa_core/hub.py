@@ -1,12 +1,11 @@
 """From what the user names, a folder or a hub id, to a folder on this machine, and what tells it from another."""
 
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES, V0_PARTS, is_whole, weight_files
+from lisa_core.checkpoint_files import files_of, is_whole
 from lisa_core.errors import CheckpointError, brief
 from lisa_core.options import CHECKPOINT
 
@@ -85,21 +84,11 @@ def state_of(model: str) -> list[Any]:
     """
     if not model:
         return []
-    folder = folder_of(model) if model == CHECKPOINT else Path(os.path.expanduser(model))  # noqa: PTH111
-    if not os.path.isdir(folder):  # noqa: PTH112 # neither raises: what cannot be looked at is told on loading
-        return [model]
-    parts = [*_parts_of(folder), *_parts_of(folder / OWN_TOWER)]
-    states = ((str(path.relative_to(folder)), path.stat()) for path in parts if os.path.isfile(path))  # noqa: PTH113
-    return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]
-
-
-def _parts_of(folder: Path) -> list[Path]:
-    """The files that a checkpoint or a vision tower is read from; not all may be there."""
     try:
-        weights = weight_files(folder)
-    except (CheckpointError, OSError):
-        weights = []
-    return [
-        *weights,
-        *(folder / name for name in (*V0_PARTS, "config.json", *TOKENIZER_FILES, "tokenizer_config.json")),
-    ]
+        folder = _BUNDLED if model == CHECKPOINT else Path(model).expanduser()
+        if not folder.is_dir():
+            return [model]
+    except (OSError, RuntimeError):  # what cannot be looked at is told on loading
+        return [model]
+    states = ((str(path.relative_to(folder)), path.stat()) for path in files_of(folder))
+    return [str(folder.resolve()), *([name, state.st_size, state.st_mtime_ns] for name, state in states)]

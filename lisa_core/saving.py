@@ -22,7 +22,7 @@ from torch import Tensor
 
 from lisa_core import files, footprint, quantization
 from lisa_core.checkpoint import LAYOUT_KEY, QUANTISED_KEY, Checkpoint
-from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES
+from lisa_core.checkpoint_files import OWN_TOWER, TOKENIZER_FILES, TOKENIZER_SETTINGS
 from lisa_core.errors import CheckpointError, LisaError
 from lisa_core.model.lisa import Lisa, released_name
 from lisa_core.options import CHECKPOINT
@@ -36,7 +36,7 @@ _QUANTISATION = {
     "bnb_4bit_quant_type": "nf4",
     "bnb_4bit_use_double_quant": True,
 }
-_FOR_OTHERS = ("tokenizer_config.json", "special_tokens_map.json", "generation_config.json")
+_FOR_OTHERS = ("special_tokens_map.json", "generation_config.json")
 
 
 def save_quantised(
@@ -168,9 +168,9 @@ def _copy_the_rest(checkpoint: Checkpoint, out: Path) -> None:
 
 
 def copy_tokenizer(folder: Path, out: Path) -> None:
-    """Copies a checkpoint's tokenizer, and what other programs read beside it where it is there."""
+    """Copies a checkpoint's tokenizer, with its settings and what other programs read beside it where that is there."""
     for name in TOKENIZER_FILES:
         shutil.copyfile(folder / name, out / name)
-    for name in _FOR_OTHERS:
+    for name in (TOKENIZER_SETTINGS, *_FOR_OTHERS):
         if (folder / name).is_file():
             shutil.copyfile(folder / name, out / name)

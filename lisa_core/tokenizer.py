@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 import sentencepiece
 
-from lisa_core.checkpoint_files import TOKENIZER_FILES
+from lisa_core.checkpoint_files import TOKENIZER_FILES, TOKENIZER_SETTINGS
 from lisa_core.errors import CheckpointError, PromptError
 from lisa_core.template import BOS, EOS, IM_END, IM_START, SEG, Image, Piece, Special
 
@@ -87,7 +87,7 @@ class Tokenizer:
         Raises:
             CheckpointError: a file is missing or damaged, or they are not those of a LISA.
         """
-        model, added, settings = (folder / name for name in (*TOKENIZER_FILES, "tokenizer_config.json"))
+        model, added, settings = (folder / name for name in (*TOKENIZER_FILES, TOKENIZER_SETTINGS))
         for path in (model, added):
             if not path.is_file():
                 raise CheckpointError(f"{folder} has no {path.name}; copy the whole checkpoint folder.")
