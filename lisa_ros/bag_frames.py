@@ -64,21 +64,31 @@ class Frames:
         self._depth_max_dt = depth_max_dt
         self.unplaced: dict[str, dict[int, str]] = {}
         """Why `placements` found nothing: by the topic that lacks a message, reasons by number of the frame."""
+        self.lost: dict[str, int] = {}
+        """By topic, the number of messages that the bag says it has, and has not."""
         self.camera = (bag.require(camera, IMAGE, COMPRESSED) if camera else _only_camera(bag)).name
         self._to_rgb = (
             conversions.to_rgb_compressed if bag.topics[self.camera].type == COMPRESSED else conversions.to_rgb
         )
         self.depth = bag.require(depth, IMAGE).name if depth else ""
         self.camera_info = bag.require(camera_info, INFO).name if camera_info else ""
-        self._chosen = list(_spaced(_recorded(bag.messages([self.camera])), every))
+        self._chosen = list(_spaced(self._all_of(self.camera), every))
         if not self._chosen:
             raise BagError(f"{bag.path} has no frame on {self.camera}. {bag.listing()}")
-        self._depths = self._all_of(self.depth)
-        self._infos = self._all_of(self.camera_info)
+        self._depths = sorted(self._all_of(self.depth))
+        self._infos = sorted(self._all_of(self.camera_info))
 
     def _all_of(self, topic: str) -> list[_Recorded]:
-        """All messages of a topic, sorted by stamp; none if no topic is named."""
-        return sorted(_recorded(self._bag.messages([topic]))) if topic else []
+        """All messages of a topic, in the order of their recording; none if no topic is named.
+
+        For a damaged index rosbags passes over messages without a word.
+        """
+        if not topic:
+            return []
+        recorded = list(_recorded(self._bag.messages([topic])))
+        if (missing := self._bag.topics[topic].messages - len(recorded)) > 0:
+            self.lost[topic] = missing
+        return recorded
 
     def __iter__(self) -> Iterator[FrameOfBag]:
         return iter(self._chosen)

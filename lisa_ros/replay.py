@@ -138,8 +138,8 @@ def replay(
         --checkpoint xinlai/LISA-7B-v1 --out cups
         --depth /camera/depth --camera-info /camera/camera_info
 
-    [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs; 2 wrong
-    usage, or OUT is there already; 130 stopped, 143 terminated.
+    [b]Exit codes[/b]: 0 all answered, and as expected; 1 a question or file failed, or differs, or the
+    bag lacks messages; 2 wrong usage, or OUT is there already; 130 stopped, 143 terminated.
     """
     if not out.name:
         raise typer.BadParameter("--out has no name of its own: give the name of a bag to write")
@@ -181,8 +181,13 @@ def replay(
                 journal.delete()
     differences = [] if expected is None else list(compare(expected, records, min_iou))
     _report_unplaced(frames)
+    for topic, lost in frames.lost.items():
+        terminal.complain(
+            f"{lost} of {reader.topics[topic].messages} messages on {topic} are lost: {bag} is damaged; take another"
+            " copy, or have what is left counted by `ros2 bag reindex`."
+        )
     _report(out, records, differences, compared=expected is not None)
-    raise typer.Exit(1 if failed or differences else 0)
+    raise typer.Exit(1 if failed or differences or frames.lost else 0)
 
 
 @dataclass(frozen=True)

@@ -458,6 +458,18 @@ def test_a_frame_that_cannot_be_read_is_reported_and_the_rest_goes_on(replay: Re
     assert len(messages(replay.folder / "out")) == 3 * 11
 
 
+@pytest.mark.parametrize("topic", [IMAGE, DEPTH])
+def test_a_bag_with_fewer_messages_than_it_says_is_no_success(replay: Replay, topic: str) -> None:
+    bag = replay.folder / "damaged"
+    shutil.copytree(BAG, bag)
+    metadata = bag / "metadata.yaml"
+    counted = rf"(message_count: )14(\s+topic_metadata:\s+name: {topic}\s)"
+    metadata.write_text(re.sub(counted, r"\g<1>16\2", metadata.read_text()))
+    topics = ("--camera", IMAGE, "--depth", DEPTH, "--camera-info", INFO)
+    assert f"2 of 16 messages on {topic} are lost" in replay.ask("out", *topics, bag=bag, code=1)
+    assert len(replay.answers("out")) == 14
+
+
 def test_a_question_that_fails_is_reported_and_the_rest_goes_on(replay: Replay) -> None:
     printed = replay.ask("out", "--ask", "the unspeakable", code=1)
     assert "14 answered, 14 failed" in printed
