@@ -15,7 +15,7 @@ from lisa_core import files, reasonseg, tensor_files
 from lisa_core.checkpoint import Checkpoint
 from lisa_core.devices import resolve_device, resolve_precision
 from lisa_core.engine import LisaEngine
-from lisa_core.errors import DatasetError, LisaError, PromptError
+from lisa_core.errors import CheckpointError, DatasetError, LisaError, PromptError
 from lisa_core.evaluation import masks, metrics
 from lisa_core.hub import state_of
 from lisa_core.loading import Progress
@@ -72,8 +72,7 @@ class Finetuning:
         self._engine = self._validation_engine()
         with trouble.translated(self.work, self._device):
             self._trainer = self._new_trainer()
-        scores = settings.read_json(self.work / _SCORES)
-        self.scores: dict[int, float] = {int(step): giou for step, giou in scores.items() if int(step) <= self.step}
+        self.scores = self._read_scores()
         self._best = self._read_best()["giou"] if self.scores else -1.0
 
     def _settings(self) -> dict[str, Any]:
@@ -149,6 +148,15 @@ class Finetuning:
         adapters.write_merged(self._checkpoint, best["weights"], scale, self._out, progress, beside)
         _delete(self.work)
         return best["step"], best["giou"]
+
+    def _read_scores(self) -> dict[int, float]:
+        """The gIoU of each validation up to now, by its step; empty before the first."""
+        path = self.work / _SCORES
+        try:
+            scores = {int(step): float(giou) for step, giou in settings.read_json(path).items()}
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged; delete {self.work} to start again.") from error
+        return {step: giou for step, giou in scores.items() if step <= self.step}
 
     def _read_best(self) -> dict[str, Any]:
         remedy = f"is missing or damaged; delete {self.work} to start again."

@@ -173,11 +173,14 @@ def test_what_is_under_way_and_damaged_is_told(learn, out, monkeypatch):
         assert learn().code == 130
     best = out.with_name("lisa.training") / "best.pt"
     whole = best.read_bytes()
-    damaged = best.with_name("validation.json"), b"[1]", "validation.json is damaged; delete"
+    scores = best.with_name("validation.json")
     for path, content, sentence in (
         (best, whole[:-1000], "best.pt is missing or damaged; delete"),
         (best, b"abc", "best.pt is missing or damaged; delete"),
-        damaged,
+        *(
+            (scores, content, "validation.json is damaged; delete")
+            for content in (b"[1]", b'{"x": 0.1}', b'{"0": null}')
+        ),
     ):
         path.write_bytes(content)
         told = learn()
