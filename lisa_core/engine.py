@@ -211,7 +211,7 @@ class LisaEngine:
         self._ready()
         _check_frames([frame])
         question = self._question(frame, instruction, history, on_token, on_stage, cancel)
-        _check_most(max_new_tokens)
+        _check_limits(max_new_tokens, max_segments)
         return self._answer_one(question, Limits(max_new_tokens, max_segments, mask_only))
 
     def ask_many(
@@ -260,7 +260,7 @@ class LisaEngine:
         if len(frames) != count or not {len(histories), len(cancels)} <= {0, count}:
             raise PromptError("Give as many frames, histories and cancels as questions, or one frame and none of them.")
         histories, cancels = histories or [()] * count, cancels or [threading.Event() for _ in range(count)]
-        _check_most(max_new_tokens)
+        _check_limits(max_new_tokens, max_segments)
         questions = [
             self._question(
                 frames[index],
@@ -467,6 +467,9 @@ def _check_frames(frames: Sequence[object]) -> None:
             raise ImageError(f"A question takes a frame, not {type(frame).__name__}: frame = engine.encode(rgb).")
 
 
-def _check_most(max_new_tokens: int) -> None:
+def _check_limits(max_new_tokens: int, max_segments: int) -> None:
+    for name, most in (("max_new_tokens", max_new_tokens), ("max_segments", max_segments)):
+        if not isinstance(most, (int, np.integer)):
+            raise PromptError(f"{name} is {most!r}; give a whole number.")
     if max_new_tokens < 1:
         raise PromptError(f"max_new_tokens is {max_new_tokens}; at least 1 is needed.")

@@ -27,7 +27,7 @@ def folder_of(name: str | Path, on_download: Callable[[str], None] = lambda _: N
     """
     if name == CHECKPOINT:
         return _BUNDLED
-    if not str(name):
+    if not isinstance(name, (str, Path)) or not str(name):
         raise CheckpointError(
             f"No checkpoint is named; give a folder, a hub id such as xinlai/LISA-7B-v1, or {CHECKPOINT}."
         )

@@ -185,6 +185,12 @@ class TestLength:
         with pytest.raises(PromptError, match=f"max_new_tokens is {most}; at least 1"):
             ask(small, SHORT, frame, max_new_tokens=most)
 
+    @pytest.mark.parametrize("name", ["max_new_tokens", "max_segments"])
+    @pytest.mark.parametrize("most", [1.5, None, "2"])
+    def test_what_is_no_number_is_refused(self, small, frame, name, most):
+        with pytest.raises(PromptError, match=f"{name} is {most!r}; give a whole number"):
+            ask(small, SHORT, frame, **{name: most})
+
     def test_ends_where_the_context_is_full(self, tight):
         answer = ask(tight, LONG)
         assert len(answer.prompt_ids) - 1 + 256 + len(answer.token_ids) == CONTEXT
