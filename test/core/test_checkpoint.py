@@ -47,7 +47,7 @@ class TestFolder:
     def test_not_there(self, tmp_path):
         refused(tmp_path / "nowhere", f"There is no folder {tmp_path / 'nowhere'}", "it is no hub id either")
 
-    @pytest.mark.parametrize("name", ["", "a/b/c", "what is this?", "a//b", "../x", "-x/y"])
+    @pytest.mark.parametrize("name", ["", None, "a/b/c", "what is this?", "a//b", "../x", "-x/y"])
     def test_no_name_of_anything(self, name, monkeypatch, tmp_path):
         monkeypatch.chdir(tmp_path)
         refused(name, "give a checkpoint's folder" if name else "No checkpoint is named; give a folder")
