@@ -20,11 +20,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lisa_core import cuda_graphs, devices, footprint, loading, preprocess, quantization, template
+from lisa_core import devices, footprint, loading, preprocess, quantization, template
 from lisa_core.answer import Answer, Segment
-from lisa_core.beside import beside_on
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.cuda_graphs import Replayed
 from lisa_core.errors import (
     Cancelled,
     ImageError,
@@ -35,18 +33,21 @@ from lisa_core.errors import (
     first_line,
     raise_if_cancelled,
 )
-from lisa_core.frame import Encoded, Frame, Visual
-from lisa_core.generation import Generator
-from lisa_core.masking import Masker
-from lisa_core.memory import FrameMemory
+from lisa_core.inference import cuda_graphs
+from lisa_core.inference.beside import beside_on
+from lisa_core.inference.cuda_graphs import Replayed
+from lisa_core.inference.frame import Encoded, Frame, Visual
+from lisa_core.inference.generation import Generator
+from lisa_core.inference.masking import Masker
+from lisa_core.inference.memory import FrameMemory
+from lisa_core.inference.prefix_cache import PrefixCache
+from lisa_core.inference.question import Limits, Question
+from lisa_core.inference.reply import Reply
+from lisa_core.inference.stopwatch import Stopwatch
+from lisa_core.inference.together import Asked, Together
 from lisa_core.model.lisa import Lisa
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS, Layout, ResolvedPrecision, TemplateName
-from lisa_core.prefix_cache import PrefixCache
-from lisa_core.question import Limits, Question
-from lisa_core.reply import Reply
-from lisa_core.stopwatch import Stopwatch
 from lisa_core.template import IM_PATCH, History
-from lisa_core.together import Asked, Together
 from lisa_core.tokenizer import IMAGE_ID, Tokenizer, spread
 
 __all__ = ["Frame", "LisaEngine"]

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_core import coco
 from lisa_core.answer import Answer, Box, Segment
+from lisa_core.datasets import coco
 from lisa_core.errors import LisaError, brief
 from lisa_core.files import write_whole
 from lisa_core.geometry import Placement, Vector

@@ -13,10 +13,10 @@ import numpy as np
 from PIL import Image
 
 from lisa_core import Answer, LisaEngine
+from lisa_core.datasets.reasonseg import TARGET
 from lisa_core.evaluation.metrics import overlap
 from lisa_core.options import CHECKPOINT
 from lisa_core.overlay import Panel, contact_sheet, draw
-from lisa_core.reasonseg import TARGET
 from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.scene import View
 

@@ -16,7 +16,7 @@ from lisa_core.benchmark import baseline
 from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.subject import Subject
 from lisa_core.engine import Frame
-from lisa_core.prefix_cache import common_length
+from lisa_core.inference.prefix_cache import common_length
 
 SHORT, LONG = 8, 40
 """Tokens in an answer: a phrase with a mask, and an explanation."""

@@ -11,14 +11,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core import cuda_graphs, devices
+from lisa_core import devices
 from lisa_core.benchmark.cases import LONG, Progress, question
 from lisa_core.benchmark.cost import Costs, Work
 from lisa_core.benchmark.subject import Subject
-from lisa_core.cuda_graphs import Replayed
+from lisa_core.inference import cuda_graphs
+from lisa_core.inference.cuda_graphs import Replayed
+from lisa_core.inference.stepping import Stepper
 from lisa_core.model.language import KVCache
 from lisa_core.model.sam import upsample
-from lisa_core.stepping import Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
 NAMES = ("preprocess", "clip", "sam", "prefill", "per_token", "mask_decode", "upsample")

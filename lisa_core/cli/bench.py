@@ -13,7 +13,7 @@ from rich.text import Text
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import progress
 from lisa_core.cli.terminal import plain
-from lisa_core.stopwatch import in_words
+from lisa_core.inference.stopwatch import in_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -28,10 +28,10 @@ from lisa_core.evaluation import Protocol
 from lisa_core.options import CHECKPOINT, MAX_NEW_TOKENS
 
 if TYPE_CHECKING:
+    from lisa_core.datasets.reasonseg import Split
+    from lisa_core.datasets.refcoco import References
     from lisa_core.evaluation.masks import Result, SampleEntry
-    from lisa_core.evaluation.refcoco import References
     from lisa_core.evaluation.run import Failure
-    from lisa_core.reasonseg import Split
 
 app = terminal.group("Measure how good a model is on a data set.")
 app.command()(tabletop)
@@ -84,7 +84,7 @@ def reasonseg(
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, out)
     with opening():
-        from lisa_core.reasonseg import open_split
+        from lisa_core.datasets.reasonseg import open_split
 
         pictures = open_split(folder, split)
         targets.prepare(pictures.folder)
@@ -140,7 +140,7 @@ def refcoco(
     model = ModelOptions(checkpoint, precision, device, vision_tower, template, memory_limit)
     targets = Targets(json_file, csv_file, sheet, None)
     with opening():
-        from lisa_core.evaluation.refcoco import RefCoco
+        from lisa_core.datasets.refcoco import RefCoco
 
         references = RefCoco(folder, refs, images).split(split)
         targets.prepare(images or folder / "images")

@@ -3,10 +3,10 @@
     for entry in reasonseg.open_split(Path("ReasonSeg"), "val").entries:
         result = masks.evaluate(engine, entry)
 
-`masks` asks for one mask of a picture, as ReasonSeg and refCOCO do, and `masks_report` scores the results;
-`lisa_core.reasonseg` and `refcoco` read the data. `tabletop` and `tabletop_report` do the same for rendered tabletops,
-with many questions about each. For both, `metrics` counts pixels, `run` goes through all pictures, `journal` stores
-finished results, and `report` has what the files of either are made of.
+`masks` asks for one mask of a picture, as ReasonSeg and refCOCO do, and `masks_report` scores the results; `tabletop`
+and `tabletop_report` do the same for rendered tabletops, with many questions about each. For both, `metrics` counts
+pixels, `run` goes through all pictures, `journal` stores finished results, and `report` has what the files of either
+are made of.
 """
 
 from typing import Literal

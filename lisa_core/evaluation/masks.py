@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from lisa_core import files
 from lisa_core.answer import Answer, union
+from lisa_core.datasets.reasonseg import Length, Sample
 from lisa_core.errors import Cancelled
 from lisa_core.evaluation import Protocol
 from lisa_core.evaluation.journal import Entry
 from lisa_core.evaluation.metrics import Overlap, overlap
 from lisa_core.options import MAX_NEW_TOKENS
-from lisa_core.reasonseg import Length, Sample
 
 if TYPE_CHECKING:
     from lisa_core.engine import LisaEngine

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, get_args
 
+from lisa_core.datasets.reasonseg import IGNORED, TARGET, Length
 from lisa_core.evaluation import report
 from lisa_core.evaluation.masks import Result, SampleEntry
 from lisa_core.evaluation.metrics import Score, score
 from lisa_core.evaluation.run import Failure
 from lisa_core.overlay import Panel
-from lisa_core.reasonseg import IGNORED, TARGET, Length
 from lisa_core.template import SEG
 
 _COLUMNS = ("image", "query", "length", "iou", "intersection", "union", "answer")

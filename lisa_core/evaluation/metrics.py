@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lisa_core.reasonseg import IGNORED, TARGET
+from lisa_core.datasets.reasonseg import IGNORED, TARGET
 
 _EPS_IMAGE = 1e-5
 _EPS_SET = 1e-10

@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from lisa_core import files
 from lisa_core.answer import Answer, union
+from lisa_core.datasets.reasonseg import TARGET, digest_of
 from lisa_core.errors import Cancelled
 from lisa_core.evaluation import DIALOGUES
 from lisa_core.evaluation.metrics import Overlap, overlap
 from lisa_core.options import MAX_NEW_TOKENS
-from lisa_core.reasonseg import TARGET, digest_of
 from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.questions import Dialogue, Turn, dialogues
 from lisa_core.tabletop.scene import View

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_core import files
+from lisa_core.datasets.polygons import LONGEST_OUTLINE, outline_of, polygons_of
+from lisa_core.datasets.reasonseg import SUFFIXES
 from lisa_core.errors import DatasetError, LisaError
 from lisa_core.labelling.sources import Label, Mask
-from lisa_core.polygons import LONGEST_OUTLINE, outline_of, polygons_of
-from lisa_core.reasonseg import SUFFIXES
 
 
 def write(

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from lisa_core import coco
+from lisa_core.datasets import coco
+from lisa_core.datasets.reasonseg import json_of
 from lisa_core.errors import DatasetError, brief
-from lisa_core.reasonseg import json_of
 from lisa_core.template import SEG
 
 Mask = NDArray[np.bool_]

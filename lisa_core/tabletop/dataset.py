@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lisa_core.datasets.reasonseg import digest_of
 from lisa_core.errors import DatasetError, brief
 from lisa_core.files import png, write_whole
 from lisa_core.json_lines import decoded
-from lisa_core.reasonseg import digest_of
 from lisa_core.tabletop.kinds import KIND_BY_NAME, Kind
 from lisa_core.tabletop.render import Renderer
 from lisa_core.tabletop.sampling import sample_scene

@@ -14,9 +14,18 @@ from torch import Tensor
 
 from lisa_core import files, preprocess
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.datasets.reasonseg import (
+    TARGET,
+    Annotation,
+    Entry,
+    Polygon,
+    Split,
+    digest_of,
+    rasterize,
+    read_annotation,
+)
 from lisa_core.errors import DatasetError
 from lisa_core.model.lisa import Lisa
-from lisa_core.reasonseg import TARGET, Annotation, Entry, Polygon, Split, digest_of, rasterize, read_annotation
 from lisa_core.template import BY_NAME, Template
 from lisa_core.tokenizer import Tokenizer
 from lisa_core.training.batch import Packed, pack

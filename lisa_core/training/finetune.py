@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lisa_core import files, reasonseg, tensor_files
+from lisa_core import files, tensor_files
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.datasets import reasonseg
 from lisa_core.devices import resolve_device, resolve_precision
 from lisa_core.engine import LisaEngine
 from lisa_core.errors import CheckpointError, DatasetError, LisaError, PromptError

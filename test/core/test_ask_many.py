@@ -8,8 +8,9 @@ import pytest
 from goldens import CASES, TOWER, V1, case, distance
 from test_stepping import Captures
 
-from lisa_core import Answer, LisaEngine, LisaError, cuda_graphs
+from lisa_core import Answer, LisaEngine, LisaError
 from lisa_core.errors import Cancelled, OutOfMemoryError, PromptError
+from lisa_core.inference import cuda_graphs
 from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam
 
@@ -94,7 +95,7 @@ def test_the_next_question_is_undisturbed(v1):
 
 
 def test_an_answer_outgrows_its_cache(v1, monkeypatch):
-    monkeypatch.setattr("lisa_core.prefix_cache._GROWTH", 1)
+    monkeypatch.setattr("lisa_core.inference.prefix_cache._GROWTH", 1)
     asked = ASKED[0]
     answers = v1.ask_many(v1.encode(asked.rgb), [asked.instruction] * 2, [asked.history] * 2)
     for answer in answers:

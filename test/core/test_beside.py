@@ -6,8 +6,8 @@ import torch
 from goldens import TOWER, case
 
 from lisa_core import LisaEngine, engine, preprocess
-from lisa_core.beside import SideStream, beside_on
-from lisa_core.generation import Generator
+from lisa_core.inference.beside import SideStream, beside_on
+from lisa_core.inference.generation import Generator
 from lisa_core.model.sam import Sam
 
 SHORT = case("v1-short")

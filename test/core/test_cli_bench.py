@@ -15,13 +15,14 @@ import torch
 from cli import run
 from PIL import Image
 
-from lisa_core import cuda_graphs, footprint, template
+from lisa_core import footprint, template
 from lisa_core.benchmark import baseline, cases, cost, machine, shapes, stages
 from lisa_core.benchmark.cases import Measurement
 from lisa_core.benchmark.machine import PeakMemory
 from lisa_core.benchmark.random_model import ANSWER, RandomCheckpoint
 from lisa_core.benchmark.subject import Subject
 from lisa_core.benchmark.words import word_tokenizer
+from lisa_core.inference import cuda_graphs
 from lisa_core.model.language import Language
 
 CASES = ["new_frame_8", "new_frame_40", "same_frame_8", *(f"turn_{n}" for n in range(1, 7)), "mask_only"]
@@ -298,7 +299,7 @@ def test_nothing_is_recorded_any_more_while_a_gpu_is_measured(monkeypatch, growt
         return work
 
     monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: capture)
-    monkeypatch.setattr("lisa_core.prefix_cache._GROWTH", growth)
+    monkeypatch.setattr("lisa_core.inference.prefix_cache._GROWTH", growth)
     monkeypatch.setattr(Subject, "synchronise", lambda _: None)
     monkeypatch.setattr(cases, "PeakMemory", lambda _: SimpleNamespace(restart=lambda: None, read=dict))
     cpu = torch.device("cpu")

@@ -9,8 +9,9 @@ from goldens import TOWER, V1, case
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from lisa_core import LisaEngine, cuda_graphs
+from lisa_core import LisaEngine
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.inference import cuda_graphs
 from lisa_core.model.lisa import Lisa
 
 GPU = torch.device("meta")

@@ -26,7 +26,7 @@ from lisa_core import (
     footprint,
     loading,
 )
-from lisa_core.generation import Generator
+from lisa_core.inference.generation import Generator
 from lisa_core.model.clip import VisionTower
 from lisa_core.model.language import KVCache, Language
 from lisa_core.model.sam import Sam
@@ -412,7 +412,7 @@ class TestOutOfMemory:
 
     @EACH
     @pytest.mark.parametrize(
-        "where", ["lisa_core.quantization.quantised_weight", "lisa_core.prefix_cache.KVCache.__init__"]
+        "where", ["lisa_core.quantization.quantised_weight", "lisa_core.inference.prefix_cache.KVCache.__init__"]
     )
     def test_of_what_comes_before_and_after_the_weights(self, small_checkpoint, monkeypatch, where, error):
         monkeypatch.setattr(where, self.raising(error))

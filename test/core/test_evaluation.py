@@ -10,13 +10,7 @@ from goldens import GOLDENS
 from PIL import Image
 
 from lisa_core import overlay
-from lisa_core.errors import DatasetError, ImageError
-from lisa_core.evaluation import masks_report
-from lisa_core.evaluation.journal import Journal
-from lisa_core.evaluation.masks import Result, evaluate, evaluate_together, unpacked
-from lisa_core.evaluation.metrics import Overlap, overlap, score
-from lisa_core.files import mask_png
-from lisa_core.reasonseg import (
+from lisa_core.datasets.reasonseg import (
     IGNORED,
     TARGET,
     Polygon,
@@ -26,6 +20,12 @@ from lisa_core.reasonseg import (
     read_annotation,
     read_explanations,
 )
+from lisa_core.errors import DatasetError, ImageError
+from lisa_core.evaluation import masks_report
+from lisa_core.evaluation.journal import Journal
+from lisa_core.evaluation.masks import Result, evaluate, evaluate_together, unpacked
+from lisa_core.evaluation.metrics import Overlap, overlap, score
+from lisa_core.files import mask_png
 
 REASONSEG = GOLDENS / "reasonseg"
 EXPECTED = json.loads((REASONSEG / "expected_val.json").read_text())

@@ -14,8 +14,9 @@ from checkpoints import tensors_of
 from goldens import TOWER, V1
 from PIL import Image
 
-from lisa_core import LisaEngine, reasonseg
+from lisa_core import LisaEngine
 from lisa_core.checkpoint import Checkpoint
+from lisa_core.datasets import reasonseg
 from lisa_core.errors import CheckpointError, DatasetError, OutOfMemoryError
 from lisa_core.evaluation.masks import evaluate
 from lisa_core.model.lisa import parameter_name

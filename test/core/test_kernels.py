@@ -10,7 +10,8 @@ from goldens import TOWER, case
 from test_stepping import Captures
 from torch.nn import functional
 
-from lisa_core import LisaEngine, cuda_graphs, devices
+from lisa_core import LisaEngine, devices
+from lisa_core.inference import cuda_graphs
 from lisa_core.model import gpu, kernels, language
 from lisa_core.model.language import RMSNorm, rotate
 

@@ -14,9 +14,9 @@ from PIL import Image
 from pycocotools import mask as coco_api
 from tabletops import view_of
 
-from lisa_core import coco
-from lisa_core.polygons import outline_of, polygons_of
-from lisa_core.reasonseg import IGNORED, TARGET, Polygon, open_split, rasterize, read_annotation
+from lisa_core.datasets import coco
+from lisa_core.datasets.polygons import outline_of, polygons_of
+from lisa_core.datasets.reasonseg import IGNORED, TARGET, Polygon, open_split, rasterize, read_annotation
 from lisa_core.tabletop.dataset import StoredScene
 from lisa_core.tabletop.sampling import sample_scene
 from lisa_core.tabletop.scene import Scene

@@ -8,8 +8,8 @@ import torch
 from goldens import TOWER, case, picture, same_answer
 
 from lisa_core import Frame, LisaEngine, OutOfMemoryError
-from lisa_core.frame import Visual
-from lisa_core.memory import FrameMemory
+from lisa_core.inference.frame import Visual
+from lisa_core.inference.memory import FrameMemory
 from lisa_core.model.clip import VisionTower
 from lisa_core.model.language import Language
 from lisa_core.model.sam import Sam

@@ -10,11 +10,11 @@ from PIL import Image
 from pycocotools import mask as coco
 from test_cli_evaluate import FakeEngine
 
-from lisa_core.coco import layers_of
+from lisa_core.datasets.coco import layers_of
+from lisa_core.datasets.reasonseg import TARGET
+from lisa_core.datasets.refcoco import RefCoco
 from lisa_core.errors import DatasetError, OutOfMemoryError
 from lisa_core.evaluation.masks import evaluate
-from lisa_core.evaluation.refcoco import RefCoco
-from lisa_core.reasonseg import TARGET
 
 WIDTH, HEIGHT = 64, 48
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from goldens import CASES, TOWER, V1, case, same_answer
 
-from lisa_core import LisaEngine, OutOfMemoryError, cuda_graphs, preprocess
-from lisa_core.generation import Generator
-from lisa_core.prefix_cache import PrefixCache
-from lisa_core.stepping import Stepper
+from lisa_core import LisaEngine, OutOfMemoryError, preprocess
+from lisa_core.inference import cuda_graphs
+from lisa_core.inference.generation import Generator
+from lisa_core.inference.prefix_cache import PrefixCache
+from lisa_core.inference.stepping import Stepper
 
 V1_CASES = [case for case in CASES if case.checkpoint == V1]
 LONG = case("v1-explain")

@@ -9,7 +9,7 @@ from pycocotools import mask as coco
 from typer.testing import CliRunner
 
 from lisa_core.cli import app
-from lisa_core.reasonseg import TARGET, open_split
+from lisa_core.datasets.reasonseg import TARGET, open_split
 from lisa_ros.bag_frames import Frames
 from lisa_ros.bags import BagReader
 

@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lisa_core.frame import Frame
+from lisa_core.inference.frame import Frame
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lisa_core import files
+from lisa_core.datasets.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.errors import DatasetError
-from lisa_core.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.template import SEG
 
 TARGET = 1

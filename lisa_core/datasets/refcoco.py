@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lisa_core import files
-from lisa_core.coco import layers_of
+from lisa_core.datasets.coco import layers_of
+from lisa_core.datasets.reasonseg import Sample, digest_of, json_of, question
 from lisa_core.errors import DatasetError, brief
-from lisa_core.reasonseg import Sample, digest_of, json_of, question
 
 _CONVERT = (
     "convert it once, if you trust where it came from: python -c "

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from lisa_core.frame import Visual
-from lisa_core.memory import FrameMemory, Text
+from lisa_core.inference.frame import Visual
+from lisa_core.inference.memory import FrameMemory, Text
 from lisa_core.model.language import KVCache, LanguageShape
 
 _GROWTH = 256

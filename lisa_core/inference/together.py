@@ -11,14 +11,14 @@ from itertools import islice
 from torch import Tensor
 
 from lisa_core.answer import Segment
-from lisa_core.frame import Encoded, Visual
-from lisa_core.generation import Generator
-from lisa_core.masking import Masker
-from lisa_core.memory import Text
-from lisa_core.prefix_cache import PrefixCache
-from lisa_core.question import Limits, Question
-from lisa_core.reply import Reply
-from lisa_core.stopwatch import Stopwatch
+from lisa_core.inference.frame import Encoded, Visual
+from lisa_core.inference.generation import Generator
+from lisa_core.inference.masking import Masker
+from lisa_core.inference.memory import Text
+from lisa_core.inference.prefix_cache import PrefixCache
+from lisa_core.inference.question import Limits, Question
+from lisa_core.inference.reply import Reply
+from lisa_core.inference.stopwatch import Stopwatch
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lisa_core.cuda_graphs import Capture, Recorded, can_record, warn
 from lisa_core.errors import is_out_of_memory
+from lisa_core.inference.cuda_graphs import Capture, Recorded, can_record, warn
 from lisa_core.model.language import KVCache, Language
 
 _SHORT, _LENGTH = 32, 64

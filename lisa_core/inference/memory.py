@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lisa_core.errors import OutOfMemoryError, done_without_if_memory_runs_out
-from lisa_core.frame import Encoded, Frame, Visual
+from lisa_core.inference.frame import Encoded, Frame, Visual
 from lisa_core.model.language import KVCache
 
 _MOST_COPIES = 8

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lisa_core.beside import Wait
+from lisa_core.inference.beside import Wait
 from lisa_core.preprocess import SamSize
 
 

@@ -6,17 +6,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lisa_core import cuda_graphs, preprocess
+from lisa_core import preprocess
 from lisa_core.answer import Segment, tight_box
-from lisa_core.beside import Beside
-from lisa_core.cuda_graphs import Replayed
 from lisa_core.errors import done_without_if_memory_runs_out
-from lisa_core.frame import Encoded, SamEncoding
-from lisa_core.memory import FrameMemory
+from lisa_core.inference import cuda_graphs
+from lisa_core.inference.beside import Beside
+from lisa_core.inference.cuda_graphs import Replayed
+from lisa_core.inference.frame import Encoded, SamEncoding
+from lisa_core.inference.memory import FrameMemory
+from lisa_core.inference.stopwatch import Stopwatch
 from lisa_core.model.lisa import Lisa
 from lisa_core.model.sam import upsample
 from lisa_core.options import ResolvedPrecision
-from lisa_core.stopwatch import Stopwatch
 
 
 class Masker:

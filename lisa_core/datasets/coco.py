@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lisa_core.datasets.polygons import LONGEST_OUTLINE, outline_of
 from lisa_core.files import MAX_PIXELS
-from lisa_core.polygons import LONGEST_OUTLINE, outline_of
 
 _SCALE = 5
 """Of the finer grid on which outlines are drawn."""

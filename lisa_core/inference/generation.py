@@ -9,13 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lisa_core.cuda_graphs import Capture
 from lisa_core.errors import PromptError, raise_if_cancelled
-from lisa_core.frame import Visual
-from lisa_core.memory import Text
+from lisa_core.inference.cuda_graphs import Capture
+from lisa_core.inference.frame import Visual
+from lisa_core.inference.memory import Text
+from lisa_core.inference.prefix_cache import PrefixCache, common_length
+from lisa_core.inference.stepping import Step, Stepper
 from lisa_core.model.language import Language
-from lisa_core.prefix_cache import PrefixCache, common_length
-from lisa_core.stepping import Step, Stepper
 from lisa_core.tokenizer import IMAGE_ID
 
 
