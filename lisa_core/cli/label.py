@@ -1,7 +1,7 @@
 """`lisa label`: makes a data set from masks; one command for each source of masks."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -115,7 +115,9 @@ def answers(
     """
     from lisa_core.labelling.sources import from_answers
 
-    with terminal.told(frames), _opened(frames, camera) as frame:
+    with ExitStack() as opened:
+        with terminal.told(frames):
+            frame = opened.enter_context(_opened(frames, camera))
         _write(lambda: from_answers(answers_file, frame, min_score), out, val, of_a_recording=True)
 
 

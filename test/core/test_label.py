@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import subprocess
 import sys
+from pathlib import Path
 
 import cli
 import numpy as np
@@ -452,6 +454,21 @@ def test_frames_are_the_pictures_of_a_folder_whatever_else_is_beside_them(pictur
     (tmp_path / "cups.json").write_text(json.dumps({"answers": [answered(7, "segment the cup", square(5))]}))
     result = cli.run("label", "answers", tmp_path / "cups.json", pictures, "--out", tmp_path / "out")
     assert result.code == 0, result.errors
+
+
+def test_output_that_is_lost_is_told_and_the_labels_are_written(pictures, tmp_path):
+    (tmp_path / "cups.json").write_text(json.dumps({"answers": [answered(0, "segment the cup", square(5))]}))
+    words = ["label", "answers", str(tmp_path / "cups.json"), str(pictures), "--out", str(tmp_path / "out")]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", f"from lisa_core.cli import main; main({words})"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert (ended.returncode, "error: Standard output is full or closed" in ended.stderr) == (1, True), ended.stderr
+    assert len(open_split(tmp_path / "out", "train").entries) == 1
 
 
 def scenes_with_a_teapot(folder):
