@@ -52,6 +52,15 @@ def test_who_stays_on_this_machine_still_does(monkeypatch: pytest.MonkeyPatch) -
     assert [os.environ[name] for name in FILES] == ["", ""]
 
 
+def test_what_starts_without_the_ament_index_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for prefix in (None, "/nowhere"):
+        monkeypatch.delenv("AMENT_PREFIX_PATH", raising=False)
+        if prefix:
+            monkeypatch.setenv("AMENT_PREFIX_PATH", prefix)
+        make_room()
+        assert [os.environ[name] for name in FILES] == ["", ""]
+
+
 @pytest.mark.skipif("fastrtps" not in get_rmw_implementation_identifier(), reason="another middleware than Fast DDS")
 def test_the_node_takes_it_and_who_does_not_ask_has_none(tmp_path: Path) -> None:
     node, other = lisa(tmp_path / "node.log"), camera(tmp_path / "camera.log")
