@@ -189,7 +189,11 @@ class Journal:
         self.resumed = path.exists()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._lines = JsonLines(path)
-        self.records = self._found(run)
+        try:
+            self.records = self._found(run)
+        except RecordError:
+            self._lines.close()
+            raise
         if not self.records:
             self._lines.clear()
             self._lines.add(run)

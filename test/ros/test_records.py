@@ -149,8 +149,11 @@ def test_a_journal_of_another_run_is_refused(tmp_path: Path) -> None:
     journal = Journal(path, RUN)
     journal.add(record((1, 1, 4, 4)))
     journal.close()
-    with pytest.raises(RecordError, match="differs in every: give the same arguments"):
+    with pytest.raises(RecordError, match="differs in every: give the same arguments") as refused:
         Journal(path, {**RUN, "every": 2.0})
+    opened = [link.readlink() for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    assert refused.traceback, "which still has the frames that opened it"
+    assert path not in opened
 
 
 def test_a_journal_without_answers_gives_way_to_another_run(tmp_path: Path) -> None:
