@@ -5,8 +5,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from lisa_core.benchmark.seconds import in_words
 from lisa_core.errors import check_imports
-from lisa_core.inference.stopwatch import in_words
 
 _OURS, _BASELINE, _INK = "#0f766e", "#cbd5e1", "#334155"
 

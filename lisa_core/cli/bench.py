@@ -10,10 +10,10 @@ from rich.progress import MofNCompleteColumn, Progress, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from lisa_core.benchmark.seconds import in_words
 from lisa_core.cli import options, terminal
 from lisa_core.cli.progress import progress
 from lisa_core.cli.terminal import plain
-from lisa_core.inference.stopwatch import in_words
 
 if TYPE_CHECKING:
     import numpy as np

@@ -38,7 +38,9 @@ def tabletop(
     ] = None,
     dialogues: Annotated[
         int,
-        typer.Option("--dialogues", "--questions", metavar="N", min=1, help="About a scene, of a question or more."),
+        typer.Option(
+            "--dialogues", "--questions", metavar="N", min=1, help="Dialogues about each scene, of a question or more."
+        ),
     ] = DIALOGUES,
     csv_file: CsvFile = None,
     sheet: Sheet = None,

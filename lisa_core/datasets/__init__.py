@@ -1,5 +1,5 @@
 """Data sets on the disk: pictures, questions and true masks.
 
-`reasonseg` is the format that evaluation, labelling and fine-tuning share; `refcoco` reads refCOCO's; `coco` and
-`polygons` are how both write masks down.
+`reasonseg` is the format that evaluation, labelling and fine-tuning share, and `polygons` makes its polygons of masks.
+`refcoco` reads refCOCO's, and `coco` reads and writes masks as COCO does, for labels and replays, too.
 """

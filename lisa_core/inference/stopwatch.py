@@ -1,4 +1,4 @@
-"""Seconds: by stage, and in words."""
+"""Seconds by stage."""
 
 import time
 
@@ -14,8 +14,3 @@ class Stopwatch:
         """What was done since the last lap was this stage; it may come more than once."""
         now = time.perf_counter()
         self.laps[stage], self._last = self.laps.get(stage, 0.0) + now - self._last, now
-
-
-def in_words(seconds: float) -> str:
-    """The seconds in two decimals, or less than one in milliseconds."""
-    return f"{seconds:.2f} s" if seconds >= 1 else f"{seconds * 1000:.3g} ms"

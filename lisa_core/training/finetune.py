@@ -155,7 +155,7 @@ class Finetuning:
         path = self.work / _SCORES
         try:
             scores = {int(step): float(giou) for step, giou in settings.read_json(path).items()}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(f"{path} is damaged; delete {self.work} to start again.") from error
         return {step: giou for step, giou in scores.items() if step <= self.step}
 

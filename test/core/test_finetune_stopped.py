@@ -179,7 +179,7 @@ def test_what_is_under_way_and_damaged_is_told(learn, out, monkeypatch):
         (best, b"abc", "best.pt is missing or damaged; delete"),
         *(
             (scores, content, "validation.json is damaged; delete")
-            for content in (b"[1]", b'{"x": 0.1}', b'{"0": null}')
+            for content in (b"[1]", b'{"x": 0.1}', b'{"0": null}', b'{"0": 1%s}' % (b"0" * 400))
         ),
     ):
         path.write_bytes(content)
