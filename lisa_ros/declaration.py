@@ -42,7 +42,13 @@ class DeclaredParameters:
 
     def _declare_one(self, name: str, value: object, default: Value, rule: Rule) -> None:
         ros_value = list(value) if isinstance(value, tuple) else value
-        self._node.declare_parameter(name, ros_value, _descriptor(default, rule), ignore_override=True)
+        declared = _as_declared(Parameter(name, value=ros_value), default)
+        self._node.declare_parameter(name, declared.value, _descriptor(default, rule), ignore_override=True)
+
+    def as_declared(self, parameters: Sequence[Parameter]) -> list[Parameter]:
+        """The parameters, but whole numbers are doubles where the defaults are: clients read values by their types."""
+        rules = all_rules(self.value.cameras)
+        return [_as_declared(each, rules[each.name][0]) if each.name in rules else each for each in parameters]
 
     def warn_of_unknown(self) -> None:
         """Log a warning for each parameter that was given and that nothing of the node has declared."""
@@ -101,6 +107,12 @@ class DeclaredParameters:
         finally:
             self._declaring = False
         return now
+
+
+def _as_declared(parameter: Parameter, default: Value) -> Parameter:
+    if isinstance(default, float) and parameter.type_ == Parameter.Type.INTEGER:
+        return Parameter(parameter.name, Parameter.Type.DOUBLE, float(parameter.value))
+    return parameter
 
 
 def _descriptor(default: Value, rule: Rule) -> ParameterDescriptor:

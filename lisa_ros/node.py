@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from std_msgs.msg import String
@@ -72,6 +73,10 @@ class LisaNode(SelfStartingNode):
         self.create_subscription(String, "~/instruction", self._on_instruction, 1)
         self._declared.warn_of_unknown()
         self.create_timer(BEAT, self._standing.beat, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def set_parameters_atomically(self, parameter_list: list[Parameter]) -> SetParametersResult:
+        """As rclpy's, which its services call; a whole number is taken for a double where one is declared."""
+        return super().set_parameters_atomically(self._declared.as_declared(parameter_list))
 
     def _give_up(self, reason: str) -> None:
         """End the process with an error once all questions have their outcome; a launch file may restart it."""

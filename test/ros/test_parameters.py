@@ -9,7 +9,7 @@ import yaml
 from harness import Process, Robot, eventually, lisa
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import ParameterType
-from rcl_interfaces.srv import SetParametersAtomically
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 
 from lisa_core.options import MAX_NEW_TOKENS, MAX_SEGMENTS
@@ -120,8 +120,15 @@ def test_all_parameters_are_declared_described_and_bounded(robot: Robot) -> None
     assert robot.describe(["standing_rate"])[0].floating_point_range[0].to_value == 1000.0
 
 
-def test_a_whole_number_given_at_start_will_do_for_a_float(robot: Robot) -> None:
-    assert robot.get("max_frame_age") == 3
+def test_a_whole_number_will_do_for_a_float_and_is_one_for_who_asks(robot: Robot) -> None:
+    """Who reads `double_value` would see 0.0 of a parameter that is an integer."""
+    given_at_start = robot.get("max_frame_age")
+    assert (given_at_start, type(given_at_start)) == (3.0, float)
+    for call, kind in (("set_parameters", SetParameters), ("set_parameters_atomically", SetParametersAtomically)):
+        for value in (4, 3):
+            request = kind.Request(parameters=[Parameter("max_frame_age", value=value).to_parameter_msg()])
+            assert "successful=True" in str(robot.call(call, kind, request))
+            assert (robot.get("max_frame_age"), type(robot.get("max_frame_age"))) == (float(value), float)
 
 
 def test_unknown_parameters_are_warned_about(robot: Robot) -> None:
