@@ -286,6 +286,7 @@ class Asker:
         with terminal.stderr().status("waiting for the node") as status:
             while True:
                 outcome = self._executor.create_task(attempt)
+                self._executor.spin_once(timeout_sec=0.1)  # begins it: Python warns of a coroutine that never ran
                 while not outcome.done():
                     self._running.check()
                     self._executor.spin_once(timeout_sec=0.1)

@@ -307,6 +307,7 @@ def test_a_node_that_dies_is_told_about(start: Any) -> None:
     code, printed = demo.end()
     assert code == 1
     assert "The node ended with exit code -9." in printed
+    assert "Warning" not in printed
 
 
 def test_a_model_that_cannot_be_loaded_is_told_about(start: Any, tmp_path: Path) -> None:
