@@ -6,6 +6,7 @@ what LISA uses is here: the positional encoding of the image and the embedding o
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -161,13 +162,24 @@ def _split_windows(qkv: Tensor, side: int, heads: int, padding: Tensor) -> Tenso
     Windows that reach beyond the right and bottom edge are filled up with `padding`, (3 * width,).
     """
     batch, height, width, channels = qkv.shape
-    rows, columns = math.ceil(height / side), math.ceil(width / side)
-    if (rows * side, columns * side) != (height, width):
-        padded = padding.to(qkv.dtype).expand(batch, rows * side, columns * side, channels).clone()
-        padded[:, :height, :width] = qkv
-        qkv = padded
-    windows = qkv.reshape(batch, rows, side, columns, side, 3, heads, -1).permute(5, 0, 1, 3, 6, 2, 4, 7)
-    return windows.reshape(3, batch * rows * columns, heads, side * side, -1)
+    grid = (math.ceil(height / side), math.ceil(width / side))
+    windows = qkv.new_empty(3, batch, *grid, heads, side, side, channels // 3 // heads)
+    for (rows, ys, tall), (columns, xs, wide) in itertools.product(_stripes(height, side), _stripes(width, side)):
+        some = windows[:, :, rows, columns]
+        if (tall, wide) != (side, side):
+            some.copy_(padding.view(3, 1, 1, 1, heads, 1, 1, -1).expand_as(some))
+        patches = qkv[:, ys, xs].unflatten(3, (3, heads, -1)).unflatten(2, (-1, wide)).unflatten(1, (-1, tall))
+        some[..., :tall, :wide, :] = patches.permute(5, 0, 1, 3, 6, 2, 4, 7)
+    return windows.flatten(5, 6).flatten(1, 3)
+
+
+def _stripes(length: int, side: int) -> Iterator[tuple[slice, slice, int]]:
+    """The windows along an edge: those that patches fill, and the one that they do not; each time its patches, too."""
+    whole, rest = divmod(length, side)
+    if whole:
+        yield slice(whole), slice(whole * side), side
+    if rest:
+        yield slice(whole, whole + 1), slice(whole * side, length), rest
 
 
 def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
@@ -176,6 +188,11 @@ def _merge_windows(windows: Tensor, side: int, shape: torch.Size) -> Tensor:
     rows, columns = math.ceil(height / side), math.ceil(width / side)
     padded = windows.unflatten(2, (side, side)).unflatten(0, (batch, rows, columns)).permute(0, 1, 4, 2, 5, 3, 6)
     return padded.reshape(batch, rows * side, columns * side, -1)[:, :height, :width]
+
+
+def _on_cpu(states: Tensor) -> bool:
+    """Whether to work in parts that fit a cache, whose memory is used again; a GPU does all at once."""
+    return states.device.type == "cpu"
 
 
 class _ImageAttention(nn.Module):
@@ -193,17 +210,23 @@ class _ImageAttention(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         # The padding of the windows is not projected: a padded patch is zero, so its qkv is the bias.
-        return self.proj(self._attend(self.qkv(states)))
+        if not _on_cpu(states):
+            return self.proj(self._attend(self.qkv(states), self.heads))
+        if self.window:  # a row of windows at a time, which fits the cache
+            rows = states.split(self.window, dim=1)
+            return torch.cat([self.proj(self._attend(self.qkv(row), self.heads)) for row in rows], dim=1)
+        heads = self.qkv(states).unflatten(3, (3, self.heads, -1)).unbind(4)
+        return self.proj(torch.cat([self._attend(head.flatten(3), 1) for head in heads], dim=3))
 
-    def _attend(self, qkv: Tensor) -> Tensor:
+    def _attend(self, qkv: Tensor, heads: int) -> Tensor:
         """(B, H, W, 3 * width) -> (B, H, W, width); every patch attends to all patches of its square."""
         side = self.window or qkv.shape[1]
         if kernels := kernels_for(qkv, "sam_kernels"):
-            query, key, value = kernels.fold(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, self.heads, side)
+            query, key, value = kernels.fold(qkv, self.qkv.bias, self.rel_pos_h, self.rel_pos_w, heads, side)
             mixed = functional.scaled_dot_product_attention(query, key, value, scale=value.shape[3] ** -0.5)
             return kernels.unfold(mixed, qkv.shape[:3], side)
-        query, key, value = _split_windows(qkv, side, self.heads, self.qkv.bias)
-        attend = _attend_in_blocks if qkv.device.type == "cpu" else _attend_at_once
+        query, key, value = _split_windows(qkv, side, heads, self.qkv.bias)
+        attend = _attend_in_blocks if _on_cpu(qkv) else _attend_at_once
         return _merge_windows(attend(query, key, value, *self._relative(query, side)), side, qkv.shape)
 
     def _relative(self, query: Tensor, side: int) -> tuple[Tensor, Tensor]:
@@ -213,7 +236,7 @@ class _ImageAttention(nn.Module):
         Which of them a query needs shifts by one from a row or column to the next, so the results are strided views.
         """
         tables = torch.cat([functional.pad(table.flip(0), (0, 0, 0, 1)) for table in (self.rel_pos_h, self.rel_pos_w)])
-        products = (query @ tables.T).contiguous()  # (B, heads, side * side, 4 * side)
+        products = multiply(query.reshape(1, -1, query.shape[3]), tables.T[None]).view(*query.shape[:3], -1)
         size = (*query.shape[:2], side, side, side)
         outer, patch = products.stride()[:2], 4 * side
         rows = products.as_strided(size, (*outer, side * patch - 1, patch, 1), side - 1)
@@ -227,15 +250,16 @@ def _attend_at_once(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, col
     return functional.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-_BLOCK = 1 << 20
-"""Scores that fit a CPU core's cache while they are summed, normalised and multiplied."""
+_BLOCK = 4 << 20
+"""Bytes of scores that fit a CPU's cache while they are summed, normalised and multiplied."""
 
 
 def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The same on a CPU, in blocks of as many scores as fit its cache."""
     outer, patches, side = query.shape[:2], query.shape[2], rows.shape[3]
     query = query * query.shape[3] ** -0.5
-    whole = patches**2 <= _BLOCK
+    most = _BLOCK // query.element_size()
+    whole = patches**2 <= most
     if whole:  # several small squares at a time, with relative positions as extra columns of queries and keys
         query, key = torch.cat([query, rows, columns], dim=3), _with_places(key, side)
     query, key, value, rows, columns = (
@@ -243,13 +267,13 @@ def _attend_in_blocks(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, c
         for part in (query, key.transpose(2, 3), value, rows, columns)
     )
     if whole:
-        parts = (part.split(_BLOCK // patches**2) for part in (query, key, value))
+        parts = (part.split(most // patches**2) for part in (query, key, value))
         mixed = [multiply(_shares(multiply(asked, keys)), values) for asked, keys, values in zip(*parts, strict=True)]
         return torch.cat(mixed).unflatten(0, outer)
     mixed = []
     for head in range(len(query)):
         keys, values = key[head, None], value[head, None]
-        parts = (part[head, None].split(max(1, _BLOCK // patches), dim=1) for part in (query, rows, columns))
+        parts = (part[head, None].split(max(1, most // patches), dim=1) for part in (query, rows, columns))
         for asked, down, across in zip(*parts, strict=True):
             bias = (down[..., :, None] + across[..., None, :]).flatten(2)
             mixed.append(multiply(_shares(multiply(asked, keys, bias)), values))
@@ -280,7 +304,7 @@ class _Mlp(nn.Module):
         self.act = activation
 
     def forward(self, states: Tensor) -> Tensor:
-        if states.device.type != "cpu":
+        if not _on_cpu(states):
             return self.lin2(self.act(self.lin1(states)))
         parts = states.flatten(0, -2).split(_MLP_ROWS)
         return torch.cat([self.lin2(self.act(self.lin1(some))) for some in parts]).view(states.shape)

@@ -162,6 +162,6 @@ def test_sams_attention_in_blocks_is_the_same_by_onednn(monkeypatch: pytest.Monk
     heads = [random(1, 2, side * side, 8) for _ in range(3)]
     rows, columns = (random(1, 2, side * side, side) for _ in range(2))
     at_once = sam._attend_at_once(*heads, rows, columns)
-    monkeypatch.setattr(sam, "_BLOCK", 36 * 20)  # one head at a time, 20 of its queries
+    monkeypatch.setattr(sam, "_BLOCK", 4 * 36 * 20)  # one head at a time, 20 of its queries
     with torch.inference_mode():
         torch.testing.assert_close(sam._attend_in_blocks(*heads, rows, columns), at_once, atol=1e-5, rtol=1e-5)

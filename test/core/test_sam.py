@@ -197,7 +197,7 @@ def agree(theirs, ours, shape):
     assert distance(our_scores, scores[:, 0]) < CLOSE
 
 
-@pytest.mark.parametrize("block", [1, 150, 1000, 1 << 20], ids=["rows", "uneven", "heads", "all"])
+@pytest.mark.parametrize("block", [4, 600, 4000, 4 << 20], ids=["rows", "uneven", "heads", "all"])
 def test_attention_in_blocks_is_attention(monkeypatch, block):
     """What a CPU computes block by block is what a GPU's kernel computes at once, and so are the gradients."""
     monkeypatch.setattr(model, "_BLOCK", block)
@@ -217,7 +217,7 @@ def on_a_gpu(request, monkeypatch):
 
     def switch():
         monkeypatch.setattr(model, "kernels_for", lambda *_: sam_kernels if request.param else None)
-        monkeypatch.setattr(model, "_attend_in_blocks", model._attend_at_once)
+        monkeypatch.setattr(model, "_on_cpu", lambda _: False)
 
     return switch
 
@@ -237,7 +237,9 @@ def test_norm_of_a_sum_on_a_gpu(on_a_gpu, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(
-    ("window", "grid", "batch"), [(0, 17, 1), (4, 8, 1), (4, 6, 2)], ids=["global", "whole", "padded"]
+    ("window", "grid", "batch"),
+    [(0, 17, 1), (4, 8, 1), (4, 6, 2), (4, 3, 1), (4, 9, 2)],
+    ids=["global", "whole", "padded", "one", "odd"],
 )
 @torch.inference_mode()
 def test_attention_on_a_gpu(on_a_gpu, window, grid, batch, dtype):
@@ -275,7 +277,7 @@ def test_gradients_of_attention_on_a_gpu(monkeypatch, window, grid):
         torch.nn.init.normal_(parameter, std=0.3)
     states = torch.randn(2, grid, grid, GOLDEN.width)
     wanted = torch.autograd.grad(block(states).square().sum(), list(block.parameters()))
-    monkeypatch.setattr(model, "_attend_in_blocks", model._attend_at_once)
+    monkeypatch.setattr(model, "_on_cpu", lambda _: False)
     found = torch.autograd.grad(block(states).square().sum(), list(block.parameters()))
     for ours, theirs in zip(found, wanted, strict=True):
         assert distance(ours, theirs) < CLOSE
