@@ -195,8 +195,8 @@ def _write(
 
 
 @contextmanager
-def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArray[np.uint8]"]]:
-    """Yields a function that returns the picture of a frame by its number; raises LisaError if there are no frames."""
+def _opened(frames: Path, camera: str) -> Iterator[Callable[[int, int], "Path | NDArray[np.uint8]"]]:
+    """Yields what returns the picture of a frame by its number and stamp; raises LisaError if there are no frames."""
     if frames.is_dir() and not (frames / "metadata.yaml").exists():
         from lisa_core.labelling.sources import numbered
 
@@ -208,9 +208,14 @@ def _opened(frames: Path, camera: str) -> Iterator[Callable[[int], "Path | NDArr
         recorded = bag_frames.Frames(bag, camera, "", "", 0)
         by_number = {frame.number: frame for frame in recorded}
 
-        def rgb(number: int) -> "NDArray[np.uint8]":
+        def rgb(number: int, stamp: int) -> "NDArray[np.uint8]":
             if number not in by_number:
                 raise DatasetError(f"{frames} has no frame {number}; give the bag that was replayed.")
+            if by_number[number].stamp != stamp:  # a damaged bag lacks frames, and counts the others anew
+                raise DatasetError(
+                    f"Frame {number} of {frames} is not the one that was asked about, by its stamp;"
+                    " give the bag that was replayed, undamaged."
+                )
             image: NDArray[np.uint8] = recorded.rgb(by_number[number])
             return image
 

@@ -119,13 +119,13 @@ def from_coco(annotations: Path, pictures: Path) -> tuple[list[Label], list[str]
 
 
 def from_answers(
-    answers: Path, frame: Callable[[int], Path | NDArray[np.uint8]], min_score: float
+    answers: Path, frame: Callable[[int, int], Path | NDArray[np.uint8]], min_score: float
 ) -> tuple[list[Label], list[str]]:
     """Reads answers from `OUT.json` of `ros2 run lisa_ros replay`, whose segments become the masks to find.
 
     Args:
         answers: file of the replay, from which a person has deleted the wrong answers.
-        frame: returns the picture of a frame by its number.
+        frame: returns the picture of a frame by its number and its stamp, ns.
         min_score: answers with a segment below this score are left out.
 
     Raises:
@@ -139,12 +139,13 @@ def from_answers(
                 faults.append(f"{answers}: a segment of {str(entry['question'])!r} has no score; it is left out.")
             elif segments and min(float(segment["score"]) for segment in segments) >= min_score:
                 number, masks = int(entry["frame"]), [segment["mask"] for segment in segments]
+                stamp = int(entry["stamp"]["sec"]) * 1_000_000_000 + int(entry["stamp"]["nanosec"])
                 labels.append(
                     Label(
                         f"frame_{number:06}",
                         (str(entry["question"]),),
                         True,
-                        partial(frame, number),
+                        partial(frame, number, stamp),
                         partial(_united, masks),
                     )
                 )
@@ -153,15 +154,15 @@ def from_answers(
     return labels, faults
 
 
-def numbered(folder: Path) -> Callable[[int], Path]:
-    """Looks up the pictures of a folder by the number at the end of their names; raises DatasetError."""
+def numbered(folder: Path) -> Callable[[int, int], Path]:
+    """Looks up pictures by the number at the end of their names, whatever the stamp; raises DatasetError."""
     by_number: defaultdict[int, list[Path]] = defaultdict(list)
     for path in sorted(folder.iterdir()):
         digits = path.stem[len(path.stem.rstrip("0123456789")) :]
         if digits and path.suffix.lower() in _PICTURES:
             by_number[int(digits)].append(path)
 
-    def picture(number: int) -> Path:
+    def picture(number: int, _: int) -> Path:
         found = by_number.get(number, [])
         if not found:
             raise DatasetError(f"{folder} has no picture whose name ends in {number}.")
