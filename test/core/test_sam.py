@@ -8,6 +8,8 @@ import pytest
 import torch
 from checkpoints import tensors_of
 from goldens import V0, V1, case, distance
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from lisa_core import preprocess
 from lisa_core.model import sam as model
@@ -209,6 +211,33 @@ def test_attention_in_blocks_is_attention(monkeypatch, block):
     gradients = [torch.autograd.grad(result.square().sum(), parts) for result in results]
     for ours, expected in zip(gradients[1], gradients[0], strict=True):
         assert distance(ours, expected) < CLOSE
+
+
+class Largest(TorchDispatchMode):
+    """The bytes of the largest tensor that is made."""
+
+    def __init__(self):
+        super().__init__()
+        self.nbytes = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        made = operation(*args, **kwargs or {})
+        self.nbytes = max([self.nbytes, *(each.nbytes for each in tree_leaves(made) if isinstance(each, torch.Tensor))])
+        return made
+
+
+@pytest.mark.parametrize("window", [0, 4], ids=["global", "windows"])
+@torch.inference_mode()
+def test_attention_on_a_cpu_makes_nothing_large(monkeypatch, window):
+    """Neither the scores of all pairs, nor the queries, keys and values of all windows."""
+    block = model._ImageAttention(replace(GOLDEN, image=256, width=40, heads=2), window)
+    for parameter in block.parameters():
+        torch.nn.init.normal_(parameter)
+    states, most = torch.randn(1, 16, 16, 40), 200_000
+    monkeypatch.setattr(model, "_BLOCK", most)  # less than the scores of one head, 256 * 256 * 4 bytes
+    with Largest() as largest:
+        block(states)
+    assert largest.nbytes <= (states.nbytes if window else most)
 
 
 @pytest.fixture(params=[pytest.param(True, id="triton"), pytest.param(False, id="torch")])
