@@ -102,6 +102,19 @@ def test_an_answer_outgrows_its_cache(v1, monkeypatch):
         same(answer, alone(v1, asked))
 
 
+def test_the_seconds_of_an_answer_are_those_until_it_ended(small):
+    asked, told = [LONG, SHORT, case("v1-two_masks")], {}
+    frames = [small.encode(one.rgb) for one in asked]
+    answers = small.ask_many(
+        frames,
+        [one.instruction for one in asked],
+        on_answer=lambda index, answer: told.update({index: dict(answer.timings)}),
+    )
+    assert [answer.timings for answer in answers] == [told[index] for index in range(3)]
+    assert list(told) == sorted(told, key=lambda index: told[index]["decode"])
+    assert len(set(told)) == len({timings["decode"] for timings in told.values()}) == 3
+
+
 def test_nothing_asked(v1):
     assert v1.ask_many(v1.encode(ASKED[0].rgb), []) == []
 

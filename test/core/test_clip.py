@@ -50,7 +50,7 @@ def test_clip_sees_the_middle_of_a_strip(length, turn):
     assert (preprocess.for_clip(np.rot90(rgb, turn).copy(), 224) == 255).all()
 
 
-@pytest.mark.parametrize("size", [(11, 323), (100, 1701), (1, 19), (1, 300), (1, 301)], ids=str)
+@pytest.mark.parametrize("size", [(11, 323), (100, 1701), (100, 1703), (1, 19), (1, 300), (1, 301)], ids=str)
 @TURNS
 def test_clip_sees_a_strip_as_pillow_resizes_it_whole(size, turn):
     rgb = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)

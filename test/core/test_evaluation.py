@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from goldens import GOLDENS
+from goldens import GOLDENS, case
 from PIL import Image
 
 from lisa_core import overlay
@@ -111,14 +111,17 @@ def test_the_mask_kept_is_the_mask_counted(small):
     assert overlap(result.mask, entry.read().truth) == result.overlap
 
 
-def test_generated_takes_the_union_of_all_masks(small):
-    entry = open_split(REASONSEG).entries[0]
-    sample = entry.read()
-    answer = small.ask(small.encode(sample.image), sample.question)
+def test_generated_takes_the_union_of_all_masks(small, split):
+    asked = case("v1-two_masks")
+    folder = split(**{"cup.json": annotation(text=[asked.instruction], answers=["It is [SEG]."])})
+    Image.fromarray(asked.rgb).save(folder / "cup.jpg")
+    (entry,) = open_split(folder).entries
+    answer = small.ask(small.encode(entry.read().image), asked.instruction)
     result = evaluate(small, entry, "generated")
-    union = np.any([np.zeros(sample.truth.shape, bool), *(segment.mask for segment in answer.segments)], axis=0)
+    first, second = (segment.mask for segment in answer.segments)
     assert result.answer == answer.text
-    assert np.array_equal(result.mask, union)
+    assert np.array_equal(result.mask, first | second)
+    assert not np.array_equal(first, second)
 
 
 def test_what_has_answers_is_asked_as_it_stands_and_nobody_is_led_to_a_mask(small, tmp_path):

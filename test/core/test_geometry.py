@@ -221,6 +221,15 @@ def test_each_pixel_has_the_nearest_depth_of_a_smaller_image(factor):
     assert np.array_equal(points.xyz[:, 2], depth.repeat(factor, 0).repeat(factor, 1).ravel()[points.pixels])
 
 
+@pytest.mark.parametrize("factor", [3, 5])
+def test_each_pixel_has_the_depth_at_its_centre_of_a_larger_image(factor):
+    mask = np.ones((24, 32), bool)
+    depth = np.random.default_rng(0).uniform(0.999, 1.001, (24 * factor, 32 * factor)).astype(np.float32)
+    points = deproject(mask, depth, CAMERA)
+    assert len(points.xyz) > 200
+    assert np.array_equal(points.xyz[:, 2], depth[factor // 2 :: factor, factor // 2 :: factor].ravel()[points.pixels])
+
+
 @pytest.mark.parametrize("thickness", [1, 3, 9])
 def test_the_mask_stays_as_it_was_where_depth_is_unknown(thickness):
     mask = np.zeros((HEIGHT, WIDTH), bool)
@@ -236,6 +245,18 @@ def test_depth_of_another_view_is_refused_with_the_sizes():
         locate(mask, np.ones((480, 848), np.float32), CAMERA)
 
 
+@pytest.mark.parametrize("turn", [0, 1], ids=["wide", "high"])
+@pytest.mark.parametrize(("rounding", "shown"), [(-2, False), (-1, True), (0, True), (1, True), (2, False)])
+def test_depth_of_half_the_size_may_be_rounded_by_a_pixel(rounding, shown, turn):
+    mask = np.rot90(np.ones((HEIGHT, WIDTH), bool), turn)
+    depth = np.rot90(np.ones((HEIGHT // 2 + rounding, WIDTH // 2), np.float32), turn)
+    if shown:
+        assert locate(mask, depth, CAMERA).position[2] == 1.0
+    else:
+        with pytest.raises(ImageError, match="does not show the view"):
+            locate(mask, depth, CAMERA)
+
+
 @pytest.mark.parametrize("shape", [(HEIGHT, WIDTH, 1), (WIDTH,), (0, 0)])
 def test_what_is_no_depth_image_is_refused(shape):
     with pytest.raises(ImageError, match=r"depth image .*; give \(height, width\)\.$"):
@@ -249,8 +270,9 @@ def test_depth_of_unknown_unit_is_refused(dtype):
 
 
 def test_metres_normalises_both_kinds_of_depth():
-    assert metres(np.array([0, 1, 65535], np.uint16)) == pytest.approx([0, 0.001, 65.535])
-    assert metres(np.array([1.5], np.float64)).dtype == np.float32
+    millimetres = metres(np.array([0, 1, 65535], np.uint16))
+    assert millimetres == pytest.approx([0, 0.001, 65.535])
+    assert millimetres.dtype == metres(np.array([1.5], np.float64)).dtype == np.float32
     already = np.ones(3, np.float32)
     assert metres(already) is already
 
@@ -288,6 +310,18 @@ def test_a_sample_of_a_large_surface_gives_the_placement_of_all_of_it():
     assert len(xyz) > 250_000
     assert sampled.position == pytest.approx(middle, abs=CENTIMETRE / 2)
     assert sampled.size == pytest.approx(high - low, abs=CENTIMETRE)
+
+
+@pytest.mark.parametrize("most", [1, 100, 1287, 1288, 100_000])
+def test_at_most_so_many_points_are_picked_evenly(most):
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    mask[:30, 100:150] = True  # 28 x 46 px without its rim
+    depth = np.random.default_rng(3).uniform(0.9995, 1.0005, mask.shape).astype(np.float32)
+    whole, picked = deproject(mask, depth, CAMERA), deproject(mask, depth, CAMERA, most)
+    step = -(-len(whole.pixels) // most)
+    assert len(picked.pixels) <= most
+    assert np.array_equal(picked.pixels, whole.pixels[::step])
+    assert np.array_equal(picked.xyz, whole.xyz[::step])
 
 
 def by_definition(mask, depth, camera):

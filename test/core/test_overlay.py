@@ -102,6 +102,19 @@ def test_the_number_of_a_small_segment_is_beside_it_and_inside_the_picture(row, 
     assert abs(columns.mean() - column) < 30
 
 
+@pytest.mark.parametrize("size", [(480, 640), (2160, 3840)])
+def test_the_number_of_a_large_segment_is_in_its_middle(size):
+    height, width = size
+    rgb, corner = np.full((*size, 3), 128, np.uint8), (slice(height // 2, height), slice(width - height // 2, width))
+    drawn = draw(rgb, [rectangle(size, *corner)]).astype(float)
+    number = np.any(abs(drawn - tinted(rgb, 0)) > 1, axis=2)[corner]
+    rows, columns = np.nonzero(number[height // 20 : -height // 20, height // 20 : -height // 20])
+    middle = height // 4 - height // 20
+    assert rows.size > 350
+    assert abs(rows.mean() - middle) < height / 40
+    assert abs(columns.mean() - middle) < height / 40
+
+
 @pytest.mark.parametrize(("size", "least", "most"), [((240, 320), 3, 8), ((480, 640), 3, 8), ((2160, 3840), 10, 30)])
 def test_lines_grow_with_the_picture(size, least, most):
     rgb = np.full((*size, 3), 128, np.uint8)
@@ -262,6 +275,23 @@ def test_a_contact_sheet_has_a_place_for_each_panel(count, rows, columns):
     areas = cv2.connectedComponentsWithStats(bright)[2][1:, cv2.CC_STAT_AREA]
     assert np.sum(areas > 10_000) == count
     assert len(sheet) > rows * 300
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1)])
+def test_a_line_of_pixels_is_seen_on_a_contact_sheet(size):
+    sheet = contact_sheet([Panel("", np.full((*size, 3), 200, np.uint8), "")], width=400)
+    assert np.all(sheet == 200, axis=2).sum() >= 300
+
+
+def test_a_row_of_a_contact_sheet_is_as_high_as_its_highest_panel():
+    low, high = (Panel("Where?", picture(), "word " * count) for count in (1, 100))
+    heights = [len(contact_sheet(panels, columns=2)) for panels in ([low, low], [low, high], [high, low], [high, high])]
+    assert heights[0] < heights[1] == heights[2] == heights[3]
+
+
+def test_a_panel_is_never_too_narrow_for_its_words():
+    panels = [Panel("Where?", picture(), "Here.")]
+    assert np.array_equal(contact_sheet(panels, width=1), contact_sheet(panels, width=MIN_CAPTION_WIDTH))
 
 
 def test_a_contact_sheet_of_so_many_columns():

@@ -135,6 +135,13 @@ def test_image_embedding_as_recorded(v1, name):
     assert distance(embedding[::8], asked.arrays["sam_embedding_every8"]) < CLOSE
 
 
+@pytest.mark.parametrize("size", [(1080, 1921), (1921, 1080), (426, 640), (375, 1242), (300, 300), (100, 4000)])
+def test_the_image_is_resized_to_the_size_that_the_authors_compute(segment_anything, size):
+    from segment_anything.utils.transforms import ResizeLongestSide
+
+    assert preprocess.sam_size(size, 1024).resized == ResizeLongestSide.get_preprocess_shape(*size, 1024)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.inference_mode()
 def test_patches_are_where_the_authors_have_them_in_each_precision(segment_anything, dtype):
