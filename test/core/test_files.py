@@ -104,11 +104,15 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path):
     assert (read_rgb(path) == 10).all()
 
 
-@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[1 << 20]]), np.int32([[-1]])])
+@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[1 << 16]]), np.int32([[-1]])])
 def test_what_has_no_8_bit_is_refused(tmp_path, values):
     path = saved(tmp_path, values, "numbers.tiff")
     with pytest.raises(ImageError, match=r"numbers\.tiff holds .* scale them to 8 bit"):
         read_rgb(path)
+
+
+def test_16_bit_may_be_stored_as_more(tmp_path):
+    assert read_rgb(saved(tmp_path, np.int32([[0, 0xFFFF]]), "numbers.tiff"))[0].tolist() == [[0] * 3, [255] * 3]
 
 
 def test_what_is_no_picture_is_named(tmp_path):
@@ -188,8 +192,17 @@ def test_a_link_stays_and_what_it_leads_to_is_written(tmp_path):
 
 
 def test_a_device_stays_one():
-    write_whole({Path(os.devnull): b"1"})
-    assert Path(os.devnull).is_char_device()
+    """A terminal of its own: where it went wrong as root, the machine would lose /dev/null."""
+    screen, line = os.openpty()
+    os.set_blocking(screen, False)
+    path = Path(os.ttyname(line))
+    try:
+        write_whole({path: b"1"})
+        assert os.read(screen, 1) == b"1"
+        assert path.is_char_device()
+    finally:
+        os.close(line)
+        os.close(screen)
 
 
 @pytest.mark.parametrize("through_a_link", [False, True], ids=["its name", "a link"])

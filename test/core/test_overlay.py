@@ -102,6 +102,27 @@ def test_the_number_of_a_small_segment_is_beside_it_and_inside_the_picture(row, 
     assert abs(columns.mean() - column) < 30
 
 
+def test_the_number_on_a_segment_is_that_in_the_words():
+    dark = np.full((480, 640, 3), BACKGROUND, np.uint8)
+    wide = np.full((656, 656, 3), BACKGROUND, np.uint8)  # where letters are so large that badges in the words are alike
+    on_it = draw(dark, [rectangle((480, 640), slice(200, 203), slice(300, 303))])[:196]
+    assert np.array_equal(cut_out(on_it), cut_out(caption(wide, "", "[SEG]")))
+
+
+def cut_out(rgb):
+    """What there is on a dark ground."""
+    x, y, width, height = tight_box(ink(rgb))
+    return rgb[y : y + height, x : x + width]
+
+
+def test_the_number_of_a_segment_below_another_is_where_it_can_be_seen():
+    whole, right = LARGE, rectangle((480, 640), slice(100, 400), slice(175, 300))
+    left = draw(picture(), [right, whole])[110:390, 60:160]
+    _, columns = np.nonzero(np.all(left == overlay.colour(1), axis=2))
+    assert len(columns) > 100
+    assert abs(columns.mean() - 50) < 15
+
+
 @pytest.mark.parametrize("size", [(480, 640), (2160, 3840)])
 def test_the_number_of_a_large_segment_is_in_its_middle(size):
     height, width = size
