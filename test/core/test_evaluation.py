@@ -338,6 +338,13 @@ BAD = {
     "answers": (annotation(answers="no"), "`answers` must be"),
     "an answer too many": (annotation(answers=["[SEG]."] * 2), "`answers` has 2, but there are 1 texts"),
     "two masks in a file": (annotation(answers=["[SEG] and [SEG]."]), "2 .SEG., so each target needs the `group_id`"),
+    "a mask without a polygon": (
+        annotation(
+            answers=["[SEG] and [SEG]."],
+            shapes=[{"label": "target", "points": SQUARE, "group_id": group} for group in (0, 2)],
+        ),
+        "`group_id` of its own, 0 to 1",
+    ),
     "no label": (annotation(shapes=[{"points": SQUARE}]), "polygon 1 has no label"),
     "text that begins with nothing": (annotation(text=[" ", "a cup"]), "`text` must be a list"),
     "a blank text that is answered": (annotation(text=["a cup", " "], answers=["[SEG]."] * 2), "`text` must be a list"),

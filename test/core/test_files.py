@@ -318,6 +318,15 @@ def test_what_a_killed_process_left_of_a_folder_is_deleted_and_nothing_else(tmp_
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.notes.partial", others.name}
 
 
+def test_a_folder_can_be_read_by_others(tmp_path):
+    """Such as the user that a node runs as."""
+    with files.whole_folder(tmp_path / "out") as partial:
+        (partial / "tower").mkdir(mode=0o700)
+        (partial / "tower" / "weights").touch(mode=0o600)
+    paths = [tmp_path / "out", tmp_path / "out" / "tower", tmp_path / "out" / "tower" / "weights"]
+    assert [path.stat().st_mode & 0o777 for path in paths] == [0o755, 0o755, 0o644]
+
+
 def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     stale(tmp_path)
 
