@@ -182,6 +182,17 @@ class TestLimit:
         for answer, rgb in zip(answers, rgbs, strict=True):
             assert same_answer(answer, small.ask(small.encode(rgb), WORDS, max_new_tokens=6))
 
+    def test_a_long_question_keeps_it_too(self, limited, bare, small):
+        engine = limited(limit := bare + 512 * TOKEN + 1.5 * ENCODED)
+        frames = [engine.encode(rgb) for rgb in (SHORT.rgb, *pictures(1))]
+        for frame in frames:
+            engine.ask(frame, WORDS, mask_only=True)
+        begun = engine.memory()["kv_cache"]
+        answer = engine.ask(frames[0], "cup " * 300, max_new_tokens=2)
+        assert engine.memory()["kv_cache"] > begun
+        assert sum(engine.memory().values()) <= limit
+        assert same_answer(answer, small.ask(small.encode(SHORT.rgb), "cup " * 300, max_new_tokens=2))
+
     def test_too_many_together_are_refused_and_one_by_one_they_go(self, engine, limit, small):
         frame = engine.encode(SHORT.rgb)
         with pytest.raises(OutOfMemoryError, match=r"memory limit leaves no room for \d.* fewer questions at once"):
