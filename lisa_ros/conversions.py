@@ -4,7 +4,6 @@ Each message gets the header that is passed in: that of the source image.
 """
 
 import array
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -71,10 +70,11 @@ def intrinsics(info: CameraInfo, size: tuple[int, int]) -> Intrinsics | None:
     fx, _, cx, _, _, fy, cy, *_ = (float(number) for number in info.p)
     if fx == 0:  # the driver fills in K only
         fx, _, cx, _, fy, cy, *_ = (float(number) for number in info.k)
-    fx, fy = fx / binning_x, fy / binning_y
-    if not all(map(math.isfinite, (fx, fy, cx, cy))) or fx <= 0 or fy <= 0:
+    cx, cy = cx - roi.x_offset, cy - roi.y_offset
+    try:
+        return Intrinsics(fx / binning_x, fy / binning_y, cx / binning_x, cy / binning_y)
+    except ValueError:
         return None
-    return Intrinsics(fx, fy, (cx - roi.x_offset) / binning_x, (cy - roi.y_offset) / binning_y)
 
 
 def image_message(pixels: NDArray[np.uint8] | NDArray[np.uint16], encoding: str, header: Header) -> Image:

@@ -274,9 +274,17 @@ class TestIntrinsics:
         assert conversions.intrinsics(camera_info(height=0, width=0), (480, 640)) == Intrinsics(500, 510, 320, 240)
 
     @pytest.mark.parametrize(
-        "k", [[0.0] * 9, [float("nan")] * 9, [-500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]]
+        ("fx", "fy", "cx"),
+        [
+            (0.0, 0.0, 0.0),
+            (np.nan, np.nan, np.nan),
+            (-500.0, 510.0, 320.0),
+            (500.0, 0.0, 320.0),
+            (500.0, 510.0, np.nan),
+        ],
     )
-    def test_of_none(self, k):
+    def test_of_none(self, fx, fy, cx):
+        k = [fx, 0.0, cx, 0.0, fy, 240.0, 0.0, 0.0, 1.0]
         assert conversions.intrinsics(camera_info(k=k), (480, 640)) is None
 
     def test_of_numbers_that_binning_makes_zero(self):
@@ -287,10 +295,10 @@ class TestIntrinsics:
         assert conversions.intrinsics(camera_info(), (720, 1280)) is None
 
     def test_binning_and_region_of_interest(self):
-        info = camera_info(binning_x=2, binning_y=2)
-        assert conversions.intrinsics(info, (240, 320)) == Intrinsics(250, 255, 160, 120)
+        info = camera_info(binning_x=2, binning_y=4)
+        assert conversions.intrinsics(info, (120, 320)) == Intrinsics(250, 127.5, 160, 60)
         info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 40, 400, 200
-        assert conversions.intrinsics(info, (100, 200)) == Intrinsics(250, 255, 110, 100)
+        assert conversions.intrinsics(info, (50, 200)) == Intrinsics(250, 127.5, 110, 50)
 
 
 class TestImages:
@@ -381,7 +389,7 @@ class TestPoints:
             ("z", 8, 7),
             ("rgb", 12, 7),
         ]
-        assert (message.height, message.point_step, message.is_bigendian) == (1, 16, False)
+        assert (message.height, message.point_step, message.is_bigendian, message.is_dense) == (1, 16, False, True)
         assert message.row_step == 16 * message.width == len(message.data)
         cloud = np.frombuffer(message.data, [("xyz", "<f4", 3), ("rgb", "<u4")])
         assert np.array_equal(cloud["xyz"], np.concatenate([surface.xyz for surface in surfaces]))
