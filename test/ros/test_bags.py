@@ -102,10 +102,11 @@ def test_messages_come_in_the_order_of_their_recording_with_their_stamps() -> No
     assert [m.stamp for m in everything if m.topic == IMAGE] == [frame["stamp"] for frame in truth()["frames"]]
 
 
-@pytest.mark.parametrize(("order", "flag"), [("<", 1), (">", 0)])
-def test_a_stamp_is_read_in_either_byte_order_and_is_0_if_cut_off(order: str, flag: int) -> None:
-    cdr = bytes([0, flag, 0, 0]) + struct.pack(f"{order}iI", 1_750_000_000, 999_999_999)
-    assert stamp_of(cdr) == 1_750_000_000_999_999_999
+@pytest.mark.parametrize(("order", "flag"), [("<", 1), (">", 0), ("<", 7), (">", 6)])  # the latter two of XCDR2
+@pytest.mark.parametrize("seconds", [1_750_000_000, -1])
+def test_a_stamp_is_read_in_either_byte_order_and_is_0_if_cut_off(order: str, flag: int, seconds: int) -> None:
+    cdr = bytes([0, flag, 0, 0]) + struct.pack(f"{order}iI", seconds, 999_999_999)
+    assert stamp_of(cdr) == seconds * 10**9 + 999_999_999
     assert {stamp_of(cdr[:size]) for size in range(len(cdr))} == {0}
 
 
