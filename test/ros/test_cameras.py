@@ -8,10 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from harness import Robot, eventually, lisa, values
 from numpy.typing import NDArray
-from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message, serialize_message
 from scenes import box_of, found, scene
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -248,6 +249,7 @@ def test_a_camera_that_starts_again_with_another_latched_camera_info_is_heard(ro
     once = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     publisher = robot.node.create_publisher(CameraInfo, "/again/info", once)
     publisher.publish(CameraInfo(width=640))  # before anybody listens
+    others = len(list(robot.node.subscriptions))
     camera = cameras.Camera(robot.node, "again", parameters, lambda: None)
     camera._keep_info(b"of the first start, which was heard")
 
@@ -257,8 +259,50 @@ def test_a_camera_that_starts_again_with_another_latched_camera_info_is_heard(ro
         return [deserialize_message(newest.serialized, CameraInfo)] if newest and len(newest.serialized) > 100 else []
 
     assert eventually(heard, "the CameraInfo of the second start")[0].width == 640
+    camera.ask_for_latched()
+    assert len(list(robot.node.subscriptions)) == others + 3, "image, camera_info and the latched one"
+    camera.close()
+    assert len(list(robot.node.subscriptions)) == others
+    robot.node.destroy_publisher(publisher)
+
+
+def test_each_silence_is_warned_about_once(robot: Robot, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, warnings = [100.0], []
+    monkeypatch.setattr(cameras, "time", SimpleNamespace(monotonic=lambda: clock[-1]))
+    logger = SimpleNamespace(warning=lambda text, **_: warnings.append(text))
+    monkeypatch.setattr(robot.node, "get_logger", lambda: logger)
+    parameters = CameraParameters(image="/mute/image", depth="/mute/depth", camera_info="/mute/info")
+    camera = cameras.Camera(robot.node, "mute", parameters, lambda: None)
+    told = []
+    for now in (104.0, 106.0, 107.0, 108.0, 114.0):
+        clock.append(now)
+        if now == 108.0:
+            for keep in (camera._keep_image, camera._keep_depth, camera._keep_info):
+                keep(b"")
+        camera.warn_if_silent()
+        told.append(len(warnings))
+    assert told == [0, 1, 1, 1, 2]
+    assert all(warning.startswith("camera mute: no image for 5 s on /mute/image") for warning in warnings)
+    camera.close()
+
+
+@pytest.mark.parametrize(("qos", "hint"), [("reliable", True), ("sensor_data", False)])
+def test_a_camera_that_cannot_be_heard_reliably_is_told_with_the_remedy(robot: Robot, qos: str, hint: bool) -> None:
+    publisher = robot.node.create_publisher(Image, "/faint/image", qos_profile_sensor_data)
+    camera = cameras.Camera(robot.node, "faint", CameraParameters(image="/faint/image", qos=qos), lambda: None)
+    why = eventually(lambda: "best_effort" in camera.why_silent() and camera.why_silent())
+    assert ("; set faint.qos to sensor_data to hear them" in why) == hint
     camera.close()
     robot.node.destroy_publisher(publisher)
+
+
+def test_an_image_that_is_remapped_is_so_compressed_too(robot: Robot) -> None:
+    remap = ["--ros-args", "-r", "zip/image:=/front/rgb"]
+    node = rclpy.create_node("remapped", context=robot.node.context, cli_args=remap)
+    camera = cameras.Camera(node, "zip", CameraParameters(image="zip/image", transport="compressed"), lambda: None)
+    assert camera.topic == "/front/rgb/compressed"
+    camera.close()
+    node.destroy_node()
 
 
 def test_silence_is_warned_about_with_topic_and_qos(robot: Robot) -> None:
