@@ -55,7 +55,11 @@ def test_what_a_file_says_for_people_and_programs() -> None:
 
 
 def test_a_file_comes_back(tmp_path: Path) -> None:
-    records = [record((1, 1, 4, 4)), Record(1, 2, "where?", error="it was dark")]
+    records = [
+        record((1, 1, 4, 4)),
+        Record(1, 2, "where?", error="it was dark"),
+        record((2, 2, 4, 4), frame=2, text=""),
+    ]
     write_records(tmp_path / "out.json", RUN, records)
     assert read_records(tmp_path / "out.json") == records
     assert list(tmp_path.iterdir()) == [tmp_path / "out.json"]
@@ -135,8 +139,9 @@ def test_a_journal_is_good_wherever_the_kill_cut_it_off(tmp_path: Path) -> None:
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
     for length in range(len(whole) + 1):
         path.write_bytes(whole[:length])
-        journal = Journal(path, RUN)
         finished = max(0, sum(end <= length for end in ends) - 1)
+        assert has_answers(path) == (finished > 0)
+        journal = Journal(path, RUN)
         assert len(journal.records) == finished
         for frame in range(finished, 3):
             journal.add(record((1, 1, 4, 4), frame=frame))
@@ -212,13 +217,14 @@ def placed(*positions: Vector | None) -> Record:
     [(0.5, 0.015), (2.0, 0.045)],
 )
 def test_a_position_may_move_a_little_more_where_it_is_far(far: float, allowed: float) -> None:
-    old = placed((0.0, 0.0, far))
-    assert changes(old, placed((0.0, 0.0, far + allowed - 1e-4))) == []
-    [(what, expected, got)] = changes(old, placed((allowed + 1e-3, 0.0, far)))
+    x, z = 0.6 * far, 0.8 * far
+    old = placed((x, 0.0, z))
+    assert changes(old, placed((x, 0.0, z + allowed - 1e-4))) == []
+    [(what, expected, got)] = changes(old, placed((x, allowed + 1e-3, z)))
     assert (what, expected, got) == (
         "position 0",
-        f"0.000, 0.000, {far:.3f} m",
-        f"{allowed + 1e-3:.3f}, 0.000, {far:.3f} m",
+        f"{x:.3f}, 0.000, {z:.3f} m",
+        f"{x:.3f}, {allowed + 1e-3:.3f}, {z:.3f} m",
     )
 
 
@@ -240,11 +246,13 @@ def test_what_changed_is_named() -> None:
     old = record((0, 0, 10, 10), text="[SEG].")
     assert changes(old, record((0, 0, 10, 10), text="Yes, [SEG].")) == [("text", "[SEG].", "Yes, [SEG].")]
     assert changes(old, record(text="[SEG].")) == [("masks", "1", "0")]
+    assert changes(record(text="[SEG]."), old) == [("masks", "0", "1")]
     assert changes(old, None) == [("asked", "yes", "no")]
     assert changes(None, old) == [("asked", "no", "yes")]
     failed = Record(0, 0, "where?", error="it was dark")
     assert ("error", "none", "it was dark") in changes(old, failed)
     assert changes(failed, failed) == []
+    assert changes(failed, Record(0, 0, "where?", error="it was cold")) == [("error", "it was dark", "it was cold")]
 
 
 def test_masks_of_another_size_are_not_the_same() -> None:

@@ -124,8 +124,8 @@ def test_positions_come_from_depth_and_intrinsics(replay: Replay) -> None:
 
 
 def test_one_frame_a_second_is_the_default(replay: Replay) -> None:
-    replay("--ask", BALL, "--out", replay.folder / "out")
-    assert [record.frame for record in replay.answers("out")] == [0, 4, 8, 12]
+    replay("--ask", BALL, "--out", replay.folder / "a" / "new folder" / "out")
+    assert [record.frame for record in replay.answers("a/new folder/out")] == [0, 4, 8, 12]
 
 
 def test_frames_of_the_same_time_are_told_apart(replay: Replay) -> None:
