@@ -39,7 +39,7 @@ class Frames:
         engine.wait()
         for ticket in tickets:
             if ticket.question.instruction == "broken":
-                raise RuntimeError("broken on purpose")
+                raise SystemExit("broken on purpose")  # no Exception: a thread that lets it pass ends without a word
             end(ticket, Outcome(Code.OK))
 
     def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
@@ -263,6 +263,47 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
     camera: Any = Closing()
     assert subjects._outdated(camera, ticket) == 6.0
     assert subjects._outdated(camera, ticket) == -math.inf
+
+
+def test_a_question_ends_once_and_tells_of_nothing_afterwards() -> None:
+    ends: list[Outcome] = []
+    told: list[tuple[str, str]] = []
+    ticket = Ticket(Question("red", "camera"), ends.append, lambda stage, text: told.append((stage, text)))
+    for _ in range(2):  # the second time alone, for it failed together with others
+        ticket.enter("answering")
+        ticket.add_text("It ")
+        ticket.add_text("is")
+    first = Outcome(Code.TIMEOUT)
+    ticket.complete(first)
+    ticket.complete(Outcome(Code.OK))
+    ticket.enter("masking")
+    assert told == [("answering", text) for text in ("", "It ", "It is")] * 2
+    assert [end is first for end in ends] == [True]
+
+
+def test_a_full_queue_refuses_people_and_the_standing_question_takes_no_place(inference: InferenceThread) -> None:
+    def queue(standing: bool) -> None:
+        inference.submit(Ticket(Question("red", "camera", standing=standing), lambda _: None), queue_size=1)
+
+    queue(standing=True)
+    queue(standing=False)
+    with pytest.raises(Refused, match="busy: 2 questions are ahead"):
+        queue(standing=False)
+    queue(standing=True)
+    assert inference.ahead == 3
+
+
+def test_a_question_that_is_canceled_while_it_is_answered_stops_the_engine(
+    inference: InferenceThread, frames: Frames
+) -> None:
+    frames.young = True
+    frames.engine.clear()
+    ticket, ends = submit(inference, "red")
+    assert frames.taken.wait(PATIENCE)
+    inference.cancel(ticket)
+    assert ticket.cancel.is_set()
+    assert not ends, "the engine says when it has stopped"
+    frames.engine.set()
 
 
 @pytest.mark.parametrize("way", ["deadline", "shutdown"])
