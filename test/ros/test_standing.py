@@ -22,7 +22,7 @@ from lisa_ros.diagnostics import questions_status
 from lisa_ros.inference import Ticket
 from lisa_ros.node import LisaNode
 from lisa_ros.parameters import Parameters, validated
-from lisa_ros.questions import Code, Outcome, Question
+from lisa_ros.questions import Code, Outcome, Question, Refused
 from lisa_ros.standing import StandingInstruction
 from lisa_ros.statistics import Statistics
 
@@ -235,20 +235,49 @@ def test_nothing_of_a_question_is_left_for_the_garbage_collector() -> None:
         gc.enable()
 
 
-def test_a_faster_rate_counts_at_once() -> None:
-    now, rate, asked = [10.0], [0.001], []
+def test_a_question_that_is_refused_does_not_stand_in_the_way_of_the_next() -> None:
+    """As while the node is deactivated."""
+    now, asked = [10.0], []
+
+    def refuse_first(ticket: Ticket) -> None:
+        asked.append(ticket.question)
+        if len(asked) == 1:
+            raise Refused(Code.INACTIVE, "not now")
+
+    limits = {"max_frame_age": 2.0, "question_timeout": 3.0}
+    parameters = validated({"standing_instruction": "red"} | limits)
+    standing = StandingInstruction(
+        lambda: parameters, {}, refuse_first, lambda _: None, lambda *_: None, lambda: now[0]
+    )
+    for now[0] in (10.0, 12.0):
+        standing.frame_arrived("camera")
+    assert [(question.max_age, question.timeout) for question in asked] == [(2.0, 3.0)] * 2
+
+
+@pytest.mark.parametrize("words", ["", " \n"])
+def test_an_instruction_without_words_is_not_asked(words: str) -> None:
+    asked: list[Ticket] = []
+    parameters = validated({"standing_instruction": words})
+    standing = StandingInstruction(lambda: parameters, {}, asked.append, lambda _: None, lambda *_: None)
+    standing.frame_arrived("camera")
+    assert not asked
+
+
+@pytest.mark.parametrize(("words", "rate"), [("red", 10.0), ("blue", 0.001)])
+def test_a_faster_rate_and_other_words_count_at_once(words: str, rate: float) -> None:
+    now, settings, asked = [10.0], ("red", 0.001), []
 
     def answer(ticket: Ticket) -> None:
         asked.append(now[0])
         ticket.complete(Outcome(Code.OK))
 
     def parameters() -> Parameters:
-        return validated({"standing_instruction": "red", "standing_rate": rate[0]})
+        return validated(dict(zip(("standing_instruction", "standing_rate"), settings, strict=True)))
 
     standing = StandingInstruction(parameters, {}, answer, lambda _: None, lambda *_: None, lambda: now[0])
     standing.follow_parameters()
     standing.frame_arrived("camera")
-    rate[0], now[0] = 10.0, 11.0
+    settings, now[0] = (words, rate), 11.0
     standing.follow_parameters()
     standing.frame_arrived("camera")
     assert asked == [10.0, 11.0]
