@@ -45,12 +45,15 @@ def messages(path: Path = BAG) -> list[Message]:
 
 
 def save(path: Path, contents: Iterable[Message], **other_types: str) -> Path:
-    """A bag of these messages; topics have the types that they have in the bag in `test/data`, or `other_types`."""
+    """A bag of these messages; topics have the types that they have in the bag in `test/data`, or `other_types`.
+
+    The topics of `other_types` are in it without messages, too.
+    """
     contents = list(contents)
     with BagReader(BAG) as bag:
         types = {topic.name: topic.type for topic in bag.topics.values()} | other_types
     with write_bag(path, typestore()) as writer:
-        for name in sorted({message.topic for message in contents}):
+        for name in sorted({message.topic for message in contents} | other_types.keys()):
             writer.add_topic(name, types[name])
         for message in contents:
             writer.write(message.topic, message.time, message.data)

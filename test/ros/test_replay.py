@@ -601,6 +601,14 @@ def test_several_cameras_are_a_choice(replay: Replay) -> None:
     assert len(replay.answers("out")) == 14
 
 
+def test_compressed_depth_and_a_topic_without_messages_are_no_second_camera(replay: Replay) -> None:
+    kind, depth = "sensor_msgs/msg/CompressedImage", "/camera/depth/compressedDepth"
+    everything = [*messages(), *(message._replace(topic=depth) for message in frames_of())]
+    bag = save(replay.folder / "bag", everything, **{depth: kind, "/rear/image/compressed": kind})
+    replay.ask("out", bag=bag)
+    assert len(replay.answers("out")) == 14
+
+
 def test_no_camera_at_all(replay: Replay) -> None:
     bag = save(replay.folder / "bag", [message for message in messages() if message.topic != IMAGE])
     assert "no colour images" in replay.ask("out", bag=bag, code=2)
