@@ -45,7 +45,6 @@ class PrefixCache:
         self._visual = weakref.ref(visual)
         self.ids = []
         if aside is not None:
-            self.reserve(len(aside.ids))
             self.cache.copy_from(aside.cache, len(aside.ids))
             self.ids = aside.ids
 
