@@ -117,6 +117,25 @@ def test_older_copies_of_what_was_read_give_way_to_newer_ones(limited, bare, mon
     assert max(read) < 15
 
 
+def test_where_memory_runs_out_no_copy_of_what_was_read_is_kept(small_checkpoint):
+    engine = LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
+    begun = engine.memory()["kv_cache"]
+    frames = [engine.encode(rgb) for rgb in pictures(3)]
+    wanted = [engine.ask(frame, WORDS, mask_only=True) for frame in frames]
+    assert engine.memory()["kv_cache"] > begun
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Language, "forward", runs_out)
+        with pytest.raises(OutOfMemoryError):
+            engine.ask(frames[-1], "Where is the cup?")
+    assert engine.memory()["kv_cache"] == begun
+    for frame, answer in zip(frames, wanted, strict=True):
+        assert same_answer(engine.ask(frame, WORDS, mask_only=True), answer)
+
+
+def runs_out(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
 class TestLimit:
     @pytest.fixture
     def limit(self, bare):

@@ -7,6 +7,7 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from checkpoints import change_json, copy_of
 from goldens import CASES, TOWER, V1, case, same_answer
 
 from lisa_core import LisaEngine, OutOfMemoryError, preprocess
@@ -131,6 +132,18 @@ def test_a_cache_that_has_grown_is_captured_anew(small, monkeypatch):
     assert [len(captures.works) for captures in made] == [0, 2, 1]
 
 
+def test_a_text_that_ends_with_the_context_is_not_padded_beyond_it(small, small_checkpoint, tmp_path, monkeypatch):
+    wanted = ask(small, LONG)
+    context = len(wanted.prompt_ids) - 1 + 256 + 2
+    assert context < 320  # which its prompt would be padded to
+    folder = copy_of(small_checkpoint, tmp_path / "lisa")
+    change_json(folder / "config.json", max_position_embeddings=context)
+    monkeypatch.setattr(cuda_graphs, "capture_for", lambda *_, **__: Captures())
+    engine = LisaEngine.from_pretrained(folder, "fp32", "cpu", TOWER)
+    for _ in range(2):
+        assert ask(engine, LONG).token_ids == wanted.token_ids[:2]
+
+
 def test_what_cannot_be_captured_is_launched_step_by_step(small, with_capture, caplog):
     tries = []
 
@@ -188,6 +201,9 @@ def test_a_length_that_there_is_no_memory_for_does_not_stop_the_others(small, wi
     assert replayed[1] - replayed[0] >= len(wanted) - 1
     assert caplog.text.count("CUDA out of memory.") == 1
     assert engine._generator.records
+    engine._prefixes.reserve(engine._prefixes.cache.capacity + 1)
+    assert ask(engine, LONG).token_ids == wanted
+    assert caplog.text.count("CUDA out of memory.") == 2  # for another cache it is
 
 
 def test_what_a_wrong_replay_has_written_to_the_cache_does_not_stay(small, with_capture):
