@@ -5,6 +5,7 @@ import threading
 import weakref
 
 import pytest
+from checkpoints import change_json, copy_of
 from goldens import CASES, TOWER, V1, case, distance
 from test_stepping import Captures
 
@@ -153,6 +154,20 @@ class TestCancel:
         assert [type(answer) for answer in answers] == [Answer, Cancelled, Answer]
         assert set(passes) == {2}
 
+    def test_once_it_is_read_nothing_is_decoded_of_it(self, small, passes):
+        cancels = [threading.Event() for _ in self.WORDS]
+        told = []
+        answers = self.ask(
+            small,
+            cancels,
+            max_new_tokens=2,
+            on_stage=lambda index, _: cancels[index].set() if index == 1 else None,
+            on_token=lambda index, _: told.append(index),
+        )
+        assert [type(answer) for answer in answers] == [Answer, Cancelled, Answer]
+        assert set(told) == {0, 2}
+        assert passes == [3, 2]
+
     def test_all_of_them(self, small, passes):
         cancels = [threading.Event() for _ in self.WORDS]
         for cancel in cancels:
@@ -201,6 +216,17 @@ class TestCancel:
         assert decoded == [2]
 
 
+def test_they_end_where_the_context_is_full(small, small_checkpoint, tmp_path):
+    folder = copy_of(small_checkpoint, tmp_path / "lisa")
+    wanted = alone(small, LONG)
+    room = 13
+    change_json(folder / "config.json", max_position_embeddings=len(wanted.prompt_ids) - 1 + 256 + room)
+    engine = LisaEngine.from_pretrained(folder, "fp32", "cpu", TOWER)
+    answers = engine.ask_many(engine.encode(LONG.rgb), [LONG.instruction, SHORT.instruction])
+    assert answers[0].token_ids == wanted.token_ids[:room]
+    same(answers[1], engine.ask(engine.encode(LONG.rgb), SHORT.instruction))
+
+
 class TestAsItComes:
     def test_the_short_answer_does_not_wait_for_the_long_one(self, small):
         happened = []
@@ -215,6 +241,17 @@ class TestAsItComes:
         assert happened.index(("masking", 1)) < happened.index(("answer", 1))
         assert ("token", 0) in happened[happened.index(("answer", 1)) :]
         assert happened[-1] == ("answer", 0)
+
+    def test_masks_are_not_told_of_where_there_are_none(self, small):
+        stages = []
+        asked = [SHORT, case("v1-no_mask")]
+        answers = small.ask_many(
+            [small.encode(one.rgb) for one in asked],
+            [one.instruction for one in asked],
+            on_stage=lambda *stage: stages.append(stage),
+        )
+        assert [len(answer.segments) for answer in answers] == [1, 0]
+        assert stages == [(0, "answering"), (1, "answering"), (0, "masking")]
 
     def test_words_are_told_as_they_are_alone(self, small):
         asked = [SHORT, LONG, case("v1-two_masks")]
