@@ -188,9 +188,11 @@ def test_damaged_files(folder, name, content, sentence):
     assert sentence in " ".join(result.errors.split())
 
 
-def test_what_is_missing_is_told_and_the_rest_goes_on(folder):
+@pytest.mark.parametrize(("image", "instance"), [(3, 11), (1, 13)])
+def test_what_is_missing_is_told_and_the_rest_goes_on(folder, image, instance):
     references = json.loads((folder / "refs(unc).json").read_text())
-    (folder / "refs(unc).json").write_text(json.dumps([*references, reference(9, 3, 11, "val", "nothing")]))
+    lacking = reference(9, image, instance, "val", "nothing")
+    (folder / "refs(unc).json").write_text(json.dumps([*references, lacking]))
     (folder / "images" / "1.jpg").write_bytes(b"no picture")
     result, written = run(folder, Counting())
     assert result.code == 1
@@ -213,6 +215,36 @@ def test_what_lacks_a_part_is_told_and_the_rest_goes_on(folder):
     assert "refs(unc).json: reference ? has no ann_id, image_id, ref_id, sentences." in errors
     assert "instances.json: picture 1 has no file_name." in errors
     assert [each["query"] for each in written["images"]] == ["the right part"]
+
+
+def test_a_split_of_which_nothing_can_be_used_is_told_why(folder):
+    (folder / "refs(unc).json").write_text(json.dumps([reference(9, 3, 11, "val", "nothing")]))
+    split = RefCoco(folder).split("val")
+    assert split.entries == ()
+    assert ["reference 9 is about a picture or an instance" in fault for fault in split.faults] == [True]
+
+
+def test_pictures_may_lie_elsewhere(folder, tmp_path):
+    (folder / "images").rename(tmp_path / "elsewhere")
+    _, written = run(folder, Counting(), "--images", tmp_path / "elsewhere")
+    assert [each["query"] for each in written["images"]] == ["left half", "the half on the left", "the right part"]
+
+
+def test_a_reference_is_another_once_its_picture_its_sentence_or_its_mask_changes(folder):
+    def digest():
+        return RefCoco(folder).split("testA").entries[0].digest()
+
+    digests = [digest()]
+    assert digest() == digests[0]
+    instances = json.loads((folder / "instances.json").read_text())
+    instances["annotations"][0]["segmentation"] = right_of(40)
+    (folder / "instances.json").write_text(json.dumps(instances))
+    digests.append(digest())
+    (folder / "refs(unc).json").write_text(json.dumps([reference(6, 1, 11, "testA", "right")]))
+    digests.append(digest())
+    (folder / "images" / "2.jpg").replace(folder / "images" / "1.jpg")
+    digests.append(digest())
+    assert len(set(digests)) == 4
 
 
 def test_a_picture_that_is_not_there_and_a_number_twice(folder):
@@ -272,6 +304,8 @@ def test_a_split_without_sentences(folder):
         "none",
         [[1, 2]],
         [[10**400, 0, 9, 0, 9, 9]],
+        [[float("nan"), 0, 9, 0, 9, 9]],
+        {"size": [48, 1], "counts": [0, 48]},
         {"size": [9, 9], "counts": [81]},
         {"size": [48, 64], "counts": [9]},
     ],
