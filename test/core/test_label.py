@@ -65,6 +65,14 @@ def test_shapes_come_back_to_the_pixel():
         assert np.array_equal(drawn(mask), mask)
 
 
+def test_rings_in_a_ring_come_back_to_the_pixel():
+    mask = np.zeros((33, 33), bool)
+    for edge in range(1, 16, 3):
+        mask[edge : 33 - edge, edge : 33 - edge] = not mask[16, 16]
+    assert len(polygons_of(mask)) == 3
+    assert np.array_equal(drawn(mask), mask)
+
+
 def test_two_holes_beside_a_slit_come_back_to_the_pixel():
     mask = np.ones((260, 60), bool)
     mask[20:240, 30] = mask[128:131, 25:28] = mask[128:131, 33:36] = False
