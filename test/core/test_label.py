@@ -213,18 +213,55 @@ def test_bad_masks_are_told_and_the_rest_is_written(pictures, tmp_path):
     assert [path.suffix for path in sorted((tmp_path / "out").glob("*/*"))] == [".jpg", ".json"]
 
 
+def test_masks_without_a_picture_are_told(pictures, tmp_path):
+    (tmp_path / "masks" / "cup").mkdir(parents=True)
+    Image.fromarray(square(5)).save(tmp_path / "masks" / "cup" / "9.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out")
+    assert (result.code, "9.png has no picture of its name" in result.errors) == (1, True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_may_end_like_those_that_several_labels_of_a_picture_get(pictures, tmp_path):
+    (pictures / "1.jpg").rename(pictures / "0_2.jpg")
+    for query, stem, x in (("cup", "0", 5), ("plate", "0", 20), ("cup", "0_2", 35)):
+        (tmp_path / "masks" / query).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(square(x)).save(tmp_path / "masks" / query / f"{stem}.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0.5)
+    assert result.code == 0, result.errors
+    found = {(sample.query, int(sample.truth.argmax()) % 64) for sample in samples(tmp_path / "out").values()}
+    assert found == {("cup", 5), ("plate", 20), ("cup", 35)}
+
+
+def test_names_may_be_no_text(pictures, tmp_path):
+    """As a disk has them whose names are in another encoding than this system's."""
+    for index in range(2):
+        (pictures / f"{index}.jpg").rename(pictures / f"caf\udce9{index}.jpg")
+        (tmp_path / "masks" / "th\udce9").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(square(5)).save(tmp_path / "masks" / "th\udce9" / f"caf\udce9{index}.png")
+    result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0.5)
+    assert result.code == 0, result.errors
+    assert [(sample.truth == TARGET).sum() for sample in samples(tmp_path / "out").values()] == [100, 100]
+
+
 def test_masks_may_have_colours_and_any_name_of_png(pictures, tmp_path):
     folder = tmp_path / "masks" / "cup"
     folder.mkdir(parents=True)
     colours = np.zeros((48, 64, 3), np.uint8)
-    colours[:10, :10] = (1, 0, 0)
+    colours[:10, :10] = (1, 0, 128)
     colours[10:20, :10] = (0, 218, 0)  # as bright as 128
     colours[20:30, :10] = 128
     Image.fromarray(colours).save(folder / "0.PNG", "PNG")
     alpha = np.dstack([colours, np.full((48, 64), 255, np.uint8)])
     Image.fromarray(alpha).save(folder / "1.png")
+    numbers = Image.fromarray(np.where(colours.any(2), colours[..., 0].clip(1), 0).astype(np.uint8)).convert("P")
+    numbers.putpalette([255 - level for level in range(256) for _ in range(3)])
+    numbers.save(folder / "2.png")
+    (pictures / "2.jpg").rename(pictures / "2.JPG")
+    Image.open(pictures / "1.jpg").save(pictures / "1.bmp")
+    (pictures / "1.jpg").unlink()
     result = cli.run("label", "png", pictures, tmp_path / "masks", "--out", tmp_path / "out", "--val", 0.5)
     assert result.code == 0, result.errors
+    assert len(samples(tmp_path / "out")) == 3
     for sample in samples(tmp_path / "out").values():
         assert (sample.truth == TARGET).sum() == 200
         assert (sample.truth == IGNORED).sum() == 100
@@ -328,11 +365,12 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
                 "image_id": 8,
                 "category_id": 2,
                 "iscrowd": 1,
-                "segmentation": {"size": [48, 64], "counts": [0, 48, 48 * 63]},
+                "segmentation": {"size": [48, 64], "counts": [0, 48, 48 * 30, 48, 48 * 32]},  # partly on the plate
             },
             {"image_id": 9, "category_id": 1, "segmentation": [[1, 1, 2, 2]]},
             {"image_id": 10, "category_id": 1, "segmentation": {"size": [48, 64], "counts": "0"}},
             {"image_id": 99, "category_id": 1, "segmentation": packed},
+            {"image_id": 11, "category_id": 3, "segmentation": packed},
             {"image_id": 11, "category_id": 1, "segmentation": packed},
             {"image_id": 11, "category_id": 2, "iscrowd": 1, "segmentation": packed},
         ]
@@ -342,13 +380,9 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
     out = tmp_path / "out"
     result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", out, "--val", 0.2)
     assert result.code == 1
-    for sentence in (
-        "it covers no pixel",
-        "do not fill 64x48",
-        "no picture or category that is listed",
-        "`height`",
-    ):
+    for sentence in ("it covers no pixel", "do not fill 64x48", "`height`"):
         assert sentence in result.errors
+    assert result.errors.count("no picture or category that is listed") == 2
     assert "plate" not in result.errors  # a crowd alone is neither a label nor a fault
     found = {(name[0], sample.query): sample.truth for (_, name), sample in samples(out).items()}
     assert {key: (truth == TARGET).sum() for key, truth in found.items()} == {
@@ -356,7 +390,7 @@ def test_coco_becomes_a_data_set(pictures, tmp_path):
         ("0", "plate"): 100,
         ("1", "plate"): 100,
     }
-    assert (found["1", "plate"] == IGNORED).sum() == 48
+    assert (found["1", "plate"] == IGNORED).sum() == 48 + 38
 
 
 @pytest.mark.parametrize(
@@ -414,6 +448,14 @@ def test_json_with_a_byte_order_mark_is_read(pictures, tmp_path):
     assert result.code == 0, result.errors
 
 
+def test_two_pictures_of_coco_with_one_name_are_told(pictures, tmp_path):
+    content = instances([{"image_id": 7, "category_id": 1, "segmentation": [[5, 10, 15, 10, 15, 20, 5, 20]]}])
+    content["images"][1]["file_name"] = "night/0.jpg"
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+    result = cli.run("label", "coco", tmp_path / "instances.json", pictures, "--out", tmp_path / "out")
+    assert (result.code, "has several pictures named 0; give each" in " ".join(result.errors.split())) == (1, True)
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
 def test_what_is_no_coco_is_told(pictures, tmp_path, content):
     (tmp_path / "instances.json").write_text(content)
@@ -434,6 +476,12 @@ def test_a_bag_without_ros_is_told(tmp_path, monkeypatch):
     assert f"{tmp_path / 'drive1'} is no folder of pictures, and a bag needs ROS and lisa_ros" in result.errors
 
 
+def two_of(frame, *scores):
+    """An answer with two segments."""
+    answers = [answered(frame, "segment the cup", square(30 * index), score) for index, score in enumerate(scores)]
+    return answers[0] | {"segments": [segment for answer in answers for segment in answer["segments"]]}
+
+
 def test_accepted_answers_become_a_data_set(pictures, tmp_path):
     content = {
         "run": {},
@@ -441,6 +489,8 @@ def test_accepted_answers_become_a_data_set(pictures, tmp_path):
             answered(0, "segment the cup", square(5)),
             answered(3, "segment the cup", square(30)),
             answered(4, "segment the cup", square(30), score=0.2),
+            two_of(2, 0.9, 0.2),
+            two_of(1, 0.9, 0.5),
             {"frame": 2, "stamp": {"sec": 1, "nanosec": 0}, "question": "segment the cup", "error": "no"},
             answered(1, "segment the cup", square(30), score=None),
         ],
@@ -450,7 +500,11 @@ def test_accepted_answers_become_a_data_set(pictures, tmp_path):
     result = cli.run(*words, "--out", tmp_path / "out", "--val", 0.5)
     assert (result.code, "has no score" in result.errors) == (1, True)
     found = samples(tmp_path / "out")
-    assert sorted(name for _, name in found) == ["frame_000000.jpg", "frame_000003.jpg"]
+    assert {name: (sample.truth == TARGET).sum() for (_, name), sample in found.items()} == {
+        "frame_000000.jpg": 100,
+        "frame_000001.jpg": 200,
+        "frame_000003.jpg": 100,
+    }
     assert {sample.question for sample in found.values()} == {" segment the cup Please output segmentation mask."}
     (tmp_path / "cups.json").write_text('{"answers": [{"segments": [{}]}]}')
     assert "has no answers of a replay" in cli.run(*words, "--out", tmp_path / "other").errors
