@@ -117,10 +117,12 @@ class TestMasks:
             ask(small, asked, frame)
         assert len(clip) == len(sam) == 1
 
-    @pytest.mark.parametrize("most", [0, 1, 2, 3])
-    def test_at_most_so_many_and_the_text_goes_on(self, small, most):
+    @pytest.mark.parametrize(("most", "found"), [(-1, 0), (0, 0), (1, 1), (2, 2), (3, 2)])
+    def test_at_most_so_many_and_the_text_goes_on(self, small, most, found):
         answer = ask(small, TWO_MASKS, max_segments=most)
-        assert len(answer.segments) == min(most, 2)
+        assert len(answer.segments) == found
+        together = small.ask_many(small.encode(TWO_MASKS.rgb), [TWO_MASKS.instruction] * 2, max_segments=most)
+        assert [len(one.segments) for one in together] == [found] * 2
         assert answer.text == "Sure, it is [SEG] and [SEG]."
         for segment, first in zip(answer.segments, ask(small, TWO_MASKS).segments, strict=False):
             assert np.array_equal(segment.mask, first.mask)

@@ -236,6 +236,15 @@ def test_a_function_is_captured_for_a_few_sizes_and_done_anew_for_others():
     assert len(captures.works) == cuda_graphs._MOST
 
 
+def test_a_replay_leaves_alone_what_earlier_calls_were_given_and_returned():
+    """Such as SAM's embedding of another frame, which is kept for its next mask."""
+    doubled = cuda_graphs.Replayed(lambda tensor: (2 * tensor,), lambda: Captures())
+    given = [torch.full((2,), float(number)) for number in range(4)]
+    made = [doubled(tensor)[0] for tensor in given]
+    assert [tensor.tolist() for tensor in given] == [[number] * 2 for number in range(4)]
+    assert [tensor.tolist() for tensor in made] == [[2 * number] * 2 for number in range(4)]
+
+
 def test_where_one_size_cannot_be_captured_none_is_replayed_any_more(caplog):
     """What their captures share is gone: memory that cuBLAS works in, too."""
     captures = Captures()
