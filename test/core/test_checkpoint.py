@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from lisa_core import CheckpointError, LisaEngine
 from lisa_core.checkpoint import Checkpoint
-from lisa_core.tensor_files import TensorFile
+from lisa_core.tensor_files import TensorFile, load_saved
 
 SHARD = "pytorch_model-00003-of-00004.bin"
 INDEX = "pytorch_model.bin.index.json"
@@ -122,14 +122,16 @@ class TestFiles:
         (folder / SHARD).mkdir()
         refused(folder, SHARD)
 
-    def test_a_bin_that_a_zip_tool_has_packed_anew_holds_the_same(self, folder):
+    @pytest.mark.parametrize("packed", [slice(None), slice(5, 6)], ids=["all", "one"])
+    def test_a_bin_that_a_zip_tool_has_packed_anew_holds_the_same(self, folder, packed):
         with TensorFile(folder / SHARD) as file:
             whole = {tensor.name: file.read(tensor.name).clone() for tensor in file.catalogue()}
         with zipfile.ZipFile(folder / SHARD) as shard:
             members = {info.filename: shard.read(info) for info in shard.infolist()}
-        with zipfile.ZipFile(folder / SHARD, "w", zipfile.ZIP_DEFLATED) as shard:
+        small = sorted(members, key=lambda name: -len(members[name]))[packed]
+        with zipfile.ZipFile(folder / SHARD, "w") as shard:
             for name, content in members.items():
-                shard.writestr(name, content)
+                shard.writestr(name, content, zipfile.ZIP_DEFLATED if name in small else zipfile.ZIP_STORED)
         with TensorFile(folder / SHARD) as file:
             assert [tensor.name for tensor in file.catalogue()] == list(whole)
             assert all(torch.equal(file.read(name), tensor) for name, tensor in whole.items())
@@ -318,6 +320,19 @@ class TestCode:
         reason = "or no file of tensors" if how == "plain-pickle" else "was refused: it holds more than tensors"
         refused(folder, file, reason, vision_tower=towers)
         assert not mark.exists()
+
+    def test_one_in_what_a_training_keeps_is_refused(self, tmp_path):
+        mark = tmp_path / "it-ran"
+        torch.save({"step": 1, "weights": Trap(mark)}, tmp_path / "best.pt")
+        with pytest.raises(CheckpointError, match=r"best\.pt is no more"):
+            load_saved(tmp_path / "best.pt", "is no more", "step", "weights")
+        assert not mark.exists()
+
+    @pytest.mark.parametrize("saved", [{"step": 1}, {}, ["step", "weights"], torch.zeros(2)], ids=str)
+    def test_what_a_training_keeps_is_a_table_of_all_that_it_needs(self, tmp_path, saved):
+        torch.save(saved, tmp_path / "best.pt")
+        with pytest.raises(CheckpointError, match=r"best\.pt is no more"):
+            load_saved(tmp_path / "best.pt", "is no more", "step", "weights")
 
     def test_the_trap_is_one(self, tmp_path):
         mark = tmp_path / "it-ran"
@@ -625,6 +640,11 @@ class TestVariantsThatLoad:
         answer = engine.ask(engine.encode(picture("square_300.png")), "segment the handle", max_new_tokens=2)
         assert engine.template == "llava_llama_2"
         assert answer.prompt_ids[1:3] != engine_prompt(self.load(small_checkpoint))[1:3]
+
+    def test_the_template_that_it_was_fine_tuned_with_unless_another_is_asked_for(self, folder):
+        change_json(folder / "config.json", lisa_template="vicuna_v1_1")
+        assert Checkpoint.open(folder, TOWER).template == "vicuna_v1_1"
+        assert Checkpoint.open(folder, TOWER, "llava_llama_2").template == "llava_llama_2"
 
 
 def tokens_of(engine):
