@@ -704,10 +704,12 @@ class TestMemory:
         assert "in fp32 takes 0.01 GiB of weights and up to 0.00 GiB of KV cache" in message
         assert "over the memory limit of 0.00 GiB" not in message
 
-    @pytest.mark.parametrize(("swap", "fits"), [(0, False), (1 << 20, True)])
+    @pytest.mark.parametrize(("spare", "fits"), [(-1, False), (0, True)])
     def test_what_the_host_cannot_hold_is_refused_before_it_is_read(
-        self, small_checkpoint, tmp_path, monkeypatch, swap, fits
+        self, small, small_checkpoint, tmp_path, monkeypatch, spare, fits
     ):
+        weights = sum(size for part, size in small.memory().items() if part not in ("frames", "kv_cache"))
+        swap = -(-weights // 1024) - 1024 + spare
         meminfo = tmp_path / "meminfo"
         meminfo.write_text(f"MemTotal: 9999999 kB\nMemAvailable: 1024 kB\nSwapFree: {swap} kB\nHugePages_Total: 0\n")
         monkeypatch.setattr(footprint, "_MEMINFO", meminfo)
@@ -716,8 +718,14 @@ class TestMemory:
         with pytest.raises(StopIteration if fits else OutOfMemoryError) as caught:
             LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER)
         if not fits:
-            assert "of weights, but only 0.00 GiB of memory are free here" in str(caught.value)
+            assert "of weights, but only 0.01 GiB of memory are free here" in str(caught.value)
             assert "or a GPU (torch sees none here: see nvidia-smi" in str(caught.value)
+
+    @pytest.mark.parametrize("content", ["", "MemTotal: 1 kB\n", "none of its lines has a colon\n"])
+    def test_a_host_that_does_not_say_what_is_free_is_tried(self, small_checkpoint, tmp_path, monkeypatch, content):
+        (tmp_path / "meminfo").write_text(content)
+        monkeypatch.setattr(footprint, "_MEMINFO", tmp_path / "meminfo")
+        LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER).close()
 
     def reached(self, *_):
         raise StopIteration

@@ -7,7 +7,7 @@ import pytest
 import torch
 from goldens import TOWER, case, picture, same_answer
 
-from lisa_core import Frame, LisaEngine, OutOfMemoryError
+from lisa_core import CheckpointError, Frame, LisaEngine, OutOfMemoryError
 from lisa_core.inference.frame import Visual
 from lisa_core.inference.memory import FrameMemory
 from lisa_core.model.clip import VisionTower
@@ -134,6 +134,13 @@ def test_where_memory_runs_out_no_copy_of_what_was_read_is_kept(small_checkpoint
 
 def runs_out(*_):
     raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+def test_a_limit_has_to_hold_a_full_cache_and_a_frame(small_checkpoint, bare):
+    least = bare + (2048 - 512) * TOKEN + ENCODED
+    LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=least / 2**30)
+    with pytest.raises(CheckpointError, match="over the memory limit"):
+        LisaEngine.from_pretrained(small_checkpoint, "fp32", "cpu", TOWER, memory_limit=(least - 1) / 2**30)
 
 
 class TestLimit:

@@ -49,8 +49,10 @@ def test_it_answers_bit_for_bit_as_the_original_in_nf4(name, tmp_path):
     assert twin.memory() == original.memory()
 
 
-def test_its_4_bit_values_are_used_where_they_lie(tmp_path):
+def test_its_4_bit_values_are_used_where_they_lie(tmp_path, monkeypatch):
     out = stored(LAYOUTS[0], tmp_path / "twin")
+    (tmp_path / "meminfo").write_text("MemAvailable: 0 kB\nSwapFree: 0 kB\n")  # of which they need none
+    monkeypatch.setattr("lisa_core.footprint._MEMINFO", tmp_path / "meminfo")
     model = LisaEngine.from_pretrained(out, device="cpu")._ready()
     for weight in (model.language.lm_head.weight, model.language.layers[0].self_attn.q_proj.weight):
         assert out in file_behind(weight).parents
