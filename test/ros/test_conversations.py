@@ -62,6 +62,12 @@ def test_the_least_recently_used_goes_first(kept: Conversations) -> None:
     assert len(kept) == 2
 
 
+def test_none_goes_while_there_is_room(kept: Conversations) -> None:
+    for name in ("a", "b"):
+        kept.put(name, about(1), 3)
+    assert len(kept) == 2
+
+
 def test_what_is_not_asked_about_is_forgotten(kept: Conversations, clock: Clock) -> None:
     kept.put("old", about(1), 9)
     clock.now = 40.0

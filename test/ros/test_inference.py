@@ -239,6 +239,26 @@ class TestTogether:
         frames.engine.set()
 
 
+def test_the_deadlines_are_not_looked_at_all_the_time_while_the_engine_hangs(
+    inference: InferenceThread, frames: Frames, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames.young = True
+    frames.engine.clear()
+    hanging = ask(inference, timeout=0.1)
+    assert frames.taken.wait(PATIENCE)
+    assert code(hanging) == Code.TIMEOUT
+    looks: list[Ticket] = []
+
+    def patience(ticket: Ticket) -> float:
+        looks.append(ticket)
+        return math.inf
+
+    monkeypatch.setattr(frames, "patience", patience)
+    assert code(ask(inference, timeout=0.3)) == Code.TIMEOUT
+    assert len(looks) < 10
+    frames.engine.set()
+
+
 def test_what_comes_after_all_were_refused_is_refused_until_questions_are_accepted_again(
     inference: InferenceThread, frames: Frames
 ) -> None:
