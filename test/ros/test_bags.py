@@ -269,6 +269,23 @@ def test_qos_that_was_edited_in_the_metadata_is_what_the_topic_offers(tmp_path: 
     assert offers == [QosReliability.RELIABLE] * 3
 
 
+@pytest.mark.parametrize("storage", StoragePlugin)
+def test_what_several_recorded_publishers_sent_is_one_topic(tmp_path: Path, storage: StoragePlugin) -> None:
+    offers = tuple(qos(reliability, QosDurability.VOLATILE, 5) for reliability in QosReliability)
+    images = [message for message in messages() if message.topic == IMAGE]
+    with Writer(tmp_path / "bag", version=8, storage_plugin=storage) as writer:
+        connections = [
+            writer.add_connection(IMAGE, "sensor_msgs/msg/Image", typestore=typestore(), offered_qos_profiles=[offer])
+            for offer in offers
+        ]
+        for index, message in enumerate(images):
+            writer.write(connections[index % len(connections)], message.time, message.data)
+    with BagReader(tmp_path / "bag") as bag:
+        [topic] = bag.topics.values()
+        assert (topic.messages, topic.qos) == (14, offers)
+        assert list(bag.messages([IMAGE])) == images
+
+
 @pytest.mark.parametrize("file", ["metadata.yaml", "bag.mcap", "bag.db3"])
 def test_a_file_that_may_not_be_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, file: str) -> None:
     path = as_sqlite3(tmp_path / "bag") if file.endswith(".db3") else save(tmp_path / "bag", messages())
