@@ -14,6 +14,7 @@ from scenes import scene
 from std_msgs.msg import Header
 
 from lisa_ros.answering import Answerer
+from lisa_ros.conversions import image_message
 from lisa_ros.inference import Ticket
 from lisa_ros.parameters import validated
 from lisa_ros.pictures import Picture
@@ -92,6 +93,25 @@ def test_all_frames_are_chosen_before_the_first_is_encoded(
     tickets, codes = ask(answerer, Question("red", "camera"), Question("blue", "camera"))
     assert codes == [Code.OK, Code.OK]
     assert [ticket.received for ticket in tickets] == [1.0, 1.0]
+
+
+def test_who_gives_up_while_another_is_encoded_is_not_encoded(
+    answerer: Answerer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode, sent = engine.encode, image_message(scene(1), "rgb8", Header())
+    first, second = (
+        Ticket(question, lambda _: None) for question in (Question("red", "camera"), Question("red", "", image=sent))
+    )
+
+    def given_up(rgb: NDArray[np.uint8]) -> FakeFrame:
+        second.cancel.set()
+        return encode(rgb)
+
+    monkeypatch.setattr(engine, "encode", given_up)
+    ends: dict[Ticket, Outcome] = {}
+    answerer.answer([first, second], ends.__setitem__)
+    assert [ends[first].code, ends[second].code] == [Code.OK, Code.CANCELED]
+    assert engine.encoded == 1
 
 
 def test_a_standing_failure_that_comes_back_is_logged_again(answerer: Answerer, errors: list[str]) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from lisa_ros.msg import Answer, Segment
 from rclpy.serialization import serialize_message
@@ -156,6 +157,15 @@ def test_no_frame_is_left_out_where_the_recorders_clock_stepped_back(tmp_path: P
     with BagReader(split(tmp_path / "bag", messages()[:half], back)) as bag:
         assert len(Frames(bag, IMAGE, "", "", 0)) == 14
         assert [frame.number for frame in Frames(bag, IMAGE, "", "", 1.0)] == [0, 4, 7, 11]
+
+
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3"])
+def test_a_bag_is_closed_when_it_was_read(tmp_path: Path, storage: str) -> None:
+    path = save(tmp_path / "bag", messages()) if storage == "mcap" else as_sqlite3(tmp_path / "bag")
+    with BagReader(path) as bag:
+        assert next(bag.messages([IMAGE]))
+    assert not [file for file in psutil.Process().open_files() if file.path.startswith(str(tmp_path))]
+    assert bag.topics, "which is still there"
 
 
 def test_no_topics_are_no_messages() -> None:

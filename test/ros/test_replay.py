@@ -171,13 +171,19 @@ def test_an_image_is_read_once_to_ask_and_once_to_write(replay: Replay, monkeypa
 
 def test_options_reach_the_engine(replay: Replay) -> None:
     made: list[TabletopEngine] = []
+    asked: list[dict[str, Any]] = []
+
+    class Noting(TabletopEngine):
+        def ask(self, *arguments: Any, **options: Any) -> Any:
+            asked.append(options)
+            return super().ask(*arguments, **options)
 
     def load(checkpoint: str, **options: Any) -> TabletopEngine:
-        made.append(TabletopEngine(checkpoint, **options))
+        made.append(Noting(checkpoint, **options))
         return made[-1]
 
     arguments = ["--precision", "nf4", "--device", "cuda:1", "--vision-tower", "clip", "--template", "llava_v1"]
-    replay.ask("out", *arguments, "--mask-only", load=load)
+    replay.ask("out", *arguments, "--mask-only", "--max-new-tokens", 7, load=load)
     [options] = [dict(engine.options) for engine in made]
     del options["on_progress"]
     assert options == {
@@ -187,7 +193,7 @@ def test_options_reach_the_engine(replay: Replay) -> None:
         "vision_tower": "clip",
         "template": "llava_v1",
     }
-    assert replay.answers("out")[0].text == "[SEG]."
+    assert asked == [{"max_new_tokens": 7, "mask_only": True}] * 14
 
 
 # The same each time
