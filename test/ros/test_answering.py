@@ -22,6 +22,8 @@ from lisa_ros.questions import Code, Outcome, Question
 from lisa_ros.statistics import Statistics
 from lisa_ros.subjects import Subjects
 
+LIMITS = {"max_new_tokens": 7, "max_segments": 3}
+
 
 class Camera:
     """A camera whose newest frame the test sets, by its number."""
@@ -66,8 +68,8 @@ def answerer(camera: Camera, engine: FakeEngine, errors: list[str]) -> Answerer:
     model: Any = SimpleNamespace(engine=engine, measure=lambda: None)
     outputs: Any = SimpleNamespace(add_transform=lambda picture: None, publish=lambda *_: None)
     cameras: Any = {"camera": camera}
-    subjects = Subjects(cameras, lambda: validated({}), lambda: ())
-    return Answerer(node, model, subjects, lambda: validated({}), outputs, Statistics(), lambda _: None)
+    subjects, limits = Subjects(cameras, lambda: validated({}), lambda: ()), validated(LIMITS)
+    return Answerer(node, model, subjects, lambda: limits, outputs, Statistics(), lambda _: None)
 
 
 def ask(answerer: Answerer, *questions: Question) -> tuple[list[Ticket], list[Code]]:
@@ -95,6 +97,22 @@ def test_all_frames_are_chosen_before_the_first_is_encoded(
     assert [ticket.received for ticket in tickets] == [1.0, 1.0]
 
 
+@pytest.mark.parametrize(("method", "count"), [("ask", 1), ("ask_many", 2)])
+def test_limits_and_wishes_reach_the_engine(
+    answerer: Answerer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, method: str, count: int
+) -> None:
+    as_it_is, asked = getattr(engine, method), []
+
+    def noted(*what: Any, **options: Any) -> Any:
+        asked.append({name: options.get(name) for name in (*LIMITS, "mask_only")})
+        return as_it_is(*what, **options)
+
+    monkeypatch.setattr(engine, method, noted)
+    _, codes = ask(answerer, *[Question("red", "camera", mask_only=True)] * count)
+    assert codes == [Code.OK] * count
+    assert asked == [LIMITS | {"mask_only": True}]
+
+
 def test_who_gives_up_while_another_is_encoded_is_not_encoded(
     answerer: Answerer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,6 +130,20 @@ def test_who_gives_up_while_another_is_encoded_is_not_encoded(
     answerer.answer([first, second], ends.__setitem__)
     assert [ends[first].code, ends[second].code] == [Code.OK, Code.CANCELED]
     assert engine.encoded == 1
+
+
+def test_a_frame_is_encoded_once_unless_the_memory_is_needed(
+    answerer: Answerer, camera: Camera, engine: FakeEngine
+) -> None:
+    newest, earlier = Question("red", "camera"), Question("blue", "", conversation="a")
+    ask(answerer, Question("red", "camera", conversation="a"))
+    camera.show(1)
+    ask(answerer, newest)
+    encoded = []
+    for question in (newest, earlier, Question("red fail=memory", "camera"), newest, earlier, newest, earlier):
+        ask(answerer, question)
+        encoded.append(engine.encoded)
+    assert encoded == [2, 2, 2, 3, 4, 4, 4]
 
 
 def test_a_standing_failure_that_comes_back_is_logged_again(answerer: Answerer, errors: list[str]) -> None:

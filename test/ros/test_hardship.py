@@ -18,6 +18,7 @@ from scenes import box_of, scene
 from std_msgs.msg import Header
 from test_depth import Scene, centre, depth_of
 
+from lisa_ros import transforms
 from lisa_ros.client import AskError, ask
 from lisa_ros.questions import Code
 from lisa_ros.transforms import TargetFrame, rotated
@@ -197,20 +198,36 @@ def test_a_clock_that_jumps_back_clears_what_tf_knows(monkeypatch: pytest.Monkey
     rclpy.shutdown(context=context)
 
 
-def test_a_stamp_before_all_times_has_no_transform(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def target(monkeypatch: pytest.MonkeyPatch) -> Iterator[TargetFrame]:
     monkeypatch.syspath_prepend(str(HERE / "tf2_double"))
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("listener", context=context)
-    target = TargetFrame(node, "base")
+    yield TargetFrame(node, "base")
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_stamp_before_all_times_has_no_transform(target: TargetFrame) -> None:
     header = Header(frame_id="optical")
     assert target.find(header) is not None
     header.stamp.sec = -1
     assert target.find(header) is None
     assert target(PoseStamped(header=header)) is None
     target.close()
-    node.destroy_node()
-    rclpy.shutdown(context=context)
+
+
+def test_a_pose_is_moved_by_the_transform_of_its_time(target: TargetFrame) -> None:
+    header = Header(frame_id="optical")
+    header.stamp.sec, header.stamp.nanosec = 5, 7
+    moved = target(PoseStamped(header=header))
+    assert moved is not None
+    assert (moved.header.frame_id, moved.header.stamp) == ("base", header.stamp)
+    assert target.find(header) is not None
+    assert target._buffer.asked == [(5_000_000_007, transforms.PATIENCE), (5_000_000_007, 0.0)]
+    target.close()
+    assert not target._listener.listens
 
 
 def test_a_target_in_another_frame(
@@ -226,7 +243,7 @@ def test_a_target_in_another_frame(
     x, y, z = centre(20, 1.0)
     assert target.header.frame_id == "base"
     at = target.pose.position
-    assert (at.x, at.y, at.z) == pytest.approx((x + 10.0, -z, y), abs=0.01)
+    assert (at.x, at.y, at.z) == pytest.approx((x + 10.0, 20.0 - z, 30.0 + y), abs=0.01)
     assert target.pose.orientation.w == 1.0
     (tmp_path / "forgotten").touch()  # tf does after ten seconds, and the picture may be asked about again
     targets.clear()
