@@ -98,19 +98,42 @@ def test_all_frames_are_chosen_before_the_first_is_encoded(
 
 
 @pytest.mark.parametrize(("method", "count"), [("ask", 1), ("ask_many", 2)])
-def test_limits_and_wishes_reach_the_engine(
+def test_limits_and_wishes_reach_the_engine_once(
     answerer: Answerer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch, method: str, count: int
 ) -> None:
-    as_it_is, asked = getattr(engine, method), []
+    asked: list[tuple[str, dict[str, Any]]] = []
 
-    def noted(*what: Any, **options: Any) -> Any:
-        asked.append({name: options.get(name) for name in (*LIMITS, "mask_only")})
-        return as_it_is(*what, **options)
+    def noting(name: str) -> Any:
+        as_it_is = getattr(engine, name)
 
-    monkeypatch.setattr(engine, method, noted)
+        def noted(*what: Any, **options: Any) -> Any:
+            asked.append((name, {option: options.get(option) for option in (*LIMITS, "mask_only")}))
+            return as_it_is(*what, **options)
+
+        return noted
+
+    for name in ("ask", "ask_many"):
+        monkeypatch.setattr(engine, name, noting(name))
     _, codes = ask(answerer, *[Question("red", "camera", mask_only=True)] * count)
     assert codes == [Code.OK] * count
-    assert asked == [LIMITS | {"mask_only": True}]
+    assert asked == [(method, LIMITS | {"mask_only": True})]
+
+
+def test_a_transform_is_looked_for_before_the_question_is_answered(
+    answerer: Answerer, engine: FakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the answer comes tf may have forgotten it."""
+    steps: list[str] = []
+    as_it_is = engine.ask
+
+    def noted(*what: Any, **options: Any) -> Any:
+        steps.append("ask")
+        return as_it_is(*what, **options)
+
+    monkeypatch.setattr(engine, "ask", noted)
+    monkeypatch.setattr(answerer._publications, "add_transform", lambda picture: steps.append("look"))
+    ask(answerer, Question("red", "camera"))
+    assert steps == ["look", "ask", "look"]
 
 
 def test_who_gives_up_while_another_is_encoded_is_not_encoded(

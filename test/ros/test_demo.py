@@ -5,9 +5,10 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
@@ -28,6 +29,7 @@ from lisa_ros.client import Reply
 from lisa_ros.contact_sheet import Shown, contact_sheet
 from lisa_ros.conversions import answer_message, intrinsics, to_depth, to_rgb_compressed
 from lisa_ros.demo import QUESTIONS, own_graph
+from lisa_ros.pairing import nanoseconds, stamp_of
 from lisa_ros.recording import CAMERA_INFO, COMPRESSED, DEPTH, Recording
 
 DEMO = Path(get_package_prefix("lisa_ros"), "lib", "lisa_ros", "demo")
@@ -220,6 +222,34 @@ def test_a_contact_sheet_has_a_tile_for_each_answer() -> None:
             assert np.abs(middle - expected).max() < 2
         assert np.array_equal(part[-len(line) :], line)
     assert (sheet[2 * GAP + max(heights[:2]) :, 2 * GAP + 640 :] == overlay.BACKGROUND).all()
+
+
+def test_a_recording_is_played_at_its_pace_once_all_of_it_is_listened_to() -> None:
+    sent: list[tuple[str, int]] = []
+    listeners = dict.fromkeys((COMPRESSED, DEPTH, CAMERA_INFO), 1)
+    timers: list[tuple[float, Callable[[], None]]] = []
+
+    def publisher(_: type, topic: str, __: object) -> SimpleNamespace:
+        return SimpleNamespace(
+            publish=lambda data: sent.append((topic, stamp_of(data))), get_subscription_count=lambda: listeners[topic]
+        )
+
+    node: Any = SimpleNamespace(create_publisher=publisher, create_timer=lambda *timer: timers.append(timer))
+    Recording(BAG).play(node)
+    [(period, publish_next)] = timers
+    stamps = {
+        topic: [nanoseconds(message.header.stamp.sec, message.header.stamp.nanosec) for message in recorded(topic)]
+        for topic in (DEPTH, CAMERA_INFO, COMPRESSED)
+    }
+    assert period == pytest.approx((stamps[COMPRESSED][-1] - stamps[COMPRESSED][0]) / 11e9, rel=0.01)
+    for topic in listeners:
+        listeners[topic] = 0
+        publish_next()
+        assert not sent
+        listeners[topic] = 1
+    for _ in range(13):
+        publish_next()
+    assert sent == [(topic, stamps[topic][frame]) for frame in (*range(12), 0) for topic in stamps]
 
 
 def test_a_recording_without_what_the_demo_needs() -> None:

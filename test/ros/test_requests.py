@@ -24,6 +24,8 @@ class SlowDesk:
     """Answers from a thread of its own, after a while."""
 
     def question(self, request: Any) -> Question:
+        if request.instruction == "broken":
+            raise RuntimeError("broken on purpose")
         return Question(request.instruction, "camera")
 
     def submit(self, ticket: Ticket) -> None:
@@ -45,7 +47,9 @@ def robot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Robot]:
     rclpy.init(context=context)
     node = SelfStartingNode("lisa", context=context)
     node.set_parameters([Parameter("use_sim_time", value=True)])
+    clock = node.get_clock()
     requests = Requests(node, SlowDesk())
+    assert node.get_clock() is clock, "all but the results goes by the node's own time"
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
 
@@ -72,10 +76,21 @@ def test_results_are_given_up_by_the_time_on_the_wall(robot: Robot) -> None:
 
 def test_service_and_action(robot: Robot) -> None:
     assert robot.ask("red").message == "by another thread"
-    assert robot.pursue("red").result()[1].message == "by another thread"
+    status, result = robot.pursue("red").result()
+    assert (status, result.message) == (GoalStatus.STATUS_ABORTED, "by another thread"), "the client did not cancel it"
 
 
-def test_a_goal_that_is_cancelled_before_it_waits_is_not_asked() -> None:
+def test_what_nobody_thought_of_is_told_and_the_next_is_asked(robot: Robot) -> None:
+    expected = (Code.INTERNAL, "internal error, the node's log has more: broken on purpose")
+    response = robot.ask("broken")
+    assert (response.code, response.message) == expected
+    status, result = robot.pursue("broken").result()
+    assert (status, result.code, result.message) == (GoalStatus.STATUS_ABORTED, *expected)
+    assert robot.ask("red").message == "by another thread"
+
+
+@pytest.mark.parametrize("trouble", [None, RuntimeError("the client is gone")])
+def test_a_goal_that_is_cancelled_before_it_waits_is_not_asked(trouble: Exception | None) -> None:
     class Closed(SlowDesk):
         def submit(self, ticket: Ticket) -> None:
             raise AssertionError("nobody wants the answer")
@@ -85,8 +100,9 @@ def test_a_goal_that_is_cancelled_before_it_waits_is_not_asked() -> None:
 
     ends: list[Outcome] = []
     requests: Any = Requests.__new__(Requests)
-    requests._desk, requests._tickets, requests._node = Closed(), {}, None
+    requests._desk, requests._tickets, requests._node = Closed(), {}, Mock()
     goal = Mock(is_cancel_requested=True, request=Mock(instruction="red"), goal_id=Mock(uuid=bytes(16)))
+    goal.publish_feedback.side_effect = goal.canceled.side_effect = trouble
     with pytest.raises(StopIteration) as returned:
         requests._on_goal(goal).send(None)
     assert [outcome.code for outcome in ends] == [Code.CANCELED]
