@@ -3,6 +3,7 @@
 import math
 import threading
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from harness import PATIENCE, eventually
 
 from lisa_ros import subjects
 from lisa_ros.inference import MOST_TOGETHER, End, InferenceThread, Ticket
+from lisa_ros.parameters import validated
 from lisa_ros.pictures import Arrival
 from lisa_ros.questions import Code, Outcome, Question, Refused
 
@@ -283,6 +285,16 @@ def test_a_camera_may_be_closed_by_another_thread_while_its_frame_is_looked_at()
     camera: Any = Closing()
     assert subjects._outdated(camera, ticket) == 6.0
     assert subjects._outdated(camera, ticket) == -math.inf
+
+
+@pytest.mark.parametrize(("received", "until"), [(None, 102.0), (50.0, 102.0), (99.5, 102.5), (130.0, 133.0)])
+def test_a_question_may_wait_for_a_frame_from_when_it_lacks_one(received: float | None, until: float) -> None:
+    camera: Any = SimpleNamespace(newest=None if received is None else Arrival(b"", received))
+    parameters = validated({"frame_timeout": 2.0})
+    frames = subjects.Subjects({"front": camera}, lambda: parameters, lambda: ())
+    ticket = Ticket(Question("red", "front", max_age=1.0), lambda _: None)
+    ticket.asked = 100.0
+    assert frames.patience(ticket) == until
 
 
 def test_a_question_ends_once_and_tells_of_nothing_afterwards() -> None:
