@@ -216,6 +216,8 @@ def test_only_so_many_are_kept(robot: Robot) -> None:
         assert robot.ask("red", conversation=name).answer.text == "Turn 1: red is [SEG]."
     assert robot.ask("red", conversation="z").answer.text == "Turn 2: red is [SEG]."
     assert robot.ask("red", conversation="x").answer.text == "Turn 1: red is [SEG]."
+    assert robot.ask("red").success, "which takes no place"
+    assert robot.ask("red", conversation="z").answer.text == "Turn 3: red is [SEG]."
 
 
 def test_the_time_to_live_is_a_parameter(robot: Robot) -> None:

@@ -134,11 +134,12 @@ def _times_back(moments: Sequence[int]) -> int:
     return sum(after < before for before, after in pairwise(moments))
 
 
-def test_ctrl_c_ends_it_at_once_and_without_a_traceback() -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_at_once_and_without_a_traceback(number: signal.Signals) -> None:
     process = start("--rate", 0.01)
     assert process.stderr is not None
     process.stderr.readline()
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     assert "Traceback" not in finish(process)
 
 

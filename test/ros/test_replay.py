@@ -383,6 +383,15 @@ def test_an_earlier_result_is_replaced_only_on_demand(replay: Replay) -> None:
     assert len(messages(replay.folder / "out")) == 12
 
 
+def test_what_is_left_of_an_earlier_result_is_replaced_only_on_demand(replay: Replay) -> None:
+    replay.ask("out")
+    shutil.rmtree(replay.folder / "out")
+    assert "out.json exists: choose another --out" in replay.ask("out", "--every", 1, code=2)
+    assert len(replay.answers("out")) == 14
+    replay.ask("out", "--every", 1, "--overwrite")
+    assert len(replay.answers("out")) == 4
+
+
 def test_what_is_no_bag_is_never_replaced(replay: Replay) -> None:
     (replay.folder / "out").mkdir()
     (replay.folder / "out" / "thesis.tex").write_text("years of work")
@@ -400,6 +409,16 @@ def test_a_recording_is_never_replaced(replay: Replay, out: str) -> None:
         for how in ((), ("--overwrite",)):
             assert "choose another --out" in replay.ask(out, *how, bag=bag, code=2)
     assert messages(replay.folder / out) == before
+
+
+def test_a_recording_of_a_nodes_answers_is_never_replaced(replay: Replay) -> None:
+    replay.ask("out")
+    save(replay.folder / "other", messages()[:20])
+    (replay.folder / "out.json").rename(replay.folder / "other.json")  # none is written beside a recording
+    assert "is no bag of answers, but a recording" in replay.ask("other", "--overwrite", code=2)
+    assert messages(replay.folder / "other") == messages()[:20]
+    assert "is no bag of answers, but a recording" in replay.ask("out", "--overwrite", code=2)
+    assert len(messages(replay.folder / "out")) == 3 * 14
 
 
 # As expected, or not
