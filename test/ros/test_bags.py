@@ -173,6 +173,12 @@ def test_no_topics_are_no_messages() -> None:
         assert list(bag.messages([])) == []
 
 
+def test_a_bag_without_messages_has_no_times(tmp_path: Path) -> None:
+    empty = save(tmp_path / "bag", [], **{IMAGE: "sensor_msgs/msg/Image"})
+    with BagReader(empty) as bag, pytest.raises(BagError, match="has no messages; record another"):
+        assert bag.span
+
+
 def test_a_written_bag_gives_back_what_was_put_in(tmp_path: Path) -> None:
     answer = Answer(instruction="where?", text="[SEG].", segments=[Segment(area=7, score=1.25)], duration=0.5)
     with write_bag(tmp_path / "bag", typestore()) as bag:

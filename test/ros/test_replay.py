@@ -327,6 +327,10 @@ def test_answers_behind_a_link_are_replaced(replay: Replay) -> None:
 def test_a_killed_run_goes_on_only_as_it_was(replay: Replay) -> None:
     in_a_process("asking", "--ask", BALL, "--every", 0, "--out", replay.folder / "out")
     assert "differs in every, max_new_tokens" in replay.ask("out", "--every", 0.5, "--max-new-tokens", 7, code=2)
+    model = ("--precision", "nf4", "--device", "cuda:7", "--vision-tower", "clip", "--template", "llava_v1")
+    printed = replay.ask("out", "--depth-max-dt", 0.1, *model, "--mask-only", code=2)
+    differences = "depth_max_dt, device, mask_only, precision, runs_on, template, tower, vision_tower"
+    assert f"differs in {differences}" in printed
 
 
 def test_a_killed_run_goes_on_only_with_the_weights_that_it_began_with(replay: Replay) -> None:
