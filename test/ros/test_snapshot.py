@@ -76,8 +76,15 @@ def test_the_camera_is_left_at_once(message):
 
 
 def test_a_topic_without_pictures_is_told_with_those_that_have_some(topic):
-    with pytest.raises(ImageError, match=rf"No picture came on /rosout; .*{topic}"):
-        snapshot("/rosout", 15)
+    with pytest.raises(ImageError, match=rf"No picture came on /nowhere; .*{topic}"):
+        snapshot("/nowhere", 15)
+
+
+def test_a_topic_of_something_else_has_no_picture():
+    robot = Robot()  # whose node logs to it
+    with pytest.raises(ImageError, match="No picture came on /rosout"):
+        snapshot("/rosout", 5)
+    robot.close()
 
 
 def test_lisa_chat_talks_about_what_a_camera_sees(topic, tmp_path):
