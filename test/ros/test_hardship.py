@@ -149,7 +149,7 @@ def test_paused_clocks_and_jumps_back_change_nothing(start: Callable[..., Proces
 
 def test_namespaces_and_remaps(start: Callable[..., Process]) -> None:
     remaps = ["-r", "__ns:=/arm", "-r", "image:=wrist/rgb", "-r", "__node:=eyes"]
-    start(lisa, *remaps)
+    start(lisa, *remaps, frame_timeout=PATIENCE)
     start(camera, "--topic", "/arm/wrist/rgb")
     robot = Robot("/arm/eyes")
     health = robot.listen("/diagnostics", DiagnosticArray)
