@@ -104,7 +104,9 @@ def test_of_an_animation_the_first_frame_is_taken(tmp_path):
     assert (read_rgb(path) == 10).all()
 
 
-@pytest.mark.parametrize("values", [np.float32([[0.5]]), np.int32([[1 << 16]]), np.int32([[-1]])])
+@pytest.mark.parametrize(
+    "values", [np.float32([[0.5]]), np.int32([[1 << 16]]), np.int32([[1 << 20]]), np.int32([[-1]])]
+)
 def test_what_has_no_8_bit_is_refused(tmp_path, values):
     path = saved(tmp_path, values, "numbers.tiff")
     with pytest.raises(ImageError, match=r"numbers\.tiff holds .* scale them to 8 bit"):

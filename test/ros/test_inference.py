@@ -41,7 +41,9 @@ class Frames:
         engine.wait()
         for ticket in tickets:
             if ticket.question.instruction == "broken":
-                raise SystemExit("broken on purpose")  # no Exception: a thread that lets it pass ends without a word
+                raise RuntimeError("broken on purpose")
+            if ticket.question.instruction == "ended":
+                raise SystemExit("ended on purpose")  # no Exception: a thread that lets it pass ends without a word
             end(ticket, Outcome(Code.OK))
 
     def fail(self, ticket: Ticket, error: BaseException, end: End) -> None:
@@ -227,8 +229,9 @@ class TestTogether:
         frames.engine.set()
         assert code(slow) == Code.OK
 
-    def test_what_breaks_ends_those_that_are_left(self, busy: InferenceThread, frames: Frames) -> None:
-        ends = [ask(busy, words) for words in ("red", "broken", "green")]
+    @pytest.mark.parametrize("trouble", ["broken", "ended"])
+    def test_what_breaks_ends_those_that_are_left(self, busy: InferenceThread, frames: Frames, trouble: str) -> None:
+        ends = [ask(busy, words) for words in ("red", trouble, "green")]
         frames.engine.set()
         assert [code(end) for end in ends] == [Code.OK, Code.INTERNAL, Code.INTERNAL]
         assert code(ask(busy, "next")) == Code.OK

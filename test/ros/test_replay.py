@@ -194,6 +194,7 @@ def test_options_reach_the_engine(replay: Replay) -> None:
         "template": "llava_v1",
     }
     assert asked == [{"max_new_tokens": 7, "mask_only": True}] * 14
+    assert replay.answers("out")[0].text == "[SEG]."
 
 
 # The same each time
